@@ -1,0 +1,277 @@
+"""What `ossh-run` needs to go straight to a live master, a file of POSIX sh for each name in use.
+
+The trap: ssh_config may be edited while the master lives. So the file tells by itself whether it is still
+true: the files that ssh reads must have the times that they had when it was written, or, where those cannot
+tell (`Match exec` and the like), `ssh -G` must still say the same. And the socket is reached through a link
+named by `%C`, which ssh itself computes anew from user, host and port at each call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import glob
+import hashlib
+import os
+import pwd
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from opensshtransport import openssh
+from opensshtransport.errors import ConfigurationError
+from opensshtransport.master import Facts, Master, replace_file
+from opensshtransport.openssh import Destination
+from opensshtransport.settings import config_file, private_directory
+from opensshtransport.wrapper import wrapper
+
+__all__ = ["control_path", "name_of", "publish"]
+
+_SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+# `Match` by these words depends on ssh_config and the destination alone (ssh_config(5), Match).
+_STATIC_MATCH = {"host", "originalhost", "user", "localuser", "tagged"}
+_LONGEST_NAME = 200
+_DEEPEST_INCLUDE = 16
+
+
+def name_of(host: str, ssh_config: Path | None) -> str | None:
+    """The file's name for a destination, as `ossh-run` builds it too; None where there can be no file."""
+    name = host if ssh_config is None else host + str(ssh_config).replace("/", ",")
+    return None if "/" in host or "," in host or len(os.fsencode(name)) > _LONGEST_NAME else name
+
+
+def _directory(master: Master) -> Path:
+    """The directory of a name's links and time stamps."""
+    destination = master.destination
+    key = f"{destination.ssh_config or ''}\0{destination.host}"
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return private_directory(private_directory(master.directory / "names") / f"{digest}.d")
+
+
+def control_path(master: Master, socket: Path) -> str:
+    """Link a name to a socket, and return the ControlPath that leads there while ssh_config is unchanged.
+
+    Raises:
+        ConfigurationError: ssh refuses ssh_config.
+    """
+    directory = _directory(master)
+    destination = master.destination
+    template = f"{openssh.literal(directory)}/%C"
+    # under the guard, as that changes %C from OpenSSH 9.6 on
+    resolved = openssh.ask_resolved(
+        destination.ssh, destination.host, destination.ssh_config, openssh.guard(template)
+    )
+    link = Path(resolved.get("controlpath"))
+    if link.parent == directory and (not link.is_symlink() or link.readlink() != socket):
+        draft = directory / f".{secrets.token_hex(4)}"
+        draft.symlink_to(socket)
+        draft.replace(link)
+    return template
+
+
+def publish(master: Master, facts: Facts) -> None:
+    """Write the file from which `ossh-run` learns the way to a live master.
+
+    Nothing is written where ssh_config was edited since the destination was resolved.
+    """
+    destination = master.destination
+    name = name_of(destination.host, destination.ssh_config)
+    if name is None:
+        return
+    directory = _directory(master)
+    with _locked(directory.parent / "lock"):
+        _publish(master, facts, directory, directory.parent / name)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time: else the times of one and the text of another might get mixed."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
+    destination = master.destination
+    now = time.time()
+    watched = list(_watched(destination.ssh_config))
+    stamps = [(path, _mtime(path)) for path in watched]
+    try:
+        again = openssh.resolve(destination.host, destination.ssh_config)
+    except ConfigurationError:
+        return
+    if again.identity != destination.identity:
+        return
+    if _dynamic(watched, again) or not all(_settled(stamp, now) for _, stamp in stamps):
+        unchanged = " && ".join(_same_answer(argv) for argv in _questions(again))
+    else:
+        unchanged = " && ".join(
+            _same_time(path, stamp, directory / str(number)) for number, (path, stamp) in enumerate(stamps)
+        )
+    wrap = wrapper(secrets.token_hex(8) if facts.shell else "", posix=facts.posix_shell)
+    # everything after the ControlPath, which has blanks if the directory has; words here have none
+    options = [
+        word for word in openssh.guarded_options(again, "")[1:] if not word.startswith("-oControlPath")
+    ]
+    if again.ssh_config is not None:
+        options = options[2:]
+    lines = {
+        "ossh_host": destination.host,
+        "ossh_config": str(destination.ssh_config or ""),
+        "ossh_ssh": destination.ssh,
+        "ossh_path": control_path(master, Path(facts.socket)),
+        "ossh_options": " ".join(options),
+        "ossh_mark": wrap.mark,
+        "ossh_before": wrap.before,
+        "ossh_tty_before": wrap.tty_before,
+        "ossh_after": wrap.after,
+        "ossh_posix": "yes" if wrap.posix else "",
+    }
+    text = "".join(f"{key}={shlex.quote(value)}\n" for key, value in lines.items())
+    replace_file(file, f"{text}ossh_unchanged() {{ {unchanged}; }}\n")
+
+
+def withdraw(master: Master) -> None:
+    """Forget the way to a master, for the name by which it is known here."""
+    destination = master.destination
+    name = name_of(destination.host, destination.ssh_config)
+    if name is not None:
+        (master.directory / "names" / name).unlink(missing_ok=True)
+    shutil.rmtree(_directory(master), ignore_errors=True)
+
+
+def _watched(ssh_config: Path | None) -> Iterator[Path]:
+    """All files that decide where a name leads, and the directories in which an Include could find more."""
+    yield config_file()
+    if ssh_config is not None:
+        yield from _included(ssh_config, ssh_config.parent, 0)
+    else:
+        # ssh takes the home directory from the password database, not from HOME
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh"
+        yield from _included(home / "config", home, 0)
+        yield from _included(_SYSTEM_CONFIG, _SYSTEM_CONFIG.parent, 0)
+
+
+def _included(file: Path, base: Path, depth: int) -> Iterator[Path]:
+    yield file
+    for keyword, arguments in _lines(file):
+        if keyword != "include" or depth >= _DEEPEST_INCLUDE:
+            continue
+        for pattern in arguments:
+            path = Path(os.path.expanduser(pattern))  # noqa: PTH111 - a pattern, not a path yet
+            path = path if path.is_absolute() else base / path
+            if glob.has_magic(str(path)):
+                yield _before_magic(path)
+            found = sorted(glob.glob(str(path)))  # noqa: PTH207 - absolute patterns, glob(3)'s order
+            for match in found or ([] if glob.has_magic(str(path)) else [str(path)]):
+                yield from _included(Path(match), base, depth + 1)
+
+
+def _before_magic(path: Path) -> Path:
+    while glob.has_magic(str(path)):
+        path = path.parent
+    return path
+
+
+def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """The keywords, in lower case, and arguments of an ssh_config file; none of one that cannot be read."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return
+    for line in text.splitlines():
+        match = re.match(r"\s*([A-Za-z]\w*)(?:\s*=\s*|\s+)(.*)", line)
+        if match:
+            try:
+                yield match[1].lower(), shlex.split(match[2], comments=True)
+            except ValueError:
+                yield match[1].lower(), match[2].split()
+
+
+def _dynamic(watched: Sequence[Path], resolved: Destination) -> bool:
+    """Whether ssh_config may mean something else without being edited."""
+    if resolved.resolved.get("canonicalizehostname", "false") not in {"no", "false"}:
+        return True
+    for file in watched:
+        for keyword, arguments in _lines(file) if file.is_file() and file != config_file() else ():
+            if keyword == "match" and not _static(arguments):
+                return True
+            # environment variables and tokens, in versions that know them there
+            if keyword == "include" and any("$" in word or "%" in word for word in arguments):
+                return True
+    return False
+
+
+def _static(criteria: Sequence[str]) -> bool:
+    """Whether `Match` criteria ask for nothing but names: `host a,b user me` and the like."""
+    if len(criteria) == 1:
+        return criteria[0].lower() == "all"
+    return all(word.lstrip("!").lower() in _STATIC_MATCH for word in criteria[::2])
+
+
+def _mtime(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _settled(stamp: int | None, now: float) -> bool:
+    """Whether an edit that comes after `now` must show as another time.
+
+    Where times are whole seconds, an edit in the same second leaves no trace.
+    """
+    if stamp is None:
+        return True
+    granularity = 0.05 if stamp % 1_000_000_000 and _sh_compares_fractions() else 2.0
+    return stamp / 1e9 < now - granularity
+
+
+@functools.cache
+def _sh_compares_fractions() -> bool:
+    """Whether the sh of this system compares times of files more finely than by the second."""
+    with tempfile.TemporaryDirectory() as name:
+        older, newer = Path(name, "older"), Path(name, "newer")
+        for path, nanoseconds in ((older, 1_000_000), (newer, 2_000_000)):
+            path.touch()
+            os.utime(path, ns=(nanoseconds, nanoseconds))
+        test = ["/bin/sh", "-c", '[ "$0" -nt "$1" ]', str(newer), str(older)]
+        return (
+            subprocess.run(test, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
+        )
+
+
+def _same_time(path: Path, stamp: int | None, reference: Path) -> str:
+    """A test in sh that a file is as old as it was; -nt and -ot are in every sh that is in use."""
+    quoted = shlex.quote(str(path))
+    if stamp is None:
+        return f"[ ! -e {quoted} ]"
+    reference.touch(mode=0o600)
+    os.utime(reference, ns=(stamp, stamp))
+    other = shlex.quote(str(reference))
+    return f"[ -e {quoted} ] && ! [ {quoted} -nt {other} ] && ! [ {quoted} -ot {other} ]"
+
+
+def _questions(destination: Destination) -> Iterator[list[str]]:
+    """The calls of `ssh -G` whose answers decide where a name leads."""
+    for host in (destination.host, *destination.resolved.jumps):
+        name = host if "://" in host or ":" not in host else f"ssh://{host}"
+        yield openssh.resolve_command(destination.ssh, name, destination.ssh_config)
+
+
+def _same_answer(argv: Sequence[str]) -> str:
+    """A test in sh that `ssh -G` says what it says now."""
+    answer = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="surrogateescape", check=False
+    ).stdout.rstrip("\n")
+    return f'[ "$({shlex.join(argv)} </dev/null 2>/dev/null)" = {shlex.quote(answer)} ]'

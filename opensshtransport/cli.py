@@ -1,0 +1,314 @@
+"""`ossh` and, where its script cannot go on alone, `ossh-run`.
+
+Imports of what a command alone needs wait until that command runs: `ossh run` must start fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import opensshtransport
+from opensshtransport import aliases, execution, master, openssh
+from opensshtransport.errors import CommandTimeout, OpenSshTransportError, SettingsError
+from opensshtransport.execution import Options
+from opensshtransport.master import Facts, Master
+from opensshtransport.openssh import Destination
+from opensshtransport.settings import runtime_directory
+
+__all__ = ["main"]
+
+# What scripts can rely on: ssh's own 255 for everything that is not the command's, 124 as timeout(1).
+FAILED = 255
+TIMED_OUT = 124
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes end with ssh's status."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # it never returns, as in the base
+        self.print_usage(sys.stderr)
+        self.exit(FAILED, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ossh` with its arguments; returns the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    prog = "ossh-run" if arguments.command == "run" else f"ossh {arguments.command}"
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except OpenSshTransportError as error:
+        if getattr(arguments, "report", False):
+            print(json.dumps(master.dismantle(error)))
+        else:
+            print(f"{prog}: {printable(str(error))}", file=sys.stderr)
+        return TIMED_OUT if isinstance(error, CommandTimeout) else FAILED
+    except KeyboardInterrupt:
+        return _die_by(signal.SIGINT)
+    except BrokenPipeError:
+        return _die_by(signal.SIGPIPE)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere, safe to be shown at a terminal: control characters are spelled out."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text.replace("\r\n", "\n")
+    )
+
+
+def _die_by(number: signal.Signals) -> int:
+    """End as the signal would have ended us, so that a calling shell sees it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ossh",
+        description="One OpenSSH login shared by everything that runs on this machine.",
+        epilog="example: ossh login daint && ossh-run daint squeue --me",
+    )
+    parser.add_argument("--version", action="version", version=f"ossh {opensshtransport.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example: {example}",
+            prog="ossh-run" if name == "run" else None,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    def ssh_config(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "-F", dest="ssh_config", metavar="CONFIG", help="ssh_config file for all that ssh reads"
+        )
+
+    added = command("login", _login, "log in, so that a master lives for everybody", "ossh login daint")
+    ssh_config(added)
+    added.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
+    added.add_argument("--unattended", action="store_true", help="ask nobody, even at a terminal")
+    # how a library's login process is called
+    added.add_argument("--report", action="store_true", help=argparse.SUPPRESS)
+    added.add_argument("--no-login", action="store_true", help=argparse.SUPPRESS)
+    added.add_argument("host", metavar="HOST")
+
+    added = command("logout", _logout, "end the master that we opened, and its sessions", "ossh logout daint")
+    ssh_config(added)
+    added.add_argument("host", metavar="HOST")
+
+    added = command("status", _status, "show the masters, each asked by a round trip", "ossh status --json")
+    ssh_config(added)
+    added.add_argument("--json", action="store_true", help="a JSON list of objects")
+    added.add_argument("hosts", metavar="HOST", nargs="*")
+
+    added = command("run", _run, "run a command through the shared master", "ossh-run -n daint sbatch job.sh")
+    ssh_config(added)
+    added.add_argument("-n", dest="no_stdin", action="store_true", help="read nothing from stdin")
+    added.add_argument("-t", dest="tty", action="count", default=0, help="ask for a terminal, twice: insist")
+    added.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="end the command's processes; status 124"
+    )
+    added.add_argument("--no-login", action="store_true", help="fail where there is no live master")
+    added.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
+    added.add_argument("-v", dest="verbose", action="store_true", help="tell each step on stderr")
+    added.add_argument("host", metavar="HOST")
+    added.add_argument(
+        "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="joined by spaces, as ssh does"
+    )
+
+    added = command(
+        "ssh-command",
+        _ssh_command,
+        "print the guarded ssh command line",
+        'rsync -e "$(ossh ssh-command --no-host daint)" -a data/ daint:data/',
+    )
+    ssh_config(added)
+    added.add_argument("--no-host", action="store_true", help="leave out the host at the end")
+    added.add_argument("host", metavar="HOST")
+
+    added = command("sandbox", _sandbox, "start a throw-away login node on loopback", "ossh sandbox")
+    added.add_argument(
+        "--second-factor",
+        choices=("none", "code", "passphrase"),
+        default="none",
+        help="asked for after the key: a one-time code (needs root), or the key's passphrase",
+    )
+    added.add_argument(
+        "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="run it there, then clean up"
+    )
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError("is a number of seconds above 0")
+    return value
+
+
+def _resolved(arguments: argparse.Namespace) -> Destination:
+    return openssh.resolve(arguments.host, arguments.ssh_config)
+
+
+def _login(arguments: argparse.Namespace) -> int:
+    from opensshtransport import login
+
+    destination = _resolved(arguments)
+    person = contextlib.nullcontext() if arguments.unattended else login.person_at_terminal()
+    with person as somebody:
+        facts = login.open_master(destination, somebody, login=not arguments.no_login)
+    if arguments.report:
+        print(json.dumps(dataclasses.asdict(facts)))
+    elif not arguments.quiet:
+        node = f", login node {printable(facts.login_node)}" if facts.login_node else ""
+        print(f"{arguments.host}: logged in as {facts.address}{node}", file=sys.stderr)
+    return 0
+
+
+def _logout(arguments: argparse.Namespace) -> int:
+    shared = Master(_resolved(arguments))
+    facts = shared.facts()
+    if facts is not None and not facts.ours and master.listens(Path(facts.socket)):
+        print(
+            f"{arguments.host}: its master is your own, at {facts.socket}: end it by ssh -O exit",
+            file=sys.stderr,
+        )
+        return 1
+    ended = shared.end()
+    aliases.withdraw(shared)
+    print(f"{arguments.host}: {'logged out' if ended else 'there was no master'}", file=sys.stderr)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    words: list[str] = arguments.words
+    log = ""
+    earlier = os.environ.pop("OSSH_RUN_LOG", "")
+    if earlier:
+        with contextlib.suppress(FileNotFoundError):
+            log = Path(earlier).read_text(encoding="utf-8", errors="replace")
+            Path(earlier).unlink()
+    if not words:
+        raise SettingsError(
+            "no command is given",
+            host=arguments.host,
+            advice="for a shell, use: ssh-command, or ossh-run -t HOST bash -l",
+        )
+    options = Options(
+        no_stdin=arguments.no_stdin,
+        tty=arguments.tty,
+        timeout=arguments.timeout,
+        login=not arguments.no_login,
+        verbose=arguments.verbose,
+    )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    return execution.pass_through(_resolved(arguments), " ".join(words), options, earlier_log=log)
+
+
+def _interrupted(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _ssh_command(arguments: argparse.Namespace) -> int:
+    destination = _resolved(arguments)
+    shared = Master(destination)
+    facts = shared.facts()
+    socket = Path(facts.socket) if facts else shared.listening() or shared.own_socket
+    argv = openssh.guarded_options(destination, aliases.control_path(shared, socket))
+    print(shlex.join(argv if arguments.no_host else [*argv, destination.host]))
+    return 0
+
+
+def _sandbox(arguments: argparse.Namespace) -> int:
+    from opensshtransport import sandbox
+
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    return sandbox.run_sandbox(words, second_factor=arguments.second_factor)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from opensshtransport import tools
+
+    directory = runtime_directory()
+    rows: list[dict[str, object]] = []
+    if arguments.hosts:
+        asked = [(host, arguments.ssh_config) for host in arguments.hosts]
+    else:
+        asked = [(facts.host, facts.ssh_config) for facts in master.known(directory)]
+    for host, ssh_config in asked:
+        destination = openssh.resolve(host, ssh_config)
+        rows.append(_row(Master(destination, directory), tools.certificate_end, tools.ticket_end))
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    columns = ("host", "state", "login_node", "since", "sessions", "certificate_expires", "ticket_expires")
+    table = [[name.replace("_", " ").upper() for name in columns]]
+    table += [["-" if row[name] is None else printable(str(row[name])) for name in columns] for row in rows]
+    widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _row(
+    shared: Master,
+    certificate_end: Callable[[Path], datetime.datetime | None],
+    ticket_end: Callable[[], datetime.datetime | None],
+) -> dict[str, object]:
+    """What `ossh status` tells of one destination."""
+    destination = shared.destination
+    facts: Facts | None = shared.facts()
+    listening = shared.listening()
+    live = shared.check()
+    dead = "none" if listening is None else "unreachable"
+    ends = []
+    for name in destination.resolved.options.get("certificatefile", ()):
+        with contextlib.suppress(ValueError):
+            ends.append(certificate_end(Path(os.path.expanduser(name))))  # noqa: PTH111 - as ssh writes it
+    known_ends = [end for end in ends if end is not None]
+    ticket = ticket_end() if destination.resolved.flag("gssapiauthentication") else None
+    alive = facts if live is not None else None
+    return {
+        "host": destination.host,
+        "state": dead if live is None else "live",
+        "pid": alive.pid if alive else None,
+        "login_node": alive.login_node or None if alive else None,
+        "since": _iso(datetime.datetime.fromtimestamp(alive.since).astimezone()) if alive else None,
+        "sessions": _sessions(live) if live is not None else None,
+        "certificate_expires": _iso(min(known_ends)) if known_ends else None,
+        "ticket_expires": _iso(ticket) if ticket else None,
+    }
+
+
+def _iso(moment: datetime.datetime) -> str:
+    return moment.isoformat(timespec="seconds")
+
+
+def _sessions(socket: Path) -> int | None:
+    """How many clients the master serves now; None where the system does not tell (no /proc)."""
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    # the sixth column is the state, 03 for connected (net/unix/af_unix.c: SS_CONNECTED)
+    return sum(1 for line in lines if line.endswith(f" {socket}") and line.split()[5] == "03")

@@ -1,0 +1,341 @@
+"""The errors of this package, and what ssh's own words mean.
+
+The tree::
+
+    OpenSshTransportError
+    ├── SettingsError                 (ValueError)  config.toml, an option or an argument is wrong
+    ├── ToolMissing                                 ssh, or another local program, is not there or too old
+    ├── CommandFailed                               a remote command returned non-zero and `check` was asked
+    ├── CommandTimeout                (TimeoutError)
+    └── ConnectionFailed              (OSError)
+        ├── ConfigurationError                      ssh refuses ssh_config or the destination
+        ├── Unreachable                             refused, timed out, name unknown, no route
+        ├── HostKeyError
+        │   ├── HostKeyUnknown
+        │   └── HostKeyChanged
+        ├── AuthenticationRefused
+        │   └── TooManyFailures
+        ├── LoginNeeded                             only a person can go on
+        ├── SessionRefused                          the server gives no further session; nothing had started
+        ├── MasterGone                              no live master; nothing had started
+        └── ConnectionLost                          broke while a command ran; see `started`
+
+The trap: ssh's stderr is mixed with the remote command's. So `classify` is only for text that ssh alone
+wrote (its `-E` log, or the stderr of a call that runs no remote command), and its patterns are anchored at
+the beginning of a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = [
+    "AuthenticationRefused",
+    "CommandFailed",
+    "CommandTimeout",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "HostKeyChanged",
+    "HostKeyError",
+    "HostKeyUnknown",
+    "LoginNeeded",
+    "MasterGone",
+    "OpenSshTransportError",
+    "SessionRefused",
+    "SettingsError",
+    "TooManyFailures",
+    "ToolMissing",
+    "Unreachable",
+    "classify",
+    "connection_error",
+]
+
+_TAIL_LINES = 12
+
+
+class OpenSshTransportError(Exception):
+    """Root of all errors of this package.
+
+    Attributes:
+        host: the destination as the caller named it, or None.
+        advice: the one thing to do next, as a clause without a final stop; may be empty.
+        argv: the local command line that failed, or ().
+        returncode: its exit status, or None.
+        stderr: the last lines of what ssh itself said.
+    """
+
+    advice_by_default = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        host: str | None = None,
+        advice: str | None = None,
+        argv: Sequence[str] = (),
+        returncode: int | None = None,
+        stderr: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.host = host
+        self.advice = self.advice_by_default.format(host=host or "HOST") if advice is None else advice
+        self.argv = tuple(argv)
+        self.returncode = returncode
+        self.stderr = "\n".join(stderr.strip().splitlines()[-_TAIL_LINES:])
+
+    def __str__(self) -> str:
+        """`HOST: what happened, what to do`, on one line."""
+        what = f"{self.host}: {self.message}" if self.host else self.message
+        return f"{what}; {self.advice}" if self.advice else what
+
+
+class SettingsError(OpenSshTransportError, ValueError):
+    """A setting, an option or an argument is wrong; nothing has been touched."""
+
+
+class ToolMissing(OpenSshTransportError):
+    """A local program is missing or too old."""
+
+
+class CommandFailed(OpenSshTransportError):
+    """A remote command returned non-zero and the caller asked for `check`."""
+
+
+class CommandTimeout(OpenSshTransportError, TimeoutError):
+    """A remote command ran longer than its timeout and was ended."""
+
+
+class ConnectionFailed(OpenSshTransportError, OSError):
+    """The connection could not be made, or did not hold.
+
+    Attributes:
+        started: whether the remote command had started: False, True, or None where it cannot be known.
+    """
+
+    started: bool | None = False
+
+
+class ConfigurationError(ConnectionFailed):
+    """ssh refuses its configuration, or the destination cannot be resolved by it."""
+
+    advice_by_default = "correct the line that is named (see man ssh_config)"
+
+
+class Unreachable(ConnectionFailed):
+    """The server, or a jump host before it, could not be reached."""
+
+    advice_by_default = "check the network (VPN?) and HostName, Port and ProxyJump in ssh_config"
+
+
+class HostKeyError(ConnectionFailed):
+    """The server's host key was not accepted."""
+
+
+class HostKeyUnknown(HostKeyError):
+    """The host key is in no known_hosts file; only a person may accept it."""
+
+    advice_by_default = "compare the fingerprint with your centre's pages and run: ossh login {host}"
+
+
+class HostKeyChanged(HostKeyError):
+    """The host key differs from the known one."""
+
+    advice_by_default = "ask your centre whether the host key was changed before you remove the old one"
+
+
+class AuthenticationRefused(ConnectionFailed):
+    """The server took none of the keys, tickets or answers that were offered."""
+
+    advice_by_default = "run: ossh login {host}"
+
+
+class TooManyFailures(AuthenticationRefused):
+    """The server ended the attempt since too many keys or answers failed."""
+
+    advice_by_default = "set IdentityFile and IdentitiesOnly in ssh_config, then run: ossh login {host}"
+
+
+class LoginNeeded(ConnectionFailed):
+    """There is no live master, and only a person can open one."""
+
+    advice_by_default = "run: ossh login {host}"
+
+
+class SessionRefused(ConnectionFailed):
+    """The server opens no further session on this connection (MaxSessions); nothing had started."""
+
+    advice_by_default = "wait until other commands have ended, or lower max_sessions in config.toml"
+
+
+class MasterGone(ConnectionFailed):
+    """No live master answers; nothing had started."""
+
+    advice_by_default = "run: ossh login {host}"
+
+
+class ConnectionLost(ConnectionFailed):
+    """The connection broke while a command was running or about to run."""
+
+    advice_by_default = "look whether the command took effect before running it again"
+
+    def __init__(self, message: str, *, started: bool | None = None, **details: object) -> None:
+        super().__init__(message, **details)  # type: ignore[arg-type]  # passed through to the base as given
+        self.started = started
+
+
+class _Meaning(NamedTuple):
+    """One row of the table: a pattern on a line of ssh's own, the error it means, and what to say."""
+
+    pattern: re.Pattern[str]
+    error: type[ConnectionFailed]
+    message: str
+
+
+def _row(pattern: str, error: type[ConnectionFailed], message: str) -> _Meaning:
+    return _Meaning(re.compile(pattern, re.MULTILINE), error, message)
+
+
+# ssh ends its own lines by \r\n at a terminal, and newer versions put the function's name in front.
+_EOL = r"\.?\r?$"
+_WHO = r"(?:[^\s@:]+@)?\S+?"
+
+# The first row that matches anywhere in the text decides; so causes stand before their consequences:
+# a refused session, say, is followed by the guard's "Connection closed".
+_MEANINGS: tuple[_Meaning, ...] = (
+    _row(
+        r"^(?:mux_client_request_session: )?session request failed: ",
+        SessionRefused,
+        "the server opens no further session on this connection",
+    ),
+    _row(
+        r"^(?:mux_client_request_session: )?(?:read from master failed|write packet): ",
+        ConnectionLost,
+        "the connection broke while the command was being sent",
+    ),
+    _row(
+        r"^(?:mux_client_hello_exchange|mux_client_request_alive|muxclient|mux_client_request_session): .*"
+        r"|^Control socket connect\(.*\): |^Control socket .* does not exist"
+        r"|^mux_client_.*: (?:master (?:alive|hello) |.*Broken pipe)",
+        MasterGone,
+        "no live master answers",
+    ),
+    _row(
+        r"^@\s+WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!"
+        r"|^Host key for \S+ has changed and you have requested strict checking"
+        r"|^@\s+WARNING: POSSIBLE DNS SPOOFING DETECTED!"
+        r"|^@\s+WARNING: REVOKED HOST KEY DETECTED!",
+        HostKeyChanged,
+        "the host key is not the one that is known",
+    ),
+    _row(
+        r"^No \S+ host key is known for .* and you have requested strict checking"
+        r"|^Host key verification failed" + _EOL,
+        HostKeyUnknown,
+        "the host key is not known yet",
+    ),
+    _row(
+        r"^(?:Received disconnect from .*: )?.*Too many authentication failures",
+        TooManyFailures,
+        "the server ended the login after too many failures",
+    ),
+    _row(
+        rf"^(?:{_WHO}: )?Permission denied \([a-z0-9@.,-]*\){_EOL}",
+        AuthenticationRefused,
+        "the server accepted none of the keys, tickets or answers",
+    ),
+    _row(
+        r"^ssh: Could not resolve hostname ",
+        Unreachable,
+        "the host name is not known to the name service",
+    ),
+    _row(
+        r"^ssh: connect to host .* port \d+: Connection refused",
+        Unreachable,
+        "the server refused the connection",
+    ),
+    _row(
+        r"^ssh: connect to host .* port \d+: (?:Connection|Operation) timed out"
+        r"|^Connection timed out during banner exchange",
+        Unreachable,
+        "the server did not answer in time",
+    ),
+    _row(
+        r"^ssh: connect to host .* port \d+: (?:No route to host|Network is unreachable|.*)",
+        Unreachable,
+        "there is no way to the server",
+    ),
+    _row(
+        r"^(?:.*: line \d+: )?Bad configuration option|^.*: terminating, \d+ bad configuration options"
+        r"|^command-line(?: line \d+)?: |^\S+ line \d+: |^Can't open user config file "
+        r"|^Bad owner or permissions on |^unknown option -- |^hostname contains invalid characters"
+        r"|^remote username contains invalid characters|^Bad \S+ specification",
+        ConfigurationError,
+        "ssh refuses its configuration",
+    ),
+    _row(
+        r"^kex_exchange_identification: |^ssh_exchange_identification: |^banner exchange: "
+        r"|^Connection (?:closed|reset) by .* port \d+|^Connection to .* closed by remote host"
+        r"|^(?:client_loop: )?send disconnect: |^Timeout, server .* not responding"
+        r"|^Unable to negotiate with |^stdio forwarding failed|^channel \d+: open failed: "
+        r"|^Connection closed by UNKNOWN port|^Read from remote host .*: |^packet_write_wait: "
+        r"|^ssh_dispatch_run_fatal: ",
+        Unreachable,
+        "the server, or a jump host before it, ended the connection",
+    ),
+)
+
+
+def classify(stderr: str, returncode: int | None) -> type[ConnectionFailed] | None:
+    """Tell which error ssh's own words mean.
+
+    Args:
+        stderr: text that ssh alone wrote (its `-E` log, or stderr of a call without a remote command).
+        returncode: ssh's exit status; None if it is not known. Any status but 255 is the remote
+            command's own (ssh(1), EXIT STATUS), so nothing has failed.
+
+    Returns:
+        The class of the error, or None where the words tell nothing.
+    """
+    meaning = _meaning(stderr, returncode)
+    return meaning.error if meaning else None
+
+
+def _meaning(stderr: str, returncode: int | None) -> _Meaning | None:
+    if returncode is not None and returncode != 255:
+        return None
+    return next((row for row in _MEANINGS if row.pattern.search(stderr)), None)
+
+
+def connection_error(
+    stderr: str,
+    *,
+    host: str,
+    argv: Sequence[str] = (),
+    returncode: int | None = 255,
+    otherwise: type[ConnectionFailed] = ConnectionFailed,
+) -> ConnectionFailed:
+    """Build the error that ssh's own words mean, with ssh's decisive line in its message.
+
+    Args:
+        stderr: text that ssh alone wrote.
+        host: the destination as the caller named it.
+        argv: the command line that failed.
+        returncode: ssh's exit status.
+        otherwise: the class to use where the words tell nothing.
+    """
+    meaning = _meaning(stderr, returncode)
+    if meaning is None:
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        said = lines[-1] if lines else f"it gave no reason (status {returncode})"
+        return otherwise(f"ssh failed: {said}", host=host, argv=argv, returncode=returncode, stderr=stderr)
+    match = meaning.pattern.search(stderr)
+    line = ""
+    if match is not None:
+        line = stderr[match.start() :].splitlines()[0].strip().strip("@").strip()
+    return meaning.error(
+        f"{meaning.message} ({line})", host=host, argv=argv, returncode=returncode, stderr=stderr
+    )

@@ -1,0 +1,399 @@
+"""The one master of a destination: found, opened under a lock, proved alive by a round trip, ended.
+
+What lies in the runtime directory, for a destination whose identity is ID:
+
+    ID        the socket            ID.lock   held while somebody logs in; a crash releases it
+    ID.log    ssh's own words       ID.json   what is known of the master: `Facts`
+
+The traps: `ssh -O check` says "running" while the network is gone, and hangs on a frozen master, so only a
+round trip with a deadline counts. And a master that the person opened by a ControlPath of their own is
+used, but never ended by us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import signal
+import socket as sockets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opensshtransport import errors, openssh
+from opensshtransport.errors import LoginNeeded
+from opensshtransport.openssh import Destination
+from opensshtransport.settings import runtime_directory, state_directory
+
+__all__ = ["Facts", "Master", "ensure", "known"]
+
+# A connection to this address of the server's own answers at once, by "refused" or "prohibited": the cheapest
+# round trip there is. It needs no session and no login shell.
+_NOWHERE = "127.0.0.1:1"
+_LOCAL_DEADLINE = 5.0
+_SHELLS_OF_POSIX = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "busybox"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a live master.
+
+    Attributes:
+        host: the name by which it was opened.
+        ssh_config: the configuration file by which it was opened, or None.
+        address: user@host:port.
+        socket: where it listens.
+        pid: its process id.
+        since: when it was opened, seconds since the epoch.
+        ours: whether we opened it; else it is the person's own, and never ended by us.
+        login_node: the remote host's own name.
+        shell: the remote login shell's path, or "" where no command can be run freely.
+    """
+
+    host: str
+    ssh_config: str | None
+    address: str
+    socket: str
+    pid: int
+    since: float
+    ours: bool
+    login_node: str = ""
+    shell: str = ""
+
+    @property
+    def posix_shell(self) -> bool:
+        """Whether the login shell reads the quoting of POSIX's sh."""
+        return Path(self.shell).name in _SHELLS_OF_POSIX
+
+
+class Master:
+    """The master of one destination, whether it lives or not. Holds nothing open."""
+
+    def __init__(self, destination: Destination, directory: Path | None = None) -> None:
+        self.destination = destination
+        self.directory = runtime_directory() if directory is None else directory
+        base = self.directory / destination.identity
+        self.own_socket = base
+        self.lock_file = base.with_name(f"{base.name}.lock")
+        self.log = base.with_name(f"{base.name}.log")
+        self.facts_file = base.with_name(f"{base.name}.json")
+
+    @property
+    def candidates(self) -> tuple[Path, ...]:
+        """Where a live master may listen: the person's own ControlPath first, then ours."""
+        theirs = self.destination.resolved.get("controlpath")
+        return (Path(theirs), self.own_socket) if theirs else (self.own_socket,)
+
+    def facts(self) -> Facts | None:
+        """What is known of the master, or None where none was opened."""
+        return read_facts(self.facts_file)
+
+    def listening(self) -> Path | None:
+        """The socket at which a master listens, by a local look that takes microseconds."""
+        facts = self.facts()
+        known_one = [Path(facts.socket)] if facts else []
+        return next((path for path in (*known_one, *self.candidates) if listens(path)), None)
+
+    def check(self, socket: Path | None = None) -> Path | None:
+        """Prove by a round trip, with a deadline, that a master lives.
+
+        Args:
+            socket: the one to ask; all candidates by default.
+
+        Returns:
+            The live master's socket, or None. A live master that the server grants no further session
+            is alive.
+        """
+        for path in self.candidates if socket is None else (socket,):
+            if listens(path) and self._answers(path):
+                return path
+        return None
+
+    def _answers(self, socket: Path) -> bool:
+        argv = openssh.guarded_ssh(self.destination, openssh.literal(socket), forward=_NOWHERE)
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=self.destination.settings.check_timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        # status 0: something listens even there
+        return done.returncode == 0 or "refused by peer" in done.stderr or "open failed" in done.stderr
+
+    @contextlib.contextmanager
+    def lock(self, timeout: float) -> Iterator[None]:
+        """Hold the destination's lock: only one process at a time logs in.
+
+        Raises:
+            LoginNeeded: somebody else has been logging in for longer than `timeout` seconds.
+        """
+        file = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with _alarm(timeout):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except TimeoutError as reason:
+            os.close(file)
+            raise LoginNeeded(
+                f"another process has been logging in for {timeout:.0f} s",
+                host=self.destination.host,
+                advice=f"end it, or look at {self.log}",
+            ) from reason
+        try:
+            yield
+        finally:
+            os.close(file)
+
+    def end(self) -> bool:
+        """End the master that we opened, also a frozen one, and remove what belongs to it.
+
+        Returns:
+            Whether there was one. Running sessions end with it.
+        """
+        facts = self.facts()
+        facts = facts if facts is not None and facts.ours else None
+        socket = self.own_socket
+        was_there = listens(socket)
+        if was_there:
+            argv = [self.destination.ssh, "-F", "none", "-O", "exit", "-S", str(socket), "--", "master"]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=_LOCAL_DEADLINE if _responds(facts) else 0.5,
+                    check=False,
+                )
+            if facts is not None and listens(socket):
+                _kill_master(facts.pid, socket)
+        self.sweep()
+        return was_there
+
+    def sweep(self) -> None:
+        """Remove a socket that nobody listens at, and what was known of its master."""
+        if not listens(self.own_socket):
+            self.own_socket.unlink(missing_ok=True)
+        facts = self.facts()
+        if facts is not None and not listens(Path(facts.socket)):
+            self.facts_file.unlink(missing_ok=True)
+
+    def write_facts(self, facts: Facts) -> None:
+        """Keep what is known of the master, complete or not at all."""
+        replace_file(self.facts_file, json.dumps(dataclasses.asdict(facts)))
+
+    def describe(self, socket: Path, *, ours: bool, pid: int) -> Facts:
+        """Find out by one session what the far side is: its name and its login shell."""
+        destination = self.destination
+        facts = Facts(
+            host=destination.host,
+            ssh_config=None if destination.ssh_config is None else str(destination.ssh_config),
+            address=destination.address,
+            socket=str(socket),
+            pid=pid,
+            since=time.time(),
+            ours=ours,
+        )
+        mark = secrets.token_hex(8)
+        # understood by every login shell; a forced command or a restricted shell gives no mark back
+        command = f"exec /bin/sh -c 'echo; echo {mark}; uname -n; echo \"$SHELL\"'"
+        argv = openssh.guarded_ssh(destination, openssh.literal(socket), command=command, no_stdin=True)
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=max(60.0, destination.settings.check_timeout),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return facts
+        _, found, answer = done.stdout.partition(f"\n{mark}\n")
+        lines = answer.splitlines()
+        if not found or len(lines) != 2:
+            return facts
+        return dataclasses.replace(facts, login_node=lines[0], shell=lines[1] or "/bin/sh")
+
+
+def listens(path: Path) -> bool:
+    """Whether a process listens at a socket, and the socket is ours or root's own."""
+    try:
+        if path.stat().st_uid not in {os.getuid(), 0}:
+            return False
+        with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+            probe.settimeout(_LOCAL_DEADLINE)
+            probe.connect(str(path))
+    except OSError as reason:
+        # a full backlog: it listens, but is frozen
+        return reason.errno in {errno.EAGAIN, errno.ETIMEDOUT}
+    return True
+
+
+def _responds(facts: Facts | None) -> bool:
+    """Whether the master's process runs, not stopped, as far as /proc tells."""
+    if facts is None:
+        return True
+    try:
+        status = Path(f"/proc/{facts.pid}/stat").read_text()
+    except OSError:
+        return True
+    return status.rpartition(")")[2].split()[0] not in {"T", "t", "Z"}
+
+
+def _kill_master(pid: int, socket: Path) -> None:
+    """Kill a master that does not react, after a look that the process is that master and no other."""
+    try:
+        told = subprocess.run(
+            ["ps", "-o", "command=", "-p", str(pid)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LOCAL_DEADLINE,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if str(socket) in told:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _LOCAL_DEADLINE
+        while listens(socket) and time.monotonic() < deadline:
+            # the kernel closes the socket when the process has gone
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+def read_facts(file: Path) -> Facts | None:
+    """Read what is known of a master; None where the file is missing or not one of ours."""
+    try:
+        return Facts(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def known(directory: Path | None = None) -> list[Facts]:
+    """What is known of all masters, by name."""
+    directory = runtime_directory() if directory is None else directory
+    found = (read_facts(file) for file in directory.glob("*.json"))
+    return sorted((facts for facts in found if facts is not None), key=lambda facts: facts.host)
+
+
+def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file that others read at any time: complete under its name, or the old one."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(file, "w", encoding="utf-8", errors="surrogateescape") as stream:  # noqa: PTH123 - a descriptor
+            stream.write(text)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Interrupt a system call of the main thread after some seconds by TimeoutError."""
+
+    def ring(_signal: int, _frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def audit(destination: Destination, outcome: str, seconds: float) -> None:
+    """Note a login and its outcome: one line in `audit.log` of the state directory."""
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    told = re.sub(r"\s+", " ", outcome)
+    line = f"{now} {destination.host} {destination.address} pid={os.getpid()} {seconds:.1f}s {told}\n"
+    file = os.open(
+        state_directory() / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
+    try:
+        os.write(file, line.encode(errors="surrogateescape"))
+    finally:
+        os.close(file)
+
+
+def ensure(destination: Destination, *, login: bool = True, person: bool = True) -> Facts:
+    """See to it that a master lives, by a login process where none does. For libraries: spawns, never forks.
+
+    Args:
+        destination: where to.
+        login: whether a login may be made; else only a master that lives already is taken up.
+        person: whether somebody at the terminal may be asked.
+
+    Raises:
+        LoginNeeded: only a person can go on.
+        ConnectionFailed: another of its kinds.
+    """
+    master = Master(destination)
+    live = master.check()
+    facts = master.facts()
+    if live is not None and facts is not None and facts.socket == str(live):
+        return facts
+    argv = [sys.executable, "-m", "opensshtransport", "login", "--report"]
+    argv += ["-F", str(destination.ssh_config)] if destination.ssh_config else []
+    argv += [] if person else ["--unattended"]
+    argv += [] if login else ["--no-login"]
+    done = subprocess.run(
+        [*argv, "--", destination.host],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        # `-m` puts the working directory first on the path of imports
+        cwd="/",
+        timeout=3 * destination.settings.login_timeout + 60,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    report = json.loads(lines[-1]) if lines else {}
+    if done.returncode == 0 and report:
+        return Facts(**report)
+    if report:
+        raise revive(report)
+    raise LoginNeeded(
+        f"the login process ended with status {done.returncode}", host=destination.host, argv=argv
+    )
+
+
+def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
+    """An error as plain values, to be told to another process."""
+    return {
+        "error": type(error).__name__,
+        "message": error.message,
+        "host": error.host,
+        "advice": error.advice,
+        "argv": list(error.argv),
+        "returncode": error.returncode,
+        "stderr": error.stderr,
+    }
+
+
+def revive(values: dict[str, Any]) -> errors.OpenSshTransportError:
+    """The error that `dismantle` took apart."""
+    kind: type[errors.OpenSshTransportError] = getattr(errors, values.pop("error"))
+    return kind(values.pop("message"), **values)

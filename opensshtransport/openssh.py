@@ -1,0 +1,445 @@
+"""The OpenSSH programs: where they are, what ssh_config resolves to, and every command line.
+
+Command lines are pure functions of values. All but the master's are *guarded*: with a live master the guard
+changes nothing; without one ssh ends in some milliseconds and dials nobody. Unguarded, a missing or stale
+socket and also a refused session lead to a new login of ssh's own, with exit status 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport.errors import ConfigurationError, SettingsError, ToolMissing
+from opensshtransport.settings import LONGEST_SOCKET_PATH, Settings, load
+
+__all__ = [
+    "OLDEST_VERSION",
+    "Destination",
+    "Resolved",
+    "check_destination",
+    "guard",
+    "guarded_scp",
+    "guarded_sftp",
+    "guarded_ssh",
+    "literal",
+    "locate",
+    "master_command",
+    "parse_resolved",
+    "resolve",
+    "version",
+]
+
+# ProxyJump came with 7.3 (release notes of OpenSSH 7.3).
+OLDEST_VERSION = (7, 3)
+_RESOLVE_TIMEOUT = 30.0
+_MOST_JUMPS = 16
+
+
+def check_destination(host: str) -> str:
+    """Refuse what ssh would take for an option, or what no destination can be.
+
+    Raises:
+        SettingsError: it is empty, begins with `-`, or holds a control character such as a newline or NUL.
+    """
+    if not host:
+        raise SettingsError("the destination is empty", advice="name a host of your ssh_config")
+    if host.startswith("-"):
+        raise SettingsError(
+            f"{host!r} is not a destination: it begins with '-'", advice="put options before it"
+        )
+    if re.search(r"[\x00-\x1f\x7f]", host):
+        raise SettingsError(
+            f"{host!r} is not a destination: it holds a control character", advice="correct the name"
+        )
+    return host
+
+
+def locate(program: str) -> str:
+    """The absolute path of an OpenSSH program.
+
+    Raises:
+        ToolMissing: it is not on PATH, or not executable.
+    """
+    found = shutil.which(program)
+    if found is None:
+        raise ToolMissing(
+            f"the program {program!r} was not found",
+            advice="install the OpenSSH client, or name the program in config.toml",
+        )
+    return str(Path(found).absolute())
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """Read (major, minor) from what `ssh -V` prints, such as `OpenSSH_9.2p1 Debian-2, OpenSSL 3.0.19`."""
+    match = re.search(r"OpenSSH_(?:for_Windows_)?(\d+)\.(\d+)", text)
+    if match is None:
+        raise ToolMissing(
+            f"ssh is not OpenSSH: it says {text.strip()!r}", advice="name OpenSSH's ssh instead"
+        )
+    return int(match[1]), int(match[2])
+
+
+@functools.cache
+def version(ssh: str) -> tuple[int, int]:
+    """The version of an ssh program.
+
+    Raises:
+        ToolMissing: it cannot be run, is not OpenSSH, or is older than `OLDEST_VERSION`.
+    """
+    try:
+        # `-V` is the only call that tells; it prints to stderr and ends.
+        done = subprocess.run(
+            [ssh, "-V"], capture_output=True, text=True, timeout=_RESOLVE_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as reason:
+        raise ToolMissing(
+            f"{ssh} cannot be run: {reason}", advice="name another ssh in config.toml"
+        ) from reason
+    found = parse_version(done.stderr + done.stdout)
+    if found < OLDEST_VERSION:
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        raise ToolMissing(
+            f"{ssh} is OpenSSH {found[0]}.{found[1]}", advice=f"OpenSSH {oldest} or later is needed"
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What `ssh -G` says of a destination: ssh_config as ssh itself understands it.
+
+    Attributes:
+        options: every option in lower case, with its values in order.
+    """
+
+    options: Mapping[str, tuple[str, ...]]
+
+    def get(self, option: str, default: str = "") -> str:
+        """The first value of an option, `default` where ssh says nothing or `none`."""
+        value = self.options.get(option.lower(), (default,))[0]
+        return default if value == "none" else value
+
+    def flag(self, option: str) -> bool:
+        """Whether a yes/no option is on."""
+        return self.get(option).lower() in {"yes", "true"}
+
+    @property
+    def user(self) -> str:
+        """The remote user."""
+        return self.get("user")
+
+    @property
+    def hostname(self) -> str:
+        """The real host name or address."""
+        return self.get("hostname").lower()
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        return int(self.get("port", "22"))
+
+    @property
+    def jumps(self) -> tuple[str, ...]:
+        """The jump hosts, in the order in which they are passed."""
+        listed = self.get("proxyjump")
+        return tuple(listed.split(",")) if listed else ()
+
+
+def parse_resolved(text: str) -> Resolved:
+    """Read the output of `ssh -G`: one option and its value a line."""
+    options: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        option, _, value = line.partition(" ")
+        if option:
+            options.setdefault(option.lower(), []).append(value)
+    return Resolved({option: tuple(values) for option, values in options.items()})
+
+
+def resolve_command(ssh: str, host: str, ssh_config: Path | None, extra: Sequence[str] = ()) -> list[str]:
+    """The command line that asks ssh what a destination resolves to."""
+    # -T: without it -G warns on stderr that it will not allocate a terminal.
+    return [ssh, *_config(ssh_config), *extra, "-T", "-G", "--", host]
+
+
+def ask_resolved(ssh: str, host: str, ssh_config: Path | None = None, extra: Sequence[str] = ()) -> Resolved:
+    """Ask ssh what a destination resolves to.
+
+    Raises:
+        ConfigurationError: ssh refuses its configuration or the name.
+        ToolMissing: ssh cannot be run.
+    """
+    argv = resolve_command(ssh, check_destination(host), ssh_config, extra)
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=_RESOLVE_TIMEOUT,
+            check=False,
+        )
+    except OSError as reason:
+        raise ToolMissing(f"{ssh} cannot be run: {reason}", host=host) from reason
+    except subprocess.TimeoutExpired as reason:
+        raise ConfigurationError(
+            f"ssh -G did not end within {_RESOLVE_TIMEOUT:.0f} s",
+            host=host,
+            argv=argv,
+            advice="look for a slow `Match exec` in ssh_config",
+        ) from reason
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ConfigurationError(
+            f"ssh refuses its configuration ({lines[0] if lines else 'it gave no reason'})",
+            host=host,
+            argv=argv,
+            returncode=done.returncode,
+            stderr=done.stderr,
+        )
+    return parse_resolved(done.stdout)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One place to log in to, as a name of ssh_config resolves to it now.
+
+    Attributes:
+        host: the name as the caller gave it.
+        ssh_config: the configuration file instead of ssh's own, or None.
+        settings: what config.toml says of the name.
+        ssh, scp, sftp: absolute paths of the programs.
+        resolved: what `ssh -G` says of the name.
+        route: user, host, port and proxy command of every hop, the target last.
+    """
+
+    host: str
+    ssh_config: Path | None
+    settings: Settings
+    ssh: str
+    resolved: Resolved
+    route: tuple[tuple[str, str, int, str], ...]
+
+    @property
+    def identity(self) -> str:
+        """16 hexadecimal digits, the same for all names that lead to the same place by the same way."""
+        return hashlib.sha256(json.dumps(self.route).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    @property
+    def address(self) -> str:
+        """`user@host:port`, for people to read."""
+        return f"{self.resolved.user}@{self.resolved.hostname}:{self.resolved.port}"
+
+
+def resolve(host: str, ssh_config: str | os.PathLike[str] | None = None) -> Destination:
+    """Find out where a name leads, by `ssh -G` and config.toml.
+
+    Raises:
+        SettingsError: the name or config.toml is wrong.
+        ConfigurationError: ssh refuses ssh_config.
+        ToolMissing: ssh is missing.
+    """
+    check_destination(host)
+    file = None if ssh_config is None else Path(os.path.expanduser(ssh_config)).absolute()  # noqa: PTH111 - `~` of any kind of path
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"there is no file {file}", host=host, advice="name an ssh_config file")
+    settings = load(host)
+    ssh = locate(settings.ssh)
+    resolved = ask_resolved(ssh, host, file)
+    return Destination(host, file, settings, ssh, resolved, _route(ssh, resolved, file, _MOST_JUMPS))
+
+
+def _route(
+    ssh: str, resolved: Resolved, ssh_config: Path | None, left: int
+) -> tuple[tuple[str, str, int, str], ...]:
+    """Resolve the jump hosts too: their names may be aliases, and an edited alias is another way.
+
+    `-J a,b` reaches `b` through `a` whatever ssh_config says of `b`, while the way to `a` is what
+    ssh_config says of it (ssh_config(5), ProxyJump).
+    """
+    jumps = resolved.jumps
+    hops: tuple[tuple[str, str, int, str], ...] = ()
+    if jumps and left <= 0:
+        raise ConfigurationError(
+            "ProxyJump leads round in a circle", advice="correct ProxyJump in ssh_config"
+        )
+    for number, jump in enumerate(jumps):
+        name = jump if "://" in jump or ":" not in jump else f"ssh://{jump}"
+        hop = ask_resolved(ssh, name, ssh_config)
+        hops += _route(ssh, hop, ssh_config, left - 1) if number == 0 else (_hop(hop),)
+    return (*hops, _hop(resolved))
+
+
+def _hop(resolved: Resolved) -> tuple[str, str, int, str]:
+    return resolved.user, resolved.hostname, resolved.port, resolved.get("proxycommand")
+
+
+def _config(ssh_config: Path | None) -> list[str]:
+    return [] if ssh_config is None else ["-F", str(ssh_config)]
+
+
+def _option(name: str, value: object) -> str:
+    return f"-o{name}={value}"
+
+
+def master_command(destination: Destination, *, socket: Path, log: Path, batch: bool) -> list[str]:
+    """The command line that logs in and leaves a master behind.
+
+    Args:
+        destination: where to.
+        socket: where the master listens.
+        log: the file for ssh's own words.
+        batch: nobody can answer a prompt.
+
+    Raises:
+        SettingsError: the socket's path is too long. ssh would say so only after the login was spent.
+    """
+    if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+        raise SettingsError(
+            f"the socket's path {socket} is longer than {LONGEST_SOCKET_PATH} bytes",
+            advice="set XDG_RUNTIME_DIR to a shorter directory",
+        )
+    settings, resolved = destination.settings, destination.resolved
+    argv = [
+        destination.ssh,
+        *_config(destination.ssh_config),
+        # no command, and into the background once logged in and listening
+        "-N",
+        "-f",
+        # its stderr outlives the login; and the log holds the true cause of failures
+        "-E",
+        str(log),
+        # auto, not yes: `yes` on a live or stale socket leaves an orphan login and says 0
+        "-oControlMaster=auto",
+        _option("ControlPath", literal(socket)),
+        _option("ControlPersist", settings.persist or "yes"),
+        # a second prompt of the same kind means "rejected": asking again costs a counted failure
+        "-oNumberOfPasswordPrompts=1",
+        # LogLevel QUIET in ssh_config would hide why a login failed
+        "-oLogLevel=INFO",
+        _option("BatchMode", "yes" if batch else "no"),
+    ]
+    if settings.server_alive_interval is not None or not int(resolved.get("serveraliveinterval", "0")):
+        # without it a master hangs for ever on a network that went away; the product also ends a login
+        # that waits for a push, so it is a minute at least
+        argv.append(_option("ServerAliveInterval", _or(settings.server_alive_interval, 20)))
+        argv.append(_option("ServerAliveCountMax", _or(settings.server_alive_count_max, 3)))
+    elif settings.server_alive_count_max is not None:
+        argv.append(_option("ServerAliveCountMax", settings.server_alive_count_max))
+    if not resolved.get("connecttimeout"):
+        # the system's own timeout for TCP is minutes
+        argv.append(_option("ConnectTimeout", settings.connect_timeout))
+    argv += _without_remote_command(resolved)
+    return [*argv, "--", destination.host]
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _without_remote_command(resolved: Resolved) -> list[str]:
+    # ssh refuses a command beside a RemoteCommand; versions before 7.6 do not know the option
+    return ["-oRemoteCommand=none"] if resolved.get("remotecommand") else []
+
+
+def literal(path: Path) -> str:
+    """A path as a ControlPath in which ssh replaces nothing (ssh_config(5), TOKENS)."""
+    return str(path).replace("%", "%%")
+
+
+def guard(control_path: Path | str) -> list[str]:
+    """The options that keep ssh, scp and sftp from ever logging in.
+
+    Args:
+        control_path: the master's socket or a link to it; `%C` is for ssh to fill in.
+    """
+    return [
+        _option("ControlPath", control_path),
+        # never become a master
+        "-oControlMaster=no",
+        # without a live master ssh would dial: this "connection" ends at once
+        "-oProxyCommand=false",
+        # ssh_config's ProxyJump would be dialled in its place
+        "-oProxyJump=none",
+        # no prompt, whatever happens
+        "-oBatchMode=yes",
+    ]
+
+
+def guarded_options(destination: Destination, control_path: Path | str) -> list[str]:
+    """ssh and its options up to, not including, the destination."""
+    return [
+        destination.ssh,
+        *_config(destination.ssh_config),
+        *guard(control_path),
+        # forwardings of ssh_config belong to the master; each session would ask for them again
+        "-oClearAllForwardings=yes",
+        *_without_remote_command(destination.resolved),
+    ]
+
+
+def guarded_ssh(
+    destination: Destination,
+    control_path: Path | str,
+    *,
+    command: str | None = None,
+    tty: int = 0,
+    no_stdin: bool = False,
+    log: Path | None = None,
+    forward: str | None = None,
+) -> list[str]:
+    """The command line of one session over a live master.
+
+    Args:
+        destination: where to.
+        control_path: the master's socket or a link to it.
+        command: for the remote login shell; None for a shell, or with `forward`.
+        tty: how many times `-t` was asked for; 0 means bytes, so no terminal.
+        no_stdin: read nothing from stdin.
+        log: the file for ssh's own words, which then also tells a real exit status 255 from a lost session.
+        forward: `host:port` to be connected to stdin and stdout instead of a command (-W).
+    """
+    argv = guarded_options(destination, control_path)
+    # RequestTTY force in ssh_config would change the bytes
+    argv += ["-t"] * tty or ["-T"]
+    if no_stdin:
+        argv.append("-n")
+    if log is not None:
+        # DEBUG2 writes "Received exit status from master" and costs nothing
+        argv += ["-E", str(log), "-oLogLevel=DEBUG2"]
+    if forward is not None:
+        argv += ["-W", forward]
+    argv += ["--", destination.host]
+    return argv if command is None else [*argv, command]
+
+
+def guarded_scp(destination: Destination, control_path: Path | str, arguments: Sequence[str]) -> list[str]:
+    """The command line of scp over a live master; `arguments` are its operands and further options."""
+    return [locate(destination.settings.scp), *_copy_options(destination, control_path), *arguments]
+
+
+def guarded_sftp(
+    destination: Destination, control_path: Path | str, arguments: Sequence[str] = ()
+) -> list[str]:
+    """The command line of sftp over a live master; `arguments` are its further options."""
+    return [
+        locate(destination.settings.sftp),
+        *_copy_options(destination, control_path),
+        *arguments,
+        "--",
+        destination.host,
+    ]
+
+
+def _copy_options(destination: Destination, control_path: Path | str) -> list[str]:
+    # -S: scp and sftp start this very ssh, not the first one on PATH
+    return ["-S", destination.ssh, *_config(destination.ssh_config), *guard(control_path)]

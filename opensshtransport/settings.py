@@ -1,0 +1,266 @@
+"""What a destination is set to, and the directories that everything lives in.
+
+Settings say how to log in and how long a login lives. Host names, users, ports, jumps and keys are never
+repeated here: they are in ssh_config. As in ssh_config(5) the first table whose pattern matches and which
+has a value decides, so particular hosts stand before general ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from opensshtransport.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "Settings",
+    "config_file",
+    "load",
+    "matches",
+    "parse_duration",
+    "private_directory",
+    "runtime_directory",
+    "state_directory",
+]
+
+APPLICATION = "opensshtransport"
+
+# sun_path holds 108 bytes on Linux and 104 on macOS; ssh binds PATH plus 17 bytes and renames it.
+LONGEST_SOCKET_PATH = 86
+# "/" and the 16 hexadecimal digits that name a destination.
+_SOCKET_NAME = 17
+
+# Anybody may write there; so the directory's owner and mode are checked.
+_FALLBACK = Path("/tmp")  # noqa: S108 - for that reason
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "afs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one destination is set to. Times are in seconds.
+
+    Attributes:
+        ssh, scp, sftp: the OpenSSH programs, a name on PATH or a path.
+        persist: how long an idle master stays; 0 for ever (ControlPersist).
+        server_alive_interval, server_alive_count_max: as in ssh_config(5); None keeps what ssh_config
+            says, or a minute in all where it says nothing.
+        connect_timeout: for TCP and the banner (ConnectTimeout), where ssh_config says nothing.
+        check_timeout: how long a live master may take to answer over the network.
+        login_timeout: how long a login may take, the person's answers included.
+        max_sessions: sessions open at once, over all processes.
+    """
+
+    ssh: str = "ssh"
+    scp: str = "scp"
+    sftp: str = "sftp"
+    persist: int = 12 * 3600
+    server_alive_interval: int | None = None
+    server_alive_count_max: int | None = None
+    connect_timeout: int = 30
+    check_timeout: float = 10.0
+    login_timeout: int = 300
+    max_sessions: int = 8
+
+
+def parse_duration(value: object, where: str) -> int:
+    """Read a time in seconds: a whole number, or OpenSSH's notation such as `90s` or `1h30m`.
+
+    Source: sshd_config(5), TIME FORMATS.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and re.fullmatch(r"(\d+[smhdwSMHDW]?)+", value):
+        parts = re.findall(r"(\d+)([smhdw]?)", value.lower())
+        return sum(int(number) * _UNITS[unit] for number, unit in parts)
+    raise SettingsError(f"{where} = {value!r} is not a time", advice='write it as "90s", "12h" or "1h30m"')
+
+
+def _seconds(value: object, where: str) -> float:
+    if isinstance(value, float) and value > 0:
+        return value
+    return float(parse_duration(value, where))
+
+
+def _count(value: object, where: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise SettingsError(f"{where} = {value!r} is not a number above 0", advice="write it without quotes")
+
+
+def _program(value: object, where: str) -> str:
+    if isinstance(value, str) and value and "\0" not in value:
+        return os.path.expanduser(value)  # noqa: PTH111 - a bare name must stay one
+    raise SettingsError(f"{where} = {value!r} is not a program", advice="give its name or its absolute path")
+
+
+_READERS: Mapping[str, Callable[[object, str], Any]] = {
+    "ssh": _program,
+    "scp": _program,
+    "sftp": _program,
+    "persist": parse_duration,
+    "server_alive_interval": parse_duration,
+    "server_alive_count_max": _count,
+    "connect_timeout": parse_duration,
+    "check_timeout": _seconds,
+    "login_timeout": parse_duration,
+    "max_sessions": _count,
+}
+
+
+def matches(host: str, patterns: str) -> bool:
+    """Tell whether a host matches a pattern list. Source: ssh_config(5), PATTERNS.
+
+    Patterns are parted by blanks or commas; one that begins with `!` and matches makes the whole list fail.
+    """
+    found = False
+    for pattern in re.split(r"[\s,]+", patterns.strip()):
+        if fnmatch.fnmatchcase(host.lower(), pattern.lstrip("!").lower().replace("[", "[[]")):
+            if pattern.startswith("!"):
+                return False
+            found = True
+    return found
+
+
+def config_file() -> Path:
+    """The settings' file: `config.toml` in the user's configuration directory (platformdirs)."""
+    return Path(platformdirs.user_config_dir(APPLICATION)) / "config.toml"
+
+
+def load(host: str, file: Path | None = None) -> Settings:
+    """Read what a destination is set to.
+
+    Every table of the file is checked, also those of other hosts, so that a mistake shows at once.
+
+    Args:
+        host: the destination as the caller names it.
+        file: another file than the user's own.
+
+    Raises:
+        SettingsError: the file cannot be read, or a key or value in it is wrong.
+    """
+    file = config_file() if file is None else file
+    try:
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, ValueError) as reason:
+        raise SettingsError(f"{file} cannot be read: {reason}", advice="correct that file") from reason
+    unknown = tree.keys() - {"host"}
+    if unknown:
+        raise SettingsError(
+            f"{file}: there is no key {min(unknown)!r}",
+            advice='settings stand in tables [host."PATTERN"]',
+        )
+    values: dict[str, Any] = {}
+    tables = tree.get("host", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise SettingsError(
+            f"{file}: host is not a table", advice='settings stand in tables [host."PATTERN"]'
+        )
+    for patterns, table in tables.items():
+        checked = {key: _read(key, value, f'{file}: host."{patterns}".{key}') for key, value in table.items()}
+        if matches(host, patterns):
+            values = {**checked, **values}
+    return Settings(**values)
+
+
+def _read(key: str, value: object, where: str) -> object:
+    reader = _READERS.get(key)
+    if reader is None:
+        raise SettingsError(f"{where} is not a setting", advice="known are: " + ", ".join(sorted(_READERS)))
+    return reader(value, where)
+
+
+def state_directory() -> Path:
+    """The directory of what outlives a reboot (audit log, failure counts): 0700, made when missing."""
+    return private_directory(Path(platformdirs.user_state_dir(APPLICATION)))
+
+
+def runtime_directory() -> Path:
+    """The private directory of sockets and locks: 0700, ours, made when missing.
+
+    The user's runtime directory as platformdirs has it; where that is missing, on a network file system or
+    too long for a socket, `/run/user/UID`, then `/tmp/opensshtransport-UID`.
+    `ossh-run` looks in the same three places.
+
+    Raises:
+        SettingsError: something else, or somebody else's, stands where the directory should be.
+    """
+    candidates = [
+        *([Path(platformdirs.user_runtime_dir(APPLICATION))] if _has_runtime_directory() else []),
+        Path(f"/run/user/{os.getuid()}") / APPLICATION,
+    ]
+    for candidate in candidates:
+        parent = candidate.parent
+        if (
+            len(os.fsencode(candidate)) + _SOCKET_NAME <= LONGEST_SOCKET_PATH
+            and parent.is_dir()
+            and os.access(parent, os.W_OK | os.X_OK)
+            and _file_system(parent) not in _NETWORK_FILE_SYSTEMS
+        ):
+            return private_directory(candidate)
+    return private_directory(_FALLBACK / f"{APPLICATION}-{os.getuid()}")
+
+
+def _has_runtime_directory() -> bool:
+    """Whether platformdirs names a directory of the system's, not one that it made up under /tmp."""
+    return sys.platform == "darwin" or bool(os.environ.get("XDG_RUNTIME_DIR"))
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory that only we can enter, or check that it is one.
+
+    Raises:
+        SettingsError: it is a link, no directory, or belongs to somebody else.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+    about = path.lstat()
+    if stat.S_ISLNK(about.st_mode):
+        problem = "is a symbolic link"
+    elif not stat.S_ISDIR(about.st_mode):
+        problem = "is not a directory"
+    elif about.st_uid != os.getuid():
+        problem = f"belongs to user {about.st_uid}"
+    else:
+        if stat.S_IMODE(about.st_mode) != 0o700:
+            path.chmod(0o700)
+        return path
+    raise SettingsError(f"{path} {problem}", advice="somebody may want to read your sessions: remove it")
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that a path is on, or "" where the system does not tell (no /proc)."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+    real = str(path.resolve())
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        _, point, found, *_ = line.split(" ")
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
+        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, found
+    return kind

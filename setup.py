@@ -1,0 +1,5 @@
+"""Start setuptools; everything that it is told stands in setup.cfg."""
+
+from setuptools import setup
+
+setup()
