@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -43,8 +44,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ossh` with its arguments; returns the exit status."""
     parser = _parser()
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     prog = "ossh-run" if arguments.command == "run" else f"ossh {arguments.command}"
+    if unknown:
+        parser.exit(FAILED, f"{prog}: there is no option {unknown[0]}, see {prog} --help\n")
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
@@ -310,5 +313,7 @@ def _sessions(socket: Path) -> int | None:
         lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return None
-    # the sixth column is the state, 03 for connected (net/unix/af_unix.c: SS_CONNECTED)
-    return sum(1 for line in lines if line.endswith(f" {socket}") and line.split()[5] == "03")
+    # the sixth column is the state, 03 for connected (net/unix/af_unix.c: SS_CONNECTED); the last is the name
+    # that ssh bound before it gave the socket its own: 17 bytes longer
+    bound = re.compile(rf"(?:\S+ ){{5}}03 +\d+ {re.escape(str(socket))}(?:\.\w{{16}})?")
+    return sum(1 for line in lines if bound.fullmatch(line))

@@ -260,7 +260,7 @@ class _Session:
         # special between single quotes in any login shell
         script = (
             f'm={mark[:half]}; m="$m"{mark[half:]}; '
-            "g=$({ ps -A -o pid= -o pgid= -o args= || ps -o pid,pgid,args; } 2>/dev/null | "
+            "g=$({ ps -A -ww -o pid= -o pgid= -o args= || ps -o pid,pgid,args; } 2>/dev/null | "
             'while read -r p g a; do case "$p $a" in "$g "*"$m"*) echo "$g"; break;; esac; done); '
             '[ -n "$g" ] || exit 0; kill -s TERM -- "-$g"; n=0; '
             f'while kill -s 0 -- "-$g" 2>/dev/null && [ $n -lt {int(_GRACE * 10)} ]; '

@@ -156,6 +156,7 @@ def log_in(argv: Sequence[str], *, host: str, log: Path, person: Person | None, 
         raise ToolMissing(f"{argv[0]} cannot be run: {reason}", host=host) from reason
     try:
         said = _converse(child, person, time.monotonic() + timeout)
+        # its terminal is closed, so it has ended, or gone into the background by ending
         child.wait()
     except TimeoutError as reason:
         raise LoginNeeded(f"the login did not end within {timeout:.0f} s", host=host, argv=argv) from reason

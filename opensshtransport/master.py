@@ -25,11 +25,12 @@ import signal
 import socket as sockets
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from opensshtransport import errors, openssh
 from opensshtransport.errors import LoginNeeded
@@ -121,21 +122,14 @@ class Master:
         return None
 
     def _answers(self, socket: Path) -> bool:
-        argv = openssh.guarded_ssh(self.destination, openssh.literal(socket), forward=_NOWHERE)
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=self.destination.settings.check_timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return False
+        # into a file: a master that was asked keeps our pipe open for as long as it hangs
+        with tempfile.TemporaryFile() as said:
+            argv = openssh.guarded_ssh(self.destination, openssh.literal(socket), forward=_NOWHERE)
+            status = _local(argv, self.destination.settings.check_timeout, stderr=said)
+            said.seek(0)
+            words = said.read().decode(errors="replace")
         # status 0: something listens even there
-        return done.returncode == 0 or "refused by peer" in done.stderr or "open failed" in done.stderr
+        return status == 0 or "refused by peer" in words or "open failed" in words
 
     @contextlib.contextmanager
     def lock(self, timeout: float) -> Iterator[None]:
@@ -172,16 +166,11 @@ class Master:
         was_there = listens(socket)
         if was_there:
             argv = [self.destination.ssh, "-F", "none", "-O", "exit", "-S", str(socket), "--", "master"]
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                subprocess.run(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    timeout=_LOCAL_DEADLINE if _responds(facts) else 0.5,
-                    check=False,
-                )
+            _local(argv, _LOCAL_DEADLINE if _responds(facts) else 0.5)
             if facts is not None and listens(socket):
                 _kill_master(facts.pid, socket)
+            # whatever is left of it, nobody comes to it any more
+            socket.unlink(missing_ok=True)
         self.sweep()
         return was_there
 
@@ -257,28 +246,38 @@ def _responds(facts: Facts | None) -> bool:
     return status.rpartition(")")[2].split()[0] not in {"T", "t", "Z"}
 
 
+def _local(argv: Sequence[str], timeout: float, stderr: IO[bytes] | int = subprocess.DEVNULL) -> int | None:
+    """Run a local program that reads and prints nothing we need; its status, None after the deadline."""
+    try:
+        return subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            timeout=timeout,
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return None
+
+
 def _kill_master(pid: int, socket: Path) -> None:
     """Kill a master that does not react, after a look that the process is that master and no other."""
+    # -ww: COLUMNS must not cut the command line short
+    argv = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
     try:
         told = subprocess.run(
-            ["ps", "-o", "command=", "-p", str(pid)],
+            argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=_LOCAL_DEADLINE,
             check=False,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return
-    if str(socket) in told:
+    if os.fsencode(socket) in told:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + _LOCAL_DEADLINE
-        while listens(socket) and time.monotonic() < deadline:
-            # the kernel closes the socket when the process has gone
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 0)
 
 
 def read_facts(file: Path) -> Facts | None:

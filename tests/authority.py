@@ -1,4 +1,4 @@
-"""A node that trusts a certificate authority, with a script that gets a certificate as centres' scripts do."""
+"""A node that trusts a certificate authority, and a script that gets a certificate as centres' scripts do."""
 
 from __future__ import annotations
 

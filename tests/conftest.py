@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 import pytest
 from authority import AuthorityNode
 from jumps import Chain, Hop, jump_chain
+from kerberos import KerberosNode, missing_for_kerberos
 from nodes import missing_programs, shell_node
 from pam_nodes import (
     ConversationNode,
@@ -51,7 +52,7 @@ _UNWANTED = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "
 
 
 def require(missing: str) -> None:
-    """Skip the test if something is missing; in CI a missing package fails it."""
+    """Skip the test if something is missing; in CI, on Linux, a missing package fails it."""
     if missing and os.environ.get("CI") == "true" and sys.platform == "linux" and "root" not in missing:
         pytest.fail(missing)
     if missing:
@@ -99,8 +100,9 @@ def _named_after(directory: Path) -> list[int]:
 def _end_masters(directory: Path) -> None:
     told = []
     for path, pid in _masters(directory):
-        _ask_master(path, "exit")
-        told += [pid] if pid else []
+        if pid:
+            told.append(pid)
+            _ask_master(path, "exit")
 
     def ended() -> bool:
         left = {*_named_after(directory), *filter(_is_ssh, told)}
@@ -118,7 +120,7 @@ def _is_ssh(pid: int) -> bool:
 
 
 @contextmanager
-def _walls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def walls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Point every directory of the person to an empty one, and forget agents and tickets."""
     # Directly below /tmp: a control socket's path may have 90 bytes at most.
     top = Path(tempfile.mkdtemp(prefix="ox", dir="/tmp"))
@@ -138,7 +140,7 @@ def _walls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def _walls_of_the_session() -> Iterator[None]:
     """What fixtures of a wider scope see; and nothing may have touched ``~/.ssh``."""
     before = _dot_ssh()
-    with pytest.MonkeyPatch.context() as monkeypatch, _walls(monkeypatch):
+    with pytest.MonkeyPatch.context() as monkeypatch, walls(monkeypatch):
         yield
     assert _dot_ssh() == before, "a test changed ~/.ssh"
 
@@ -146,7 +148,7 @@ def _walls_of_the_session() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, _walls_of_the_session: None) -> Iterator[Path]:
     """The test's own directory, which has a short path; the XDG directories lie in it."""
-    with _walls(monkeypatch) as top:
+    with walls(monkeypatch) as top:
         yield top
 
 
@@ -323,7 +325,7 @@ class MakeChain(Protocol):
 
 @pytest.fixture
 def make_chain(make_user: MakeUser, keep: Keep) -> MakeChain:
-    """Make targets behind jump hosts: ``make_chain("key", "code")`` is one jump host and a target that asks."""
+    """Make targets behind jump hosts: ``make_chain("key", "code")`` is a jump host and a target that asks."""
 
     def make(*hops: Hop) -> Chain:
         require(missing_programs("sshd"))
@@ -340,4 +342,15 @@ def authority_node() -> Iterator[AuthorityNode]:
     require(missing_programs("sshd", "ssh-keygen"))
     made = AuthorityNode()
     with made:
+        yield made
+
+
+@pytest.fixture
+def kerberos_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[KerberosNode]:
+    """A node that wants a Kerberos ticket, with a realm of its own; there is no ticket yet."""
+    require(missing_for_kerberos())
+    made = KerberosNode()
+    with made:
+        for name, value in made.client_environment.items():
+            monkeypatch.setenv(name, value)
         yield made

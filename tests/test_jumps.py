@@ -17,7 +17,6 @@ CODE = r"\(o\w+@{}\) One-time password \(OATH\) for `o\w+': "
 def test_jumps_by_key(make_chain: MakeChain, hops: tuple[Hop, ...], style: Style) -> None:
     """The target is reached through one and two jump hosts, each of which sees one login."""
     chain = make_chain(*hops)
-    assert [node.host for node in chain.nodes] == ["jump1", "jump2", "target"][-len(hops) :] or len(hops) == 2
     assert log_in(chain.target, config=chain.config(style)).worked
     assert [node.authentications() for node in chain.nodes] == [1] * len(hops)
 
@@ -32,10 +31,13 @@ def test_each_hop_asks(make_chain: MakeChain, style: Style) -> None:
 
 
 def test_wrong_code_at_the_jump_host(make_chain: MakeChain) -> None:
-    """A refused login at the jump host never reaches the target."""
+    """A refused login at the jump host never reaches the target.
+
+    Its ssh does not get NumberOfPasswordPrompts from the command line, so it asks three times.
+    """
     chain = make_chain("code", "key")
-    login = log_in(chain.target, (CODE.format("jump1"), "000000"), config=chain.config())
-    assert login.returncode == 255
+    turn = (CODE.format("jump1"), "000000")
+    assert log_in(chain.target, turn, turn, turn, config=chain.config()).returncode == 255
     assert chain.target.connections() == 0
 
 

@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MakeShellNode
-from nodes import config_through, shell_node
+from conftest import MakeShellNode, require
+from nodes import config_through, missing_programs, shell_node
 from relay import Relay
-from users import NOISY, SHELLS, ShellName, Startup, User
+from users import NOISY, SHELLS, ShellName, Startup, User, missing_for_users
 
 from opensshtransport.sandbox import Sandbox
 
@@ -66,6 +66,7 @@ class TestShells:
 
 def test_user_leaves_nothing(passable: Path) -> None:
     """At the end of a temporary user its processes, its home and its account are gone."""
+    require(missing_for_users() or missing_programs("sshd"))
     with shell_node(passable, "bash") as (node, user):
         code, out, _ = run(node, "setsid sleep 100 >/dev/null 2>&1 </dev/null & echo $!")
         assert code == 0

@@ -1,0 +1,328 @@
+"""Logging in: with and without a person, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+from nodes import config_through
+from programs import OSSH, ossh, ossh_run, runtime, status, until, write_settings
+from relay import Relay
+
+from opensshtransport.sandbox import Sandbox
+
+
+@pytest.fixture
+def passphrase_node() -> Iterator[Sandbox]:
+    """A node whose key is encrypted."""
+    with Sandbox(second_factor="passphrase") as made:
+        yield made
+
+
+def terminal(arguments: list[str]) -> pexpect.spawn[str]:
+    """`ossh` at a pseudo-terminal."""
+    return pexpect.spawn(str(OSSH), arguments, timeout=20, encoding="utf-8")
+
+
+def audit_log() -> list[str]:
+    """The lines of the audit log."""
+    return (Path(os.environ["XDG_STATE_HOME"]) / "opensshtransport" / "audit.log").read_text().splitlines()
+
+
+def test_key_login_without_a_person(own_node: Sandbox) -> None:
+    """A key alone suffices: a master lives, its facts are known, the login is in the audit log."""
+    done = ossh("login", "-F", own_node.ssh_config, own_node.host)
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"sandbox: logged in as {own_node.user}@127.0.0.1:{own_node.port}".encode())
+    (row,) = status(own_node.ssh_config, own_node.host)
+    assert row["state"] == "live"
+    assert row["login_node"] == os.uname().nodename
+    assert Path(f"/proc/{row['pid']}").exists()
+    (line,) = audit_log()
+    assert line.endswith(" logged in")
+    assert f" sandbox {own_node.user}@127.0.0.1:{own_node.port} " in line
+    assert ossh("login", "-F", own_node.ssh_config, own_node.host).returncode == 0
+    assert own_node.authentications() == 1
+
+
+def test_passphrase_without_a_person(passphrase_node: Sandbox) -> None:
+    """An encrypted key and nobody there: it fails at once, says that a login is needed, and asks nothing."""
+    begin = time.monotonic()
+    for done in (
+        ossh("login", "-F", passphrase_node.ssh_config, passphrase_node.host),
+        ossh_run("-F", passphrase_node.ssh_config, passphrase_node.host, "echo x"),
+    ):
+        assert done.returncode == 255
+        assert done.stdout == b""
+        assert b"a person must log in" in done.stderr
+        assert done.stderr.endswith(b"; run: ossh login sandbox\n")
+    assert time.monotonic() - begin < 20
+    assert passphrase_node.authentications() == 0
+    assert "failed: LoginNeeded" in audit_log()[0]
+
+
+def test_passphrase_typed_at_the_terminal(passphrase_node: Sandbox) -> None:
+    """A person types the passphrase, which is not shown; then `ossh-run` needs nobody."""
+    child = terminal(["login", "-F", str(passphrase_node.ssh_config), passphrase_node.host])
+    child.expect("Enter passphrase for key")
+    child.expect(": ")
+    child.sendline(passphrase_node.passphrase)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert passphrase_node.passphrase not in (child.before or "")
+    done = ossh_run("-F", passphrase_node.ssh_config, passphrase_node.host, "echo x")
+    assert (done.returncode, done.stdout) == (0, b"x\n")
+    assert passphrase_node.authentications() == 1
+
+
+def test_wrong_passphrase_is_asked_once(passphrase_node: Sandbox) -> None:
+    """A wrong passphrase ends the attempt: ssh does not ask again, and the terminal is as it was."""
+    child = terminal(["login", "-F", str(passphrase_node.ssh_config), passphrase_node.host])
+    child.expect(": ")
+    child.sendline("wrong")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 255
+    assert "Enter passphrase" not in (child.before or "")
+    assert passphrase_node.authentications() == 0
+
+
+def test_interrupt_at_the_prompt(passphrase_node: Sandbox) -> None:
+    """Ctrl-C at the prompt gives up: no ssh stays, and the lock is free for the next."""
+    arguments = ["login", "-F", str(passphrase_node.ssh_config), passphrase_node.host]
+    child = terminal(arguments)
+    child.expect("Enter passphrase")
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 255
+    child = terminal(arguments)
+    child.expect(": ")
+    child.sendline(passphrase_node.passphrase)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_killed_at_the_prompt(passphrase_node: Sandbox) -> None:
+    """A login process that is killed at the prompt leaves no ssh and no lock."""
+    child = terminal(["login", "-F", str(passphrase_node.ssh_config), passphrase_node.host])
+    child.expect("Enter passphrase")
+    assert processes_of(passphrase_node)
+    child.kill(9)
+    child.wait()
+    until(lambda: not processes_of(passphrase_node), "ssh to end")
+    done = ossh("login", "-F", passphrase_node.ssh_config, passphrase_node.host)
+    assert b"a person must log in" in done.stderr
+
+
+def processes_of(node: Sandbox) -> list[str]:
+    """The command lines of the ssh clients of a node."""
+    done = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if str(node.ssh_config) in line and "ssh " in line]
+
+
+def test_unattended_asks_nobody(passphrase_node: Sandbox) -> None:
+    """--unattended at a terminal fails as without one."""
+    shown, returncode = at_a_terminal(
+        f"{OSSH} login --unattended -F {passphrase_node.ssh_config} {passphrase_node.host}"
+    )
+    assert returncode == 255
+    assert "Enter passphrase" not in shown
+    assert "a person must log in" in shown
+
+
+def at_a_terminal(command: str) -> tuple[str, int]:
+    """Run a command at a pseudo-terminal; what it showed and its status."""
+    child = pexpect.spawn(command, timeout=30, encoding="utf-8")
+    shown = child.read()
+    child.close()
+    return shown, child.exitstatus if child.exitstatus is not None else -1
+
+
+def test_in_the_background_of_a_terminal_nobody_is_asked(passphrase_node: Sandbox) -> None:
+    """A background job of a terminal is not stopped by the terminal: it fails instead of asking."""
+    shell = pexpect.spawn("bash", ["--norc", "--noprofile", "-i"], timeout=30, encoding="utf-8")
+    shell.sendline(
+        f"{OSSH} login -F {passphrase_node.ssh_config} {passphrase_node.host} & wait $!; echo status=$?"
+    )
+    shell.expect("status=255")
+    assert "a person must log in" in (shell.before or "")
+    shell.close(force=True)
+
+
+def test_masters_survive_their_terminal(own_node: Sandbox) -> None:
+    """The terminal of the login is closed at once each time, and each time the master lives on."""
+    for _ in range(12):
+        shown, code = at_a_terminal(f"{OSSH} login -q -F {own_node.ssh_config} {own_node.host}")
+        assert code == 0, shown
+        done = ossh_run("-F", own_node.ssh_config, "--no-login", own_node.host, "echo x")
+        assert (done.returncode, done.stdout) == (0, b"x\n")
+        ossh("logout", "-F", own_node.ssh_config, own_node.host)
+    assert own_node.authentications() == 12
+
+
+def test_unknown_host_key(own_node: Sandbox, isolated: Path) -> None:
+    """A host key that nobody has accepted: unattended it fails; only a person is asked."""
+    config = isolated / "ssh_config"
+    text = own_node.ssh_config.read_text().replace("StrictHostKeyChecking yes", "StrictHostKeyChecking ask")
+    (isolated / "known").touch()
+    lines = [line for line in text.splitlines() if "UserKnownHostsFile" not in line]
+    config.write_text("\n".join([*lines, f"UserKnownHostsFile {isolated}/known"]) + "\n")
+    done = ossh("login", "-F", config, own_node.host)
+    assert done.returncode == 255
+    assert b"the host key is not known yet" in done.stderr
+    assert own_node.authentications() == 0
+    child = terminal(["login", "-F", str(config), own_node.host])
+    child.expect("fingerprint is SHA256:")
+    child.expect(r"\(yes/no")
+    child.sendline("yes")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_changed_host_key(own_node: Sandbox, isolated: Path) -> None:
+    """A host key that differs from the known one is an error, also for a person."""
+    with Sandbox(host="other") as other:
+        config = isolated / "ssh_config"
+        text = own_node.ssh_config.read_text()
+        known = next(line.split()[1] for line in text.splitlines() if "UserKnownHostsFile" in line)
+        key = Path(other.directory).glob("*host*key*.pub")
+        fields = next(key).read_text().split()[:2]
+        (isolated / "known").write_text(f"{own_node.host} {' '.join(fields)}\n")
+        config.write_text(text.replace(known, str(isolated / "known")))
+        done = ossh("login", "-F", config, own_node.host)
+        assert done.returncode == 255
+        assert b"the host key is not the one that is known" in done.stderr
+
+
+def test_library_calls_log_in_by_a_process_of_their_own(own_node: Sandbox) -> None:
+    """`master.ensure` in a program with threads starts a login process, and forks nothing itself."""
+    program = (
+        "import sys, threading, warnings\n"
+        "warnings.simplefilter('error')\n"
+        "threading.Thread(target=threading.Event().wait, args=(60,), daemon=True).start()\n"
+        "from opensshtransport import master, openssh\n"
+        "facts = master.ensure(openssh.resolve('sandbox', sys.argv[1]))\n"
+        "assert 'sh' not in sys.modules and 'pexpect' not in sys.modules\n"
+        "print(facts.address)\n"
+    )
+    done = subprocess.run(
+        [OSSH.with_name("python"), "-c", program, own_node.ssh_config],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{own_node.user}@127.0.0.1:{own_node.port}\n"
+
+
+def test_errors_reach_the_caller_whole(own_node: Sandbox) -> None:
+    """The login process's report revives as the same error, with ssh's words."""
+    with Relay(own_node.port) as relay:
+        config = config_through(own_node, relay)
+        relay.refuse()
+        done = ossh("login", "--report", "-F", config, own_node.host)
+    report = json.loads(done.stdout)
+    assert (report["error"], report["host"], report["returncode"]) == ("Unreachable", "sandbox", 255)
+    assert "Connection refused" in report["stderr"]
+    assert report["argv"][0].endswith("/ssh")
+
+
+def test_status(own_node: Sandbox) -> None:
+    """`ossh status` tells live, unreachable and none apart, counts sessions, and has a table for people."""
+    config, host = own_node.ssh_config, own_node.host
+    assert status(config) == []
+    (row,) = status(config, host)
+    assert (row["state"], row["pid"], row["since"]) == ("none", None, None)
+    with Relay(own_node.port) as relay:
+        config = config_through(own_node, relay)
+        ossh("login", "-F", config, host)
+        with subprocess.Popen(
+            [OSSH.with_name("ossh-run"), "-F", config, host, "echo up; read x"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"up\n"
+            (row,) = status(config)
+            assert row.keys() == {
+                "host",
+                "state",
+                "pid",
+                "login_node",
+                "since",
+                "sessions",
+                "certificate_expires",
+                "ticket_expires",
+            }
+            assert (row["host"], row["state"], row["sessions"]) == (host, "live", 1)
+            child.communicate(b"\n", timeout=20)
+        until(lambda: status(config)[0]["sessions"] == 0, "the session to be counted no more")
+        table = ossh("status", "-F", config).stdout.decode().splitlines()
+        assert table[0].split()[:2] == ["HOST", "STATE"]
+        assert table[1].split()[:2] == [host, "live"]
+
+        write_settings('[host."*"]\ncheck_timeout = 1\n')
+        relay.silence()
+        assert status(config)[0]["state"] == "unreachable"
+
+
+def test_ssh_command(own_node: Sandbox, tmp_path: Path) -> None:
+    """The printed command line serves rsync and a plain shell over the master, and never logs in."""
+    config, host = own_node.ssh_config, own_node.host
+    ossh("login", "-F", config, host)
+    line = ossh("ssh-command", "-F", config, host).stdout.decode()
+    assert line.count("\n") == 1
+    assert line.rstrip().endswith(f" {host}")
+    done = subprocess.run(["sh", "-c", f"{line.strip()} echo x"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"x\n")
+    if shutil.which("rsync"):
+        (tmp_path / "file").write_text("content")
+        words = ossh("ssh-command", "--no-host", "-F", config, host).stdout.decode().strip()
+        subprocess.run(["rsync", "-a", "-e", words, tmp_path / "file", f"{host}:{tmp_path}/copy"], check=True)
+        assert (tmp_path / "copy").read_text() == "content"
+    ossh("logout", "-F", config, host)
+    before = own_node.connections()
+    done = subprocess.run(["sh", "-c", f"{line.strip()} echo x"], capture_output=True, check=False)
+    assert done.returncode == 255
+    assert own_node.connections() == before
+
+
+def test_logout_twice(own_node: Sandbox) -> None:
+    """Logging out ends the master; a second time says that there was none."""
+    ossh("login", "-F", own_node.ssh_config, own_node.host)
+    assert ossh("logout", "-F", own_node.ssh_config, own_node.host).stderr == b"sandbox: logged out\n"
+    assert (
+        ossh("logout", "-F", own_node.ssh_config, own_node.host).stderr == b"sandbox: there was no master\n"
+    )
+    assert not list(runtime().glob("*.json"))
+
+
+def test_a_terminal_without_a_reader_is_no_person(passphrase_node: Sandbox) -> None:
+    """With a terminal on stdin only, not the controlling one, nobody is asked."""
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [OSSH, "login", "-F", passphrase_node.ssh_config, passphrase_node.host],
+        stdin=follower,
+        capture_output=True,
+        start_new_session=True,
+        timeout=30,
+        check=False,
+    )
+    os.close(leader)
+    os.close(follower)
+    assert done.returncode == 255
+    assert b"a person must log in" in done.stderr
