@@ -8,8 +8,6 @@ named by `%C`, which ssh itself computes anew from user, host and port at each c
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
 import glob
 import hashlib
@@ -27,7 +25,7 @@ from pathlib import Path
 
 from opensshtransport import openssh
 from opensshtransport.errors import ConfigurationError
-from opensshtransport.master import Facts, Master, replace_file
+from opensshtransport.master import Facts, Master, locked, replace_file
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import config_file, private_directory
 from opensshtransport.wrapper import wrapper
@@ -86,19 +84,9 @@ def publish(master: Master, facts: Facts) -> None:
     if name is None:
         return
     directory = _directory(master)
-    with _locked(directory.parent / "lock"):
+    # one writer at a time: else the times of one and the text of another might get mixed
+    with locked(directory.parent / "lock"):
         _publish(master, facts, directory, directory.parent / name)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time: else the times of one and the text of another might get mixed."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
 
 
 def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:

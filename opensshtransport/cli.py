@@ -148,6 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--no-host", action="store_true", help="leave out the host at the end")
     added.add_argument("host", metavar="HOST")
 
+    added = command(
+        "agent",
+        _agent,
+        "find or start the agent that all shells, jobs and daemons share",
+        'eval "$(ossh agent)"',
+    )
+
     added = command("sandbox", _sandbox, "start a throw-away login node on loopback", "ossh sandbox")
     added.add_argument(
         "--second-factor",
@@ -173,10 +180,10 @@ def _resolved(arguments: argparse.Namespace) -> Destination:
 
 
 def _login(arguments: argparse.Namespace) -> int:
-    from opensshtransport import login
+    from opensshtransport import conversation, login
 
     destination = _resolved(arguments)
-    person = contextlib.nullcontext() if arguments.unattended else login.person_at_terminal()
+    person = contextlib.nullcontext() if arguments.unattended else conversation.person_at_terminal()
     with person as somebody:
         facts = login.open_master(destination, somebody, login=not arguments.no_login)
     if arguments.report:
@@ -242,6 +249,16 @@ def _ssh_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _agent(_arguments: argparse.Namespace) -> int:
+    from opensshtransport import tools
+
+    directory = runtime_directory()
+    with master.locked(directory / "agent.lock"):
+        socket = tools.shared_agent(directory) or tools.start_agent(directory)
+    print(f"export SSH_AUTH_SOCK={shlex.quote(str(socket))}")
+    return 0
+
+
 def _sandbox(arguments: argparse.Namespace) -> int:
     from opensshtransport import sandbox
 
@@ -250,7 +267,7 @@ def _sandbox(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from opensshtransport import tools
+    from opensshtransport import login, tools
 
     directory = runtime_directory()
     rows: list[dict[str, object]] = []
@@ -260,7 +277,9 @@ def _status(arguments: argparse.Namespace) -> int:
         asked = [(facts.host, facts.ssh_config) for facts in master.known(directory)]
     for host, ssh_config in asked:
         destination = openssh.resolve(host, ssh_config)
-        rows.append(_row(Master(destination, directory), tools.certificate_end, tools.ticket_end))
+        rows.append(
+            _row(Master(destination, directory), login.certificates, tools.certificate_end, tools.ticket_end)
+        )
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -275,6 +294,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _row(
     shared: Master,
+    certificates: Callable[[Destination], list[Path]],
     certificate_end: Callable[[Path], datetime.datetime | None],
     ticket_end: Callable[[], datetime.datetime | None],
 ) -> dict[str, object]:
@@ -285,9 +305,9 @@ def _row(
     live = shared.check()
     dead = "none" if listening is None else "unreachable"
     ends = []
-    for name in destination.resolved.options.get("certificatefile", ()):
+    for path in certificates(destination):
         with contextlib.suppress(ValueError):
-            ends.append(certificate_end(Path(os.path.expanduser(name))))  # noqa: PTH111 - as ssh writes it
+            ends.append(certificate_end(path))
     known_ends = [end for end in ends if end is not None]
     ticket = ticket_end() if destination.resolved.flag("gssapiauthentication") else None
     alive = facts if live is not None else None

@@ -16,6 +16,8 @@ The tree::
         ├── AuthenticationRefused
         │   └── TooManyFailures
         ├── LoginNeeded                             only a person can go on
+        │   ├── UnexpectedPrompt                    something was asked that no rule answers
+        │   └── CoolingDown                         logins have failed; none is tried for now
         ├── SessionRefused                          the server gives no further session; nothing had started
         ├── MasterGone                              no live master; nothing had started
         └── ConnectionLost                          broke while a command ran; see `started`
@@ -38,6 +40,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailed",
     "ConnectionLost",
+    "CoolingDown",
     "HostKeyChanged",
     "HostKeyError",
     "HostKeyUnknown",
@@ -48,6 +51,7 @@ __all__ = [
     "SettingsError",
     "TooManyFailures",
     "ToolMissing",
+    "UnexpectedPrompt",
     "Unreachable",
     "classify",
     "connection_error",
@@ -163,6 +167,14 @@ class LoginNeeded(ConnectionFailed):
     """There is no live master, and only a person can open one."""
 
     advice_by_default = "run: ossh login {host}"
+
+
+class UnexpectedPrompt(LoginNeeded):
+    """Something was asked that no rule answers, and nobody is at a terminal; nothing was sent."""
+
+
+class CoolingDown(LoginNeeded):
+    """Logins have failed before, so none is tried without a person, or not yet."""
 
 
 class SessionRefused(ConnectionFailed):

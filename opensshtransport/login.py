@@ -1,89 +1,41 @@
-"""Logging in: one run of ssh at a pseudo-terminal, and who may answer what it asks.
+"""The login process's whole work: make `ssh HOST` possible, log in once, and publish the way to the master.
 
-The trap: the master that ssh leaves behind belongs to the session of the pseudo-terminal, so when that is
-closed it gets SIGHUP and dies in about half the runs, unless it was started with the signal ignored.
-And ssh must never be answered with an empty line: that is a failed attempt which counts. To give up, end ssh.
+Everything happens under the destination's lock, and in this order: is there a live master after all? may
+another login be tried (budget)? is a key, certificate or ticket to be had first? Then ssh, once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import dataclasses
+import datetime
 import os
-import select
-import struct
-import termios
+import resource
 import time
-import tty
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import pexpect
-
 from opensshtransport import aliases, openssh, tools
+from opensshtransport.budget import Budget
+from opensshtransport.conversation import Conversation, Person, Said
 from opensshtransport.errors import (
     AuthenticationRefused,
+    ConnectionFailed,
     HostKeyUnknown,
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
-    ToolMissing,
     connection_error,
 )
 from opensshtransport.master import Facts, Master, audit
 from opensshtransport.openssh import Destination
+from opensshtransport.prompts import Rule
 
-__all__ = ["Person", "log_in", "open_master", "person_at_terminal"]
-
-_CHUNK = 65536
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Somebody at the controlling terminal, who sees what ssh says and types the answers."""
-
-    terminal: int
-
-    def show(self, text: bytes) -> None:
-        """Write to the terminal."""
-        while text:
-            text = text[os.write(self.terminal, text) :]
-
-    def read(self) -> bytes:
-        """What was typed, b"" at the end of file."""
-        return os.read(self.terminal, 1024)
-
-    @contextlib.contextmanager
-    def typing_through(self) -> Iterator[None]:
-        """Pass each key on as it is; ssh's own pseudo-terminal does the echo, or does not for secrets."""
-        before = termios.tcgetattr(self.terminal)
-        try:
-            tty.setraw(self.terminal, termios.TCSADRAIN)
-            yield
-        finally:
-            termios.tcsetattr(self.terminal, termios.TCSADRAIN, before)
-
-
-@contextlib.contextmanager
-def person_at_terminal() -> Iterator[Person | None]:
-    """The person at the controlling terminal, None where there is none or we are in its background.
-
-    A background process that touched the terminal would be stopped (SIGTTIN, SIGTTOU).
-    """
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
-    except OSError:
-        yield None
-        return
-    try:
-        yield Person(terminal) if os.tcgetpgrp(terminal) == os.getpgrp() else None
-    finally:
-        os.close(terminal)
+__all__ = ["open_master"]
 
 
 def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
-    """See to it that a master lives, and publish the way to it. The login process's whole work.
+    """See to it that a master lives, and publish the way to it.
 
     Args:
         destination: where to.
@@ -93,12 +45,14 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
     Raises:
         MasterGone: there is none, and none may be opened.
         LoginNeeded: only a person can go on.
-        ConnectionFailed: one of its kinds, as ssh's own words tell.
+        ConnectionFailed: another of its kinds, as ssh's own words tell.
+        SettingsError, ToolMissing: a script, a secret or a program is not as the settings say.
     """
     openssh.version(destination.ssh)
+    # secrets are in this process's memory
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     master = Master(destination)
-    timeout = destination.settings.login_timeout
-    with master.lock(2 * timeout):
+    with master.lock(2 * destination.settings.login_timeout + destination.settings.script_timeout):
         # somebody else may have opened it while we waited for the lock
         socket = master.check()
         if socket is None and not login:
@@ -107,16 +61,7 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
             # gone, frozen, cut off from the network, or a stale socket
             master.end()
             socket = master.own_socket
-            argv = openssh.master_command(destination, socket=socket, log=master.log, batch=person is None)
-            begin = time.monotonic()
-            try:
-                log_in(argv, host=destination.host, log=master.log, person=person, timeout=timeout)
-            except OpenSshTransportError as error:
-                audit(
-                    destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin
-                )
-                raise
-            audit(destination, "logged in", time.monotonic() - begin)
+            _log_in_within_budget(master, person)
         facts = master.facts()
         pid = tools.master_pid(destination.ssh, socket)
         if pid is None:
@@ -128,88 +73,191 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
         return facts
 
 
+def _log_in_within_budget(master: Master, person: Person | None) -> None:
+    destination = master.destination
+    budget = Budget(destination)
+    begin = time.monotonic()
+    try:
+        if person is None:
+            budget.check()
+        _log_in(master, person, budget)
+    except OpenSshTransportError as error:
+        error.host = error.host or destination.host
+        audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
+        budget.note(error)
+        if isinstance(error, LoginNeeded | AuthenticationRefused) and person is None:
+            _call_for_a_person(destination, budget, error)
+        raise
+    audit(destination, "logged in", time.monotonic() - begin)
+    budget.clear()
+
+
+def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshTransportError) -> None:
+    """Run the hook of the settings, once until a login works again."""
+    hook = destination.settings.login_hook
+    if hook and budget.note_told():
+        told = {"OSSH_HOST": destination.host, "OSSH_REASON": error.message}
+        tools.ask("/bin/sh", "-c", hook, timeout=30, env=told)
+
+
+def _log_in(master: Master, person: Person | None, budget: Budget) -> None:
+    destination = master.destination
+    settings, resolved = destination.settings, destination.resolved
+    # what was refused once is not sent again by itself; the person types
+    rules = settings.rules if not budget.read().failures or person is None else ()
+    env = _agent(master.directory)
+    _run_script(destination, person, rules, env)
+    _get_ticket(destination)
+    unattended = person is None and not rules
+    argv = openssh.master_command(destination, socket=master.own_socket, log=master.log, batch=unattended)
+    master.log.unlink(missing_ok=True)
+    conversation = Conversation(
+        host=destination.host,
+        person=person,
+        rules=_for_hops(rules, destination),
+        deadline=time.monotonic() + settings.login_timeout,
+        hops=len(destination.route),
+    )
+    said = conversation.run(argv, env)
+    if said.returncode == 0:
+        return
+    words = f"{said.text}\n{_text(master.log)}"
+    error = connection_error(words, host=destination.host, argv=argv)
+    if isinstance(error, AuthenticationRefused):
+        raise _explained(error, destination, resolved.flag("gssapiauthentication"), person, env) from None
+    if isinstance(error, HostKeyUnknown) and person is None:
+        raise LoginNeeded(
+            f"a person must log in: {error.message}", host=destination.host, argv=argv, stderr=words
+        ) from None
+    raise error
+
+
 def _text(file: Path) -> str:
     return file.read_text(errors="replace") if file.exists() else ""
 
 
-def log_in(argv: Sequence[str], *, host: str, log: Path, person: Person | None, timeout: float) -> None:
-    """Run ssh until it has logged in and went into the background.
+def _for_hops(rules: tuple[Rule, ...], destination: Destination) -> tuple[Rule, ...]:
+    """Rules whose `hop` is an alias, with the name that ssh shows for that alias in its prompts instead."""
+    shown = {}
+    for name in (*destination.resolved.jumps, destination.host):
+        alias = name.rpartition("@")[2].partition(":")[0]
+        with contextlib.suppress(ConnectionFailed):
+            hop = openssh.ask_resolved(destination.ssh, alias, destination.ssh_config)
+            shown[alias] = hop.get("hostkeyalias") or hop.hostname
+    return tuple(
+        dataclasses.replace(rule, hop=shown[rule.hop]) if rule.hop in shown else rule for rule in rules
+    )
 
-    Args:
-        argv: the master's command line, with BatchMode where `person` is None.
-        host: the destination as the caller named it, for messages.
-        log: the file that ssh was told to log to (-E).
-        person: who answers the prompts.
-        timeout: seconds for the whole login.
+
+def _agent(directory: Path) -> dict[str, str]:
+    """The environment by which ssh finds the shared agent, where none is known otherwise."""
+    if os.environ.get("SSH_AUTH_SOCK"):
+        return {}
+    socket = tools.shared_agent(directory)
+    return {"SSH_AUTH_SOCK": str(socket)} if socket else {}
+
+
+def certificates(destination: Destination) -> list[Path]:
+    """The certificates that ssh would offer: CertificateFile, and KEY-cert.pub of each IdentityFile."""
+    options = destination.resolved.options
+    named = [*options.get("certificatefile", ())]
+    named += [f"{key}-cert.pub" for key in options.get("identityfile", ())]
+    paths = [Path(os.path.expanduser(name)) for name in named if name != "none"]  # noqa: PTH111 - as ssh writes it
+    return [path for path in paths if path.is_file()]
+
+
+def _certificate_lives(destination: Destination, seconds: float) -> bool:
+    """Whether a certificate lives longer than some seconds."""
+    needed = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=seconds)
+    for path in certificates(destination):
+        with contextlib.suppress(ValueError):
+            end = tools.certificate_end(path)
+            if end is None or end > needed:
+                return True
+    return False
+
+
+def _run_script(
+    destination: Destination, person: Person | None, rules: tuple[Rule, ...], env: Mapping[str, str]
+) -> None:
+    """Run the authentication script of the settings, unless the certificate lives long enough.
 
     Raises:
-        LoginNeeded: only a person could go on, or the one there gave no answer in time.
-        ConnectionFailed: one of its kinds, as ssh's own words tell.
-        ToolMissing: ssh cannot be run.
+        LoginNeeded: it failed or did not end in time; ssh is not tried then.
     """
-    log.unlink(missing_ok=True)
-    try:
-        child: pexpect.spawn[str] = pexpect.spawn(
-            argv[0], list(argv[1:]), timeout=None, ignore_sighup=True, dimensions=_size(person)
-        )
-    except pexpect.ExceptionPexpect as reason:
-        raise ToolMissing(f"{argv[0]} cannot be run: {reason}", host=host) from reason
-    try:
-        said = _converse(child, person, time.monotonic() + timeout)
-        # its terminal is closed, so it has ended, or gone into the background by ending
-        child.wait()
-    except TimeoutError as reason:
-        raise LoginNeeded(f"the login did not end within {timeout:.0f} s", host=host, argv=argv) from reason
-    finally:
-        # ends ssh where we leave early: SIGTERM at a prompt costs no counted failure
-        child.close(force=True)
-    if child.exitstatus == 0:
+    settings = destination.settings
+    script = settings.authentication_script
+    if script is None or _certificate_lives(destination, settings.min_validity):
         return
-    words = said.decode(errors="replace") + _text(log)
-    error = connection_error(words, host=host, argv=argv, returncode=child.exitstatus)
-    if person is None and isinstance(error, AuthenticationRefused | HostKeyUnknown):
+    conversation = Conversation(
+        host=destination.host,
+        person=person,
+        rules=rules,
+        deadline=time.monotonic() + settings.script_timeout,
+    )
+    said: Said = conversation.run([str(script)], env)
+    if said.returncode != 0:
+        lines = [line for line in said.text.splitlines() if line.strip()]
         raise LoginNeeded(
-            f"a person must log in: {error.message}", host=host, argv=argv, returncode=255, stderr=words
-        ) from error
-    raise error
+            f"the authentication script {script} failed with status {said.returncode}"
+            + (f" ({lines[-1].strip()})" if lines else ""),
+            host=destination.host,
+            argv=[str(script)],
+            returncode=said.returncode,
+            stderr=said.text,
+        )
 
 
-def _converse(child: pexpect.spawn[str], person: Person | None, deadline: float) -> bytes:
-    """Carry what is said between ssh and the person, until ssh has gone; return what ssh said.
-
-    Raises:
-        TimeoutError: the deadline has passed.
-    """
-    said = b""
-    with person.typing_through() if person else contextlib.nullcontext():
-        readers = [child.child_fd, *([person.terminal] if person else [])]
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            ready, _, _ = select.select(readers, [], [], left)
-            if child.child_fd in ready:
-                try:
-                    piece = os.read(child.child_fd, _CHUNK)
-                except OSError:
-                    # Linux says EIO when the last process has closed the pseudo-terminal
-                    return said
-                if not piece:
-                    return said
-                said += piece
-                if person:
-                    person.show(piece)
-            if person and person.terminal in ready:
-                typed = person.read()
-                if not typed:
-                    readers.remove(person.terminal)
-                os.write(child.child_fd, typed)
+def _get_ticket(destination: Destination) -> None:
+    """Renew the Kerberos ticket, or get one by the keytab, where the server is asked by GSSAPI."""
+    settings = destination.settings
+    if not destination.resolved.flag("gssapiauthentication"):
+        return
+    if settings.keytab is not None and not tools.ticket_lives():
+        tools.get_ticket(settings.keytab)
+        return
+    end = tools.ticket_end()
+    soon = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=settings.min_validity)
+    if end is not None and end < soon:
+        # one that cannot be renewed stays as it is, and may still be good
+        tools.renew_ticket()
 
 
-def _size(person: Person | None) -> tuple[int, int]:
-    """Rows and columns of the person's terminal."""
-    if person is None:
-        return 24, 80
-    packed = fcntl.ioctl(person.terminal, termios.TIOCGWINSZ, b"\0" * 8)
-    rows, columns, _, _ = struct.unpack("HHHH", packed)
-    return rows or 24, columns or 80
+def _explained(
+    error: AuthenticationRefused,
+    destination: Destination,
+    gssapi: bool,
+    person: Person | None,
+    env: Mapping[str, str],
+) -> ConnectionFailed:
+    """A refusal, with the cause that can be seen from here and what to do about it."""
+    host = destination.host
+    why, advice = "", error.advice
+    ended = [
+        (path, end)
+        for path in certificates(destination)
+        if (end := _end_of(path)) is not None and end < datetime.datetime.now().astimezone()
+    ]
+    encrypted = tools.encrypted_keys(destination.resolved.options.get("identityfile", ()), env)
+    if ended and not _certificate_lives(destination, 0):
+        path, end = ended[0]
+        why, advice = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}", "get a new certificate"
+    elif gssapi and "gssapi" in error.message and not tools.ticket_lives():
+        why, advice = "there is no Kerberos ticket, or it has ended", "run: kinit"
+    elif encrypted and person is None:
+        why = f"the key {encrypted[0]} is encrypted and no agent holds it"
+        advice = f"run: ssh-add {encrypted[0]}, or: ossh login {host}"
+    kind = LoginNeeded if person is None and not destination.settings.rules else type(error)
+    message = f"{why} ({error.message})" if why else error.message
+    if kind is LoginNeeded:
+        message = f"a person must log in: {message}"
+    return kind(
+        message, host=host, advice=advice, argv=error.argv, returncode=error.returncode, stderr=error.stderr
+    )
+
+
+def _end_of(certificate: Path) -> datetime.datetime | None:
+    try:
+        return tools.certificate_end(certificate)
+    except ValueError:
+        return None

@@ -138,21 +138,17 @@ class Master:
         Raises:
             LoginNeeded: somebody else has been logging in for longer than `timeout` seconds.
         """
-        file = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            with _alarm(timeout):
-                fcntl.flock(file, fcntl.LOCK_EX)
-        except TimeoutError as reason:
-            os.close(file)
-            raise LoginNeeded(
-                f"another process has been logging in for {timeout:.0f} s",
-                host=self.destination.host,
-                advice=f"end it, or look at {self.log}",
-            ) from reason
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                with _alarm(timeout):
+                    held.enter_context(locked(self.lock_file))
+            except TimeoutError as reason:
+                raise LoginNeeded(
+                    f"another process has been logging in for {timeout:.0f} s",
+                    host=self.destination.host,
+                    advice=f"end it, or look at {self.log}",
+                ) from reason
             yield
-        finally:
-            os.close(file)
 
     def end(self) -> bool:
         """End the master that we opened, also a frozen one, and remove what belongs to it.
@@ -305,6 +301,17 @@ def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Hold a lock file, which a crash releases; gives its descriptor."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ from typing import Any
 
 import platformdirs
 
+from opensshtransport.answers import Answer, parse_answer, text_value
 from opensshtransport.errors import SettingsError
+from opensshtransport.prompts import Rule, parse_rule, profile_rules
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,6 +67,14 @@ class Settings:
         check_timeout: how long a live master may take to answer over the network.
         login_timeout: how long a login may take, the person's answers included.
         max_sessions: sessions open at once, over all processes.
+        authentication_script: an executable that is run before a login, or None.
+        script_timeout: how long it may take, the person's answers included.
+        min_validity: the script is not run while the certificate lives longer than this.
+        keytab: a Kerberos keytab to get a ticket from, or None.
+        login_hook: a shell command, run once when only a person can go on, or "".
+        prompts: rules that answer prompts, in order.
+        password, code, pin: what the rules for known centres need; None where it is not set.
+        second_factor: "push" or "code", where a centre offers both; "" for a code if there is one.
     """
 
     ssh: str = "ssh"
@@ -77,6 +87,23 @@ class Settings:
     check_timeout: float = 10.0
     login_timeout: int = 300
     max_sessions: int = 8
+    authentication_script: Path | None = None
+    script_timeout: int = 300
+    min_validity: int = 3600
+    keytab: Path | None = None
+    login_hook: str = ""
+    prompts: tuple[Rule, ...] = ()
+    password: Answer | None = None
+    code: Answer | None = None
+    pin: Answer | None = None
+    second_factor: str = ""
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules that answer prompts: the person's own, then those for known centres."""
+        known = {"password": self.password, "code": self.code, "pin": self.pin}
+        secrets = {name: answer for name, answer in known.items() if answer is not None}
+        return (*self.prompts, *profile_rules(secrets, second_factor=self.second_factor or None))
 
 
 def parse_duration(value: object, where: str) -> int:
@@ -113,6 +140,34 @@ def _program(value: object, where: str) -> str:
     raise SettingsError(f"{where} = {value!r} is not a program", advice="give its name or its absolute path")
 
 
+def _script(value: object, where: str) -> Path:
+    path = _file(value, where)
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise SettingsError(f"{where}: {path} is not executable", advice=f"run: chmod u+x {path}")
+    return path
+
+
+def _file(value: object, where: str) -> Path:
+    path = Path(_program(value, where))
+    if not path.is_absolute():
+        raise SettingsError(f"{where} = {value!r} is not an absolute path", advice="begin it with / or ~")
+    if not path.exists():
+        raise SettingsError(f"{where}: there is no {path}", advice="correct the path")
+    return path
+
+
+def _factor(value: object, where: str) -> str:
+    if value in {"push", "code"}:
+        return str(value)
+    raise SettingsError(f"{where} = {value!r} is unknown", advice='write "push" or "code"')
+
+
+def _rules(value: object, where: str) -> tuple[Rule, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(f"{where} is not a list of tables", advice='write [[host."PATTERN".prompts]]')
+    return tuple(parse_rule(item, f"{where}[{number}]") for number, item in enumerate(value))
+
+
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "ssh": _program,
     "scp": _program,
@@ -124,6 +179,16 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "check_timeout": _seconds,
     "login_timeout": parse_duration,
     "max_sessions": _count,
+    "authentication_script": _script,
+    "script_timeout": parse_duration,
+    "min_validity": parse_duration,
+    "keytab": _file,
+    "login_hook": text_value,
+    "prompts": _rules,
+    "password": parse_answer,
+    "code": parse_answer,
+    "pin": parse_answer,
+    "second_factor": _factor,
 }
 
 
@@ -181,7 +246,10 @@ def load(host: str, file: Path | None = None) -> Settings:
         checked = {key: _read(key, value, f'{file}: host."{patterns}".{key}') for key, value in table.items()}
         if matches(host, patterns):
             values = {**checked, **values}
-    return Settings(**values)
+    settings = Settings(**values)
+    # a wrong combination shows now, not in the midst of a login
+    _ = settings.rules
+    return settings
 
 
 def _read(key: str, value: object, where: str) -> object:

@@ -10,20 +10,28 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import sh
 
-from opensshtransport.errors import ToolMissing
+from opensshtransport.errors import SettingsError, ToolMissing
 
 __all__ = [
     "Reply",
     "ask",
     "certificate_end",
     "control",
+    "encrypted_keys",
+    "get_ticket",
     "master_pid",
+    "renew_ticket",
+    "shared_agent",
+    "start_agent",
     "ticket_end",
+    "ticket_lives",
 ]
 
 _DEADLINE = 5.0
@@ -38,13 +46,16 @@ class Reply:
     stderr: str
 
 
-def ask(program: str, *arguments: str, timeout: float = _DEADLINE) -> Reply:
+def ask(
+    program: str, *arguments: str, timeout: float = _DEADLINE, env: Mapping[str, str] | None = None
+) -> Reply:
     """Run a local program that reads nothing and ends soon.
 
     Args:
         program: a name on PATH or a path.
         arguments: what follows it.
         timeout: seconds until it is killed.
+        env: further variables for it.
 
     Raises:
         ToolMissing: there is no such program.
@@ -62,7 +73,7 @@ def ask(program: str, *arguments: str, timeout: float = _DEADLINE) -> Reply:
             _in=None,
             _tty_out=False,
             # dates and messages are read by programs
-            _env={**os.environ, "LC_ALL": "C"},
+            _env={**os.environ, "LC_ALL": "C", **(env or {})},
         )
     except sh.TimeoutException:
         return Reply(None, "", "")
@@ -105,13 +116,93 @@ def certificate_end(certificate: Path) -> datetime.datetime | None:
 
 def ticket_end() -> datetime.datetime | None:
     """When the Kerberos ticket-granting ticket ends (klist(1)), or None where there is none."""
-    try:
-        listing = ask("klist")
-    except ToolMissing:
+    if not _have("klist"):
         return None
+    listing = ask("klist")
     match = re.search(r"^\S+\s+\S+\s+(\d\S*\s+\d\S*)\s+krbtgt/", listing.stdout, re.MULTILINE)
     if match is None:
         return None
     # the year has two digits in older releases
     form = "%m/%d/%y %H:%M:%S" if re.match(r"\d+/\d+/\d\d\s", match[1]) else "%m/%d/%Y %H:%M:%S"
     return datetime.datetime.strptime(" ".join(match[1].split()), form).astimezone()
+
+
+def _have(program: str) -> bool:
+    return shutil.which(program) is not None
+
+
+def ticket_lives() -> bool:
+    """Whether there is a Kerberos ticket that has not ended (klist(1), -s)."""
+    return _have("klist") and ask("klist", "-s").returncode == 0
+
+
+def renew_ticket() -> bool:
+    """Renew the Kerberos ticket (kinit(1), -R); whether that worked."""
+    return _have("kinit") and ask("kinit", "-R", timeout=30).returncode == 0
+
+
+def get_ticket(keytab: Path) -> None:
+    """Get a Kerberos ticket by the first principal of a keytab (kinit(1), -k -t).
+
+    Raises:
+        ToolMissing: kinit or klist is not there.
+        SettingsError: the keytab gives none.
+    """
+    listing = ask("klist", "-k", str(keytab))
+    match = re.search(r"^\s*\d+\s+(\S+@\S+)\s*$", listing.stdout, re.MULTILINE)
+    if match is None:
+        raise SettingsError(f"{keytab} is not a keytab: {listing.stderr.strip()}", advice="ask for a new one")
+    reply = ask("kinit", "-k", "-t", str(keytab), match[1], timeout=30)
+    if reply.returncode != 0:
+        raise SettingsError(
+            f"kinit got no ticket for {match[1]} by {keytab}: {reply.stderr.strip()}",
+            advice="ask your centre for a new keytab",
+        )
+
+
+def encrypted_keys(identity_files: Iterable[str], env: Mapping[str, str]) -> list[str]:
+    """The private keys that have a passphrase and are held by no agent.
+
+    Args:
+        identity_files: as `ssh -G` lists them.
+        env: where the agent is, if not in our own environment.
+    """
+    held = ask("ssh-add", "-l", env=env).stdout
+    found = []
+    for name in identity_files:
+        key = Path(os.path.expanduser(name))  # noqa: PTH111 - as ssh writes it
+        if not key.is_file():
+            continue
+        # an empty passphrase opens a key that has none (ssh-keygen(1), -P)
+        if ask("ssh-keygen", "-y", "-P", "", "-f", str(key)).returncode == 0:
+            continue
+        fingerprint = ask("ssh-keygen", "-l", "-f", str(key)).stdout.split()
+        if len(fingerprint) > 1 and fingerprint[1] not in held:
+            found.append(str(key))
+    return found
+
+
+def shared_agent(directory: Path) -> Path | None:
+    """The socket of the agent that `ossh agent` has started, or None where it does not live."""
+    socket = directory / "agent"
+    # 2 means that no agent answers (ssh-add(1), EXIT STATUS)
+    if not socket.is_socket() or ask("ssh-add", "-l", env={"SSH_AUTH_SOCK": str(socket)}).returncode not in {
+        0,
+        1,
+    }:
+        return None
+    return socket
+
+
+def start_agent(directory: Path) -> Path:
+    """Start the shared agent at a fixed place of the runtime directory (ssh-agent(1), -a).
+
+    Raises:
+        ToolMissing: ssh-agent is not there, or does not start.
+    """
+    socket = directory / "agent"
+    socket.unlink(missing_ok=True)
+    reply = ask("ssh-agent", "-a", str(socket))
+    if reply.returncode != 0:
+        raise ToolMissing(f"ssh-agent did not start: {reply.stderr.strip()}", advice="run it by hand")
+    return socket

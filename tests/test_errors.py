@@ -48,10 +48,12 @@ _UNTOLD = {
 _LOOSE = pytest.mark.xfail(reason=_UNTOLD["refused-after-a-banner"], strict=True)
 
 
-def _marked(name: str, *values: object) -> object:
+def _marked(name: str, path: Path | None = None) -> object:
     """A parameter for a case, expected to fail where the table cannot tell it yet."""
     marks = [pytest.mark.xfail(reason=_UNTOLD[name], strict=True)] if name in _UNTOLD else []
-    return pytest.param(name, *values, marks=marks, id=values[0].stem if values else name)  # type: ignore[attr-defined]  # a path
+    if path is None:
+        return pytest.param(name, marks=marks)
+    return pytest.param(name, path, marks=marks, id=path.stem)
 
 
 def _classes() -> dict[str, type[OpenSshTransportError]]:

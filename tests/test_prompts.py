@@ -20,14 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opensshtransport.answers import Answer, Ask, Command, Join, Keyring, parse_answer, Secret, Text, Totp
 from opensshtransport.errors import SettingsError
 from opensshtransport.prompts import (
-    Answer,
-    Ask,
-    Command,
     Given,
-    Join,
-    Keyring,
     Message,
     MessageKind,
     Outcome,
@@ -35,12 +31,8 @@ from opensshtransport.prompts import (
     PromptKind,
     Rule,
     Screen,
-    Secret,
-    Text,
-    Totp,
     choose,
     message_kind,
-    parse_answer,
     parse_rule,
     profile_rules,
 )

@@ -1,0 +1,107 @@
+"""The budget of failed logins: counted per destination over all processes and reboots.
+
+Centres lock an account after a few failures. So after each failure there is a pause that doubles, and after
+three in a row nobody but a person tries again. The caller holds the destination's lock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport.errors import AuthenticationRefused, CoolingDown, LoginNeeded, OpenSshTransportError
+from opensshtransport.master import replace_file
+from opensshtransport.openssh import Destination
+from opensshtransport.settings import private_directory, state_directory
+
+__all__ = ["Budget", "Spent"]
+
+FIRST_PAUSE = 30.0
+LONGEST_PAUSE = 3600.0
+MOST_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What has happened since the last login that worked.
+
+    Attributes:
+        failures: how many failed, in a row.
+        until: no login without a person before this time, seconds since the epoch.
+        reason: the last failure's message.
+        told: whether `login_hook` has been run for it.
+    """
+
+    failures: int = 0
+    until: float = 0.0
+    reason: str = ""
+    told: bool = False
+
+
+class Budget:
+    """The budget of one destination."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.file: Path = private_directory(state_directory() / "failures") / f"{destination.identity}.json"
+
+    def read(self) -> Spent:
+        """What has happened so far. A file that cannot be read counts as exhausted: better safe."""
+        try:
+            return Spent(**json.loads(self.file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return Spent()
+        except (OSError, ValueError, TypeError) as reason:
+            return Spent(failures=MOST_FAILURES, reason=f"{self.file} cannot be read: {reason}")
+
+    def check(self) -> None:
+        """Let a login without a person go on, or not.
+
+        Raises:
+            CoolingDown: it must not be tried, or not yet.
+        """
+        spent = self.read()
+        host = self.destination.host
+        if spent.failures >= MOST_FAILURES:
+            raise CoolingDown(
+                f"{spent.failures} logins in a row have failed, the last: {spent.reason}", host=host
+            )
+        # a clock that was set back must not make the pause longer than it was meant to be
+        left = min(spent.until - time.time(), pause_after(spent.failures))
+        if left > 0:
+            raise CoolingDown(f"{spent.reason}; no login without a person for {left:.0f} s", host=host)
+
+    def note(self, error: OpenSshTransportError) -> None:
+        """Count a failure, if the server or a script may have counted one too."""
+        if not isinstance(error, AuthenticationRefused | LoginNeeded) or isinstance(error, CoolingDown):
+            return
+        spent = self.read()
+        failures = spent.failures + 1
+        self._write(
+            dataclasses.replace(
+                spent, failures=failures, until=time.time() + pause_after(failures), reason=error.message
+            )
+        )
+
+    def note_told(self) -> bool:
+        """Note that the person was told; whether that was not so before."""
+        spent = self.read()
+        if spent.told:
+            return False
+        self._write(dataclasses.replace(spent, told=True))
+        return True
+
+    def clear(self) -> None:
+        """A login has worked."""
+        self.file.unlink(missing_ok=True)
+
+    def _write(self, spent: Spent) -> None:
+        replace_file(self.file, json.dumps(dataclasses.asdict(spent)))
+
+
+def pause_after(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 30 s, doubling, an hour at most."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (failures - 1)) if failures else 0.0

@@ -1,0 +1,253 @@
+"""A program at a pseudo-terminal, and who answers what it asks: rules first, then the person.
+
+The traps. The master that ssh leaves behind belongs to the session of the pseudo-terminal, so when that is
+closed it gets SIGHUP and dies in about half the runs, unless it was started with the signal ignored. And ssh
+must never be answered with an empty line: that is a failed attempt which counts. To give up, end ssh.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import fcntl
+import os
+import select
+import struct
+import termios
+import time
+import tty
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pexpect
+
+from opensshtransport.answers import Ask, Secret
+from opensshtransport.errors import AuthenticationRefused, LoginNeeded, ToolMissing, UnexpectedPrompt
+from opensshtransport.prompts import Given, Message, MessageKind, Outcome, Prompt, Rule, Screen, choose
+from opensshtransport.sources import resolve_answer
+
+__all__ = ["Conversation", "Person", "Said", "person_at_terminal"]
+
+_CHUNK = 65536
+# An unfinished line is a prompt when nothing follows it for so long.
+_QUIET = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody at the controlling terminal, who sees what the program says and types the answers."""
+
+    terminal: int
+
+    def show(self, text: bytes) -> None:
+        """Write to the terminal."""
+        while text:
+            text = text[os.write(self.terminal, text) :]
+
+    def tell(self, text: str) -> None:
+        """Write a line of our own to the terminal."""
+        self.show(f"\r\n[ossh: {text}]\r\n".encode())
+
+    def read(self) -> bytes:
+        """What was typed, b"" at the end of file."""
+        return os.read(self.terminal, 1024)
+
+    @contextlib.contextmanager
+    def typing_through(self) -> Iterator[None]:
+        """Pass each key on as it is; the program's pseudo-terminal does the echo, or does not for secrets."""
+        before = termios.tcgetattr(self.terminal)
+        try:
+            tty.setraw(self.terminal, termios.TCSADRAIN)
+            yield
+        finally:
+            termios.tcsetattr(self.terminal, termios.TCSADRAIN, before)
+
+    def ask(self, question: Ask, text: str) -> Secret:
+        """Ask for one line, in the midst of `typing_through`; shown while typed only where asked for.
+
+        Raises:
+            LoginNeeded: the person gave up (Ctrl-C, Ctrl-D).
+        """
+        self.show(f"\r\n{text}".encode())
+        line = b""
+        while True:
+            key = os.read(self.terminal, 1)
+            if key in {b"", b"\x03", b"\x04"}:
+                raise LoginNeeded("the question was not answered")
+            if key in {b"\r", b"\n"}:
+                self.show(b"\r\n")
+                return Secret(line.decode(errors="replace"))
+            if key in {b"\x7f", b"\b"}:
+                line = line[:-1]
+            else:
+                line += key
+                self.show(key if question.echo else b"")
+
+
+@contextlib.contextmanager
+def person_at_terminal() -> Iterator[Person | None]:
+    """The person at the controlling terminal, None where there is none or we are in its background.
+
+    A background process that touched the terminal would be stopped (SIGTTIN, SIGTTOU).
+    """
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        yield None
+        return
+    try:
+        yield Person(terminal) if os.tcgetpgrp(terminal) == os.getpgrp() else None
+    finally:
+        os.close(terminal)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """How a program ended: its status (128+N for signal N), and its messages without what was typed."""
+
+    returncode: int
+    text: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Conversation:
+    """One program's questions and answers.
+
+    Attributes:
+        host: the destination as the caller named it, for messages.
+        person: who may be asked.
+        rules: answer prompts before the person is asked.
+        deadline: on the monotonic clock.
+        hops: how many ssh programs take part: the jump hosts and the target.
+        answered: how many answers the rules have given.
+    """
+
+    host: str
+    person: Person | None
+    rules: Sequence[Rule]
+    deadline: float
+    hops: int = 1
+    answered: int = 0
+    _given: list[Given] = field(default_factory=list)
+    _messages: list[Message] = field(default_factory=list)
+    _asked: Prompt | None = None
+
+    def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Said:
+        """Run the program until it ends or goes into the background.
+
+        Raises:
+            UnexpectedPrompt: it asks what no rule answers, and nobody is there.
+            AuthenticationRefused: it asks again what a rule has answered.
+            LoginNeeded: the deadline has passed, or the person gave up.
+            SettingsError: an answer cannot be had.
+            ToolMissing: it cannot be run.
+        """
+        try:
+            child: pexpect.spawn[str] = pexpect.spawn(
+                argv[0],
+                list(argv[1:]),
+                timeout=None,
+                ignore_sighup=True,
+                dimensions=_size(self.person),
+                env={**os.environ, **(env or {})},
+            )
+        except pexpect.ExceptionPexpect as reason:
+            raise ToolMissing(f"{argv[0]} cannot be run", host=self.host) from reason
+        try:
+            with self.person.typing_through() if self.person else contextlib.nullcontext():
+                self._converse(child.child_fd)
+            # its terminal is closed, so it has ended, or gone into the background by ending
+            child.wait()
+        finally:
+            # ends the program where we leave early: SIGTERM at ssh's prompt costs no counted failure
+            child.close(force=True)
+        status = child.exitstatus if child.exitstatus is not None else 128 + (child.signalstatus or 0)
+        return Said(status, "\n".join(message.line for message in self._messages))
+
+    def _converse(self, terminal: int) -> None:
+        screen = Screen()
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        readers = [terminal, *([self.person.terminal] if self.person else [])]
+        quiet = False
+        while True:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise LoginNeeded("the login did not end in time", host=self.host)
+            ready, _, _ = select.select(readers, [], [], left if quiet else min(left, _QUIET))
+            if terminal in ready:
+                quiet = False
+                piece = _read(terminal)
+                if not piece:
+                    self._messages += screen.end()
+                    return
+                if self.person:
+                    self.person.show(piece)
+                self._messages += screen.feed(decoder.decode(piece))
+            if self.person and self.person.terminal in ready:
+                typed = self.person.read()
+                if not typed:
+                    readers.remove(self.person.terminal)
+                screen.answered()
+                os.write(terminal, typed)
+            if not ready and not quiet:
+                quiet = True
+                prompt = screen.prompt()
+                if prompt is not None and prompt != self._asked:
+                    self._asked = prompt
+                    self._answer(terminal, screen, prompt)
+
+    def _answer(self, terminal: int, screen: Screen, prompt: Prompt) -> None:
+        decision = choose(self.rules, prompt, self._given, hops=self.hops)
+        if decision.outcome is Outcome.ANSWER and decision.rule and decision.given:
+            answer = decision.rule.answer
+            if not isinstance(answer, Ask) or self.person is None:
+                secret = resolve_answer(
+                    answer, ask=lambda ask: self._ask(ask, prompt), tell=self._tell, deadline=self.deadline
+                )
+                self._given.append(decision.given)
+                self.answered += 1
+                screen.answered(secret)
+                os.write(terminal, secret.reveal().encode() + b"\n")
+                # the same words may come again, and then mean that this was not taken
+                self._asked = None
+                if decision.rule.push:
+                    self._tell("approve the request on your phone")
+                return
+        elif decision.outcome is Outcome.REJECTED:
+            said = [message.line for message in self._messages if message.kind is not MessageKind.OTHER]
+            raise AuthenticationRefused(
+                f"the answer to {prompt.text.strip()!r} was not accepted"
+                + (f" ({said[-1]})" if said else ""),
+                host=self.host,
+                advice=f"correct the stored secret, then run: ossh login {self.host}",
+            )
+        if self.person is None:
+            raise UnexpectedPrompt(
+                f"{prompt.text.strip()!r} is asked, and no rule answers it", host=self.host
+            )
+
+    def _ask(self, question: Ask, prompt: Prompt) -> Secret:
+        if self.person is None:
+            raise UnexpectedPrompt(f"{prompt.text.strip()!r} is to be answered by a person", host=self.host)
+        return self.person.ask(question, f"{prompt.text.strip()} (your part): ")
+
+    def _tell(self, text: str) -> None:
+        if self.person:
+            self.person.tell(text)
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, _CHUNK)
+    except OSError:
+        # Linux says EIO when the last process has closed the pseudo-terminal
+        return b""
+
+
+def _size(person: Person | None) -> tuple[int, int]:
+    """Rows and columns of the person's terminal."""
+    if person is None:
+        return 24, 80
+    packed = fcntl.ioctl(person.terminal, termios.TIOCGWINSZ, b"\0" * 8)
+    rows, columns, _, _ = struct.unpack("HHHH", packed)
+    return rows or 24, columns or 80

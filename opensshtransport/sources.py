@@ -1,0 +1,154 @@
+"""Where secrets come from: the keyring, a command, the seed of one-time codes.
+
+The trap: a one-time code that is sent twice is refused, and counts as a failed login. So each code's time
+window is noted, over all processes, before the code is handed out; whoever comes later waits for the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from opensshtransport import tools
+from opensshtransport.answers import Answer, Ask, Command, Join, Keyring, Secret, Text, Totp
+from opensshtransport.errors import LoginNeeded, SettingsError, ToolMissing
+from opensshtransport.master import locked
+from opensshtransport.settings import private_directory, state_directory
+
+__all__ = ["resolve_answer"]
+
+# A password store may have to ask the person for its own passphrase.
+_COMMAND_TIMEOUT = 120.0
+
+
+def resolve_answer(
+    answer: Answer, *, ask: Callable[[Ask], Secret], tell: Callable[[str], None], deadline: float
+) -> Secret:
+    """Turn an answer into the secret that is to be sent now.
+
+    Args:
+        answer: what the settings say.
+        ask: asks the person.
+        tell: tells the person what is waited for.
+        deadline: on the monotonic clock; waiting for a code's window ends there.
+
+    Raises:
+        SettingsError: it cannot be had as the settings say.
+        LoginNeeded: the next code's window comes after the deadline.
+    """
+    if isinstance(answer, Text):
+        return Secret(answer.text)
+    if isinstance(answer, Ask):
+        return ask(answer)
+    if isinstance(answer, Keyring):
+        return _from_keyring(answer)
+    if isinstance(answer, Command):
+        return _from_command(answer)
+    if isinstance(answer, Join):
+        parts = [resolve_answer(part, ask=ask, tell=tell, deadline=deadline) for part in answer.parts]
+        return Secret.join(parts, answer.separator)
+    seed = resolve_answer(answer.source, ask=ask, tell=tell, deadline=deadline)
+    return _fresh_code(answer, seed, tell, deadline)
+
+
+def _one_line(text: str, where: str) -> Secret:
+    # programs end their output by a newline, which is not part of a secret
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise SettingsError(f"{where} gave an empty answer", advice="store the secret there")
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise SettingsError(f"{where} gave more than one line", advice="store the secret alone")
+    return Secret(text)
+
+
+def _from_keyring(answer: Keyring) -> Secret:
+    try:
+        import keyring
+        import keyring.errors
+    except ImportError as reason:
+        raise ToolMissing(
+            "the Python package keyring is missing", advice="install opensshtransport with the extra 2fa"
+        ) from reason
+    where = f"the keyring's entry {answer.service!r} of {answer.username!r}"
+    try:
+        found = keyring.get_password(answer.service, answer.username)
+    except keyring.errors.KeyringError as reason:
+        raise SettingsError(f"{where} cannot be read ({reason})", advice="unlock the keyring") from reason
+    if found is None:
+        raise SettingsError(
+            f"{where} is missing", advice=f"run: keyring set {answer.service} {answer.username}"
+        )
+    return _one_line(found, where)
+
+
+def _from_command(answer: Command) -> Secret:
+    program = os.path.expanduser(answer.argv[0])  # noqa: PTH111 - a bare name must stay one
+    where = f"the command {program!r}"
+    reply = tools.ask(program, *answer.argv[1:], timeout=_COMMAND_TIMEOUT)
+    if reply.returncode is None:
+        raise SettingsError(f"{where} did not end within {_COMMAND_TIMEOUT:.0f} s", advice="run it by hand")
+    if reply.returncode != 0:
+        raise SettingsError(f"{where} failed with status {reply.returncode}", advice="run it by hand")
+    return _one_line(reply.stdout, where)
+
+
+def _fresh_code(answer: Totp, seed: Secret, tell: Callable[[str], None], deadline: float) -> Secret:
+    """A code of RFC 6238 that was not handed out before."""
+    generator = _generator(answer, seed)
+    period: int = generator.interval
+    # the seed's digest tells its uses apart; the seed cannot be had from it
+    digest = hashlib.sha256(b"one-time codes\0" + generator.secret.upper().encode()).hexdigest()[:16]
+    with locked(private_directory(state_directory() / "codes") / digest) as file:
+        noted = os.read(file, 64).decode(errors="replace")
+        last = int(noted) if noted.isdigit() else -1
+        window = int(time.time()) // period
+        if window <= last <= window + 1:
+            begin = (last + 1) * period
+            wait = begin - time.time()
+            if time.monotonic() + wait > deadline:
+                raise LoginNeeded(f"the next one-time code comes in {wait:.0f} s only")
+            tell(f"waiting {wait:.0f} s for the next one-time code")
+            while time.time() < begin:
+                # the clock is what is waited for
+                time.sleep(min(1.0, max(0.01, begin - time.time())))
+            window = int(time.time()) // period
+        # noted before it is handed out: a crash may waste a code, but not send it twice
+        os.ftruncate(file, 0)
+        os.pwrite(file, str(window).encode(), 0)
+        os.fsync(file)
+    code: str = generator.generate_otp(window)
+    return Secret(code)
+
+
+def _generator(answer: Totp, seed: Secret) -> Any:
+    try:
+        import pyotp
+    except ImportError as reason:
+        raise ToolMissing(
+            "the Python package pyotp is missing", advice="install opensshtransport with the extra 2fa"
+        ) from reason
+    try:
+        if seed.reveal().startswith("otpauth://"):
+            generator = pyotp.parse_uri(seed.reveal())
+            if not isinstance(generator, pyotp.TOTP):
+                raise SettingsError(
+                    "the seed is for counted codes, not for timed ones", advice="ask for a new one"
+                )
+        else:
+            generator = pyotp.TOTP(
+                seed.reveal().replace(" ", "").replace("-", ""),
+                digits=answer.digits,
+                digest=getattr(hashlib, answer.digest),
+                interval=answer.period,
+            )
+        generator.at(0)
+    except ValueError:
+        # the reason would show the seed
+        raise SettingsError(
+            "the seed of the one-time codes is not base32", advice="store it as the centre shows it"
+        ) from None
+    return generator
