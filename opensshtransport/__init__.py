@@ -1,3 +1,33 @@
-"""One OpenSSH login shared by everything that runs on this machine."""
+"""One OpenSSH login shared by everything that runs on this machine.
 
+`Transport` and `AsyncTransport` run commands on a host through its one master; all errors derive from
+`OpenSshTransportError`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opensshtransport.errors import OpenSshTransportError
+    from opensshtransport.execution import CompletedCommand, RemoteProcess
+    from opensshtransport.transport import AsyncTransport, Transport
+
+__all__ = ["AsyncTransport", "CompletedCommand", "OpenSshTransportError", "RemoteProcess", "Transport"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncTransport": "transport",
+    "CompletedCommand": "execution",
+    "OpenSshTransportError": "errors",
+    "RemoteProcess": "execution",
+    "Transport": "transport",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import when first used: `ossh` must start fast and needs little of it."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"opensshtransport.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

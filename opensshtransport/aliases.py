@@ -64,7 +64,7 @@ def control_path(master: Master, socket: Path) -> str:
     template = f"{openssh.literal(directory)}/%C"
     # under the guard, as that changes %C from OpenSSH 9.6 on
     resolved = openssh.ask_resolved(
-        destination.ssh, destination.host, destination.ssh_config, openssh.guard(template)
+        destination.ssh, destination.host, destination.ssh_config, ["-S", template, *openssh.guard()]
     )
     link = Path(resolved.get("controlpath"))
     if link.parent == directory and (not link.is_symlink() or link.readlink() != socket):
@@ -107,12 +107,9 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
             _same_time(path, stamp, directory / str(number)) for number, (path, stamp) in enumerate(stamps)
         )
     wrap = wrapper(secrets.token_hex(8) if facts.shell else "", posix=facts.posix_shell)
-    # everything after the ControlPath, which has blanks if the directory has; words here have none
-    options = [
-        word for word in openssh.guarded_options(again, "")[1:] if not word.startswith("-oControlPath")
-    ]
-    if again.ssh_config is not None:
-        options = options[2:]
+    # what follows `-S PATH`: words without blanks
+    options = openssh.guarded_options(again, "")
+    options = options[options.index("-S") + 2 :]
     lines = {
         "ossh_host": destination.host,
         "ossh_config": str(destination.ssh_config or ""),
@@ -252,9 +249,10 @@ def _same_time(path: Path, stamp: int | None, reference: Path) -> str:
 
 def _questions(destination: Destination) -> Iterator[list[str]]:
     """The calls of `ssh -G` whose answers decide where a name leads."""
-    for host in (destination.host, *destination.resolved.jumps):
-        name = host if "://" in host or ":" not in host else f"ssh://{host}"
-        yield openssh.resolve_command(destination.ssh, name, destination.ssh_config)
+    yield openssh.resolve_command(destination.ssh, destination.host, destination.ssh_config)
+    for jump in destination.resolved.jumps:
+        options, name = openssh.jump_options(jump)
+        yield openssh.resolve_command(destination.ssh, name, destination.ssh_config, options)
 
 
 def _same_answer(argv: Sequence[str]) -> str:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import opensshtransport
-from opensshtransport import aliases, execution, master, openssh
+from opensshtransport import aliases, direct, master, openssh
+from opensshtransport.direct import Options
 from opensshtransport.errors import CommandTimeout, OpenSshTransportError, SettingsError
-from opensshtransport.execution import Options
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory
@@ -210,7 +210,8 @@ def _logout(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    words: list[str] = arguments.words
+    # as ssh, which ends its options there
+    words: list[str] = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     log = ""
     earlier = os.environ.pop("OSSH_RUN_LOG", "")
     if earlier:
@@ -232,7 +233,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
-    return execution.pass_through(_resolved(arguments), " ".join(words), options, earlier_log=log)
+    return direct.pass_through(_resolved(arguments), " ".join(words), options, earlier_log=log)
 
 
 def _interrupted(number: int, _frame: object) -> None:

@@ -7,6 +7,7 @@ The tree::
     ├── ToolMissing                                 ssh, or another local program, is not there or too old
     ├── CommandFailed                               a remote command returned non-zero and `check` was asked
     ├── CommandTimeout                (TimeoutError)
+    ├── OnceError                                   the `once` key is another command's, or was cut down
     └── ConnectionFailed              (OSError)
         ├── ConfigurationError                      ssh refuses ssh_config or the destination
         ├── Unreachable                             refused, timed out, name unknown, no route
@@ -46,6 +47,7 @@ __all__ = [
     "HostKeyUnknown",
     "LoginNeeded",
     "MasterGone",
+    "OnceError",
     "OpenSshTransportError",
     "SessionRefused",
     "SettingsError",
@@ -58,6 +60,9 @@ __all__ = [
 ]
 
 _TAIL_LINES = 12
+
+# What the guard of a command line writes to stderr where no master lives.
+NO_MASTER = "opensshtransport: no live master"
 
 
 class OpenSshTransportError(Exception):
@@ -106,11 +111,27 @@ class ToolMissing(OpenSshTransportError):
 
 
 class CommandFailed(OpenSshTransportError):
-    """A remote command returned non-zero and the caller asked for `check`."""
+    """A remote command returned non-zero and the caller asked for `check`.
+
+    Attributes:
+        completed: the command's `CompletedCommand`, or None.
+    """
+
+    completed: object = None
 
 
 class CommandTimeout(OpenSshTransportError, TimeoutError):
-    """A remote command ran longer than its timeout and was ended."""
+    """A remote command ran longer than its timeout and was ended.
+
+    Attributes:
+        completed: the command's `CompletedCommand` with what it had printed, or None.
+    """
+
+    completed: object = None
+
+
+class OnceError(OpenSshTransportError):
+    """A command that is to run only once cannot be run, or its result is not to be had."""
 
 
 class ConnectionFailed(OpenSshTransportError, OSError):
@@ -229,7 +250,10 @@ _MEANINGS: tuple[_Meaning, ...] = (
         "the connection broke while the command was being sent",
     ),
     _row(
-        r"^(?:mux_client_hello_exchange|mux_client_request_alive|muxclient|mux_client_request_session): .*"
+        # the guard's own mark, or what it leaves in a log at DEBUG
+        rf"^{NO_MASTER}$|^debug1: Control socket .* does not exist"
+        r"|^debug1: Executing proxy command: exec false"
+        r"|^(?:mux_client_hello_exchange|mux_client_request_alive|muxclient|mux_client_request_session): .*"
         r"|^Control socket connect\(.*\): |^Control socket .* does not exist"
         r"|^mux_client_.*: (?:master (?:alive|hello) |.*Broken pipe)",
         MasterGone,
@@ -239,7 +263,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
         r"^@\s+WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!"
         r"|^Host key for \S+ has changed and you have requested strict checking"
         r"|^@\s+WARNING: POSSIBLE DNS SPOOFING DETECTED!"
-        r"|^@\s+WARNING: REVOKED HOST KEY DETECTED!",
+        r"|^@\s+WARNING: REVOKED HOST KEY DETECTED!|^Host key \S+ \S+ revoked by file ",
         HostKeyChanged,
         "the host key is not the one that is known",
     ),
@@ -250,7 +274,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
         "the host key is not known yet",
     ),
     _row(
-        r"^(?:Received disconnect from .*: )?.*Too many authentication failures",
+        r"^(?:Received disconnect from .*: )?Too many authentication failures" + _EOL,
         TooManyFailures,
         "the server ended the login after too many failures",
     ),
@@ -260,7 +284,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
         "the server accepted none of the keys, tickets or answers",
     ),
     _row(
-        r"^ssh: Could not resolve hostname ",
+        r"^ssh: Could not resolve host(?:name)? ",
         Unreachable,
         "the host name is not known to the name service",
     ),
@@ -284,7 +308,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
         r"^(?:.*: line \d+: )?Bad configuration option|^.*: terminating, \d+ bad configuration options"
         r"|^command-line(?: line \d+)?: |^\S+ line \d+: |^Can't open user config file "
         r"|^Bad owner or permissions on |^unknown option -- |^hostname contains invalid characters"
-        r"|^remote username contains invalid characters|^Bad \S+ specification",
+        r"|^remote username contains invalid characters|^Bad \S+ specification|^unknown key %",
         ConfigurationError,
         "ssh refuses its configuration",
     ),

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from opensshtransport.errors import ConfigurationError, SettingsError, ToolMissing
+from opensshtransport.errors import NO_MASTER, ConfigurationError, SettingsError, ToolMissing
 from opensshtransport.settings import LONGEST_SOCKET_PATH, Settings, load
 
 __all__ = [
@@ -255,11 +255,11 @@ def resolve(host: str, ssh_config: str | os.PathLike[str] | None = None) -> Dest
     settings = load(host)
     ssh = locate(settings.ssh)
     resolved = ask_resolved(ssh, host, file)
-    return Destination(host, file, settings, ssh, resolved, _route(ssh, resolved, file, _MOST_JUMPS))
+    return Destination(host, file, settings, ssh, resolved, _route(ssh, host, resolved, file, _MOST_JUMPS))
 
 
 def _route(
-    ssh: str, resolved: Resolved, ssh_config: Path | None, left: int
+    ssh: str, host: str, resolved: Resolved, ssh_config: Path | None, left: int
 ) -> tuple[tuple[str, str, int, str], ...]:
     """Resolve the jump hosts too: their names may be aliases, and an edited alias is another way.
 
@@ -273,14 +273,31 @@ def _route(
             "ProxyJump leads round in a circle", advice="correct ProxyJump in ssh_config"
         )
     for number, jump in enumerate(jumps):
-        name = jump if "://" in jump or ":" not in jump else f"ssh://{jump}"
-        hop = ask_resolved(ssh, name, ssh_config)
-        hops += _route(ssh, hop, ssh_config, left - 1) if number == 0 else (_hop(hop),)
-    return (*hops, _hop(resolved))
+        options, name = jump_options(jump)
+        found = ask_resolved(ssh, name, ssh_config, options)
+        hops += _route(ssh, name, found, ssh_config, left - 1) if number == 0 else (_hop(found, name),)
+    return (*hops, _hop(resolved, host))
 
 
-def _hop(resolved: Resolved) -> tuple[str, str, int, str]:
-    return resolved.user, resolved.hostname, resolved.port, resolved.get("proxycommand")
+def _hop(resolved: Resolved, name: str) -> tuple[str, str, int, str]:
+    # %n stands for the name as it was given (ssh_config(5), TOKENS)
+    command = resolved.get("proxycommand")
+    return (
+        resolved.user,
+        resolved.hostname,
+        resolved.port,
+        re.sub(r"(?<!%)((?:%%)*)%n", rf"\1{name}", command),
+    )
+
+
+def jump_options(jump: str) -> tuple[list[str], str]:
+    """A jump host of ProxyJump, `[user@]host[:port]` or a URI, as options and a destination of ssh."""
+    match = re.fullmatch(r"(?:(.*)@)?(?:\[([^]]+)\]|([^:]+))(?::(\d+))?", jump)
+    if match is None:
+        return [], jump
+    user, address, host, port = match.groups()
+    options = [*(["-l", user] if user else []), *(["-p", port] if port else [])]
+    return options, address or host
 
 
 def _config(ssh_config: Path | None) -> list[str]:
@@ -320,7 +337,8 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
         str(log),
         # auto, not yes: `yes` on a live or stale socket leaves an orphan login and says 0
         "-oControlMaster=auto",
-        _option("ControlPath", literal(socket)),
+        "-S",
+        literal(socket),
         _option("ControlPersist", settings.persist or "yes"),
         # a second prompt of the same kind means "rejected": asking again costs a counted failure
         "-oNumberOfPasswordPrompts=1",
@@ -356,18 +374,17 @@ def literal(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
-def guard(control_path: Path | str) -> list[str]:
+def guard(*, mark: bool = False) -> list[str]:
     """The options that keep ssh, scp and sftp from ever logging in.
 
     Args:
-        control_path: the master's socket or a link to it; `%C` is for ssh to fill in.
+        mark: say on stderr that there is no master; else nothing but ssh's own words tells it.
     """
     return [
-        _option("ControlPath", control_path),
         # never become a master
         "-oControlMaster=no",
         # without a live master ssh would dial: this "connection" ends at once
-        "-oProxyCommand=false",
+        f"-oProxyCommand=echo {NO_MASTER} >&2" if mark else "-oProxyCommand=false",
         # ssh_config's ProxyJump would be dialled in its place
         "-oProxyJump=none",
         # no prompt, whatever happens
@@ -375,12 +392,21 @@ def guard(control_path: Path | str) -> list[str]:
     ]
 
 
-def guarded_options(destination: Destination, control_path: Path | str) -> list[str]:
-    """ssh and its options up to, not including, the destination."""
+def guarded_options(destination: Destination, control_path: Path | str, *, mark: bool = False) -> list[str]:
+    """ssh and its options up to, not including, the destination.
+
+    Args:
+        destination: where to.
+        control_path: the master's socket or a link to it; `%C` is for ssh to fill in.
+        mark: say on stderr that there is no master.
+    """
     return [
         destination.ssh,
         *_config(destination.ssh_config),
-        *guard(control_path),
+        # -S takes the path as it stands; the option ControlPath would part it at blanks
+        "-S",
+        str(control_path),
+        *guard(mark=mark),
         # forwardings of ssh_config belong to the master; each session would ask for them again
         "-oClearAllForwardings=yes",
         *_without_remote_command(destination.resolved),
@@ -408,7 +434,7 @@ def guarded_ssh(
         log: the file for ssh's own words, which then also tells a real exit status 255 from a lost session.
         forward: `host:port` to be connected to stdin and stdout instead of a command (-W).
     """
-    argv = guarded_options(destination, control_path)
+    argv = guarded_options(destination, control_path, mark=log is None)
     # RequestTTY force in ssh_config would change the bytes
     argv += ["-t"] * tty or ["-T"]
     if no_stdin:
@@ -441,5 +467,15 @@ def guarded_sftp(
 
 
 def _copy_options(destination: Destination, control_path: Path | str) -> list[str]:
-    # -S: scp and sftp start this very ssh, not the first one on PATH
-    return ["-S", destination.ssh, *_config(destination.ssh_config), *guard(control_path)]
+    quoted = str(control_path).replace("\\", "\\\\").replace('"', '\\"')
+    return [
+        # scp and sftp start this very ssh, not the first one on PATH
+        "-S",
+        destination.ssh,
+        *_config(destination.ssh_config),
+        f'-oControlPath="{quoted}"',
+        *guard(mark=True),
+        # their session is a subsystem or a command of their own, without a terminal
+        "-oRequestTTY=no",
+        *_without_remote_command(destination.resolved),
+    ]

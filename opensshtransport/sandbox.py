@@ -181,12 +181,12 @@ class Sandbox:
         if self._server is None:
             return
         family = _freeze(self._server.pid)
-        _signal(family, signal.SIGTERM)
-        _signal(family, signal.SIGCONT)
-        deadline = time.monotonic() + _END_WITHIN
-        while (left := _alive(family)) and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        _signal(left, signal.SIGKILL)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal(family, number)
+            _signal(family, signal.SIGCONT)
+            deadline = time.monotonic() + _END_WITHIN
+            while (family := _alive(family)) and time.monotonic() < deadline:
+                time.sleep(_POLL)
         self._server.wait()
         self._server = None
 
@@ -521,9 +521,9 @@ def _freeze(root: int) -> dict[int, str]:
         family |= new
 
 
-def _alive(family: Mapping[int, str]) -> list[int]:
+def _alive(family: Mapping[int, str]) -> dict[int, str]:
     now = _processes()
-    return [pid for pid, began in family.items() if pid in now and now[pid][1] == began]
+    return {pid: began for pid, began in family.items() if pid in now and now[pid][1] == began}
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:

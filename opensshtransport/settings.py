@@ -50,6 +50,8 @@ _SOCKET_NAME = 17
 # Anybody may write there; so the directory's owner and mode are checked.
 _FALLBACK = Path("/tmp")  # noqa: S108 - for that reason
 
+# ssh keeps times in an int.
+_LONGEST_TIME = 2**31 - 1
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "afs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p"}
 
@@ -114,18 +116,23 @@ def parse_duration(value: object, where: str) -> int:
     Raises:
         SettingsError: it is neither.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and re.fullmatch(r"(\d+[smhdwSMHDW]?)+", value):
+    seconds = -1
+    if isinstance(value, int) and not isinstance(value, bool):
+        seconds = value
+    elif isinstance(value, str) and re.fullmatch(r"(?:\d{1,10}[smhdwSMHDW])*\d{1,10}[smhdwSMHDW]?", value):
         parts = re.findall(r"(\d+)([smhdw]?)", value.lower())
-        return sum(int(number) * _UNITS[unit] for number, unit in parts)
+        seconds = sum(int(number) * _UNITS[unit] for number, unit in parts)
+    if 0 <= seconds <= _LONGEST_TIME:
+        return seconds
     raise SettingsError(f"{where} = {value!r} is not a time", advice='write it as "90s", "12h" or "1h30m"')
 
 
 def _seconds(value: object, where: str) -> float:
-    if isinstance(value, float) and value > 0:
+    if isinstance(value, float) and 0 < value <= _LONGEST_TIME:
         return value
-    return float(parse_duration(value, where))
+    if seconds := parse_duration(value, where):
+        return float(seconds)
+    raise SettingsError(f"{where} = {value!r} is no time to wait", advice="write a time above 0")
 
 
 def _count(value: object, where: str) -> int:
@@ -199,7 +206,7 @@ def matches(host: str, patterns: str) -> bool:
     """
     found = False
     for pattern in re.split(r"[\s,]+", patterns.strip()):
-        if fnmatch.fnmatchcase(host.lower(), pattern.lstrip("!").lower().replace("[", "[[]")):
+        if fnmatch.fnmatchcase(host, pattern.removeprefix("!").replace("[", "[[]")):
             if pattern.startswith("!"):
                 return False
             found = True
@@ -274,9 +281,13 @@ def runtime_directory() -> Path:
     Raises:
         SettingsError: something else, or somebody else's, stands where the directory should be.
     """
+    named = os.environ.get("XDG_RUNTIME_DIR")
     candidates = [
-        *([Path(platformdirs.user_runtime_dir(APPLICATION))] if _has_runtime_directory() else []),
-        Path(f"/run/user/{os.getuid()}") / APPLICATION,
+        *([Path(named) / APPLICATION] if named and Path(named).is_absolute() else []),
+        # platformdirs warns, and goes elsewhere, where these are not as they should be; so only on macOS
+        Path(platformdirs.user_runtime_dir(APPLICATION))
+        if sys.platform == "darwin"
+        else Path(f"/run/user/{os.getuid()}") / APPLICATION,
     ]
     for candidate in candidates:
         parent = candidate.parent
@@ -288,11 +299,6 @@ def runtime_directory() -> Path:
         ):
             return private_directory(candidate)
     return private_directory(_FALLBACK / f"{APPLICATION}-{os.getuid()}")
-
-
-def _has_runtime_directory() -> bool:
-    """Whether platformdirs names a directory of the system's, not one that it made up under /tmp."""
-    return sys.platform == "darwin" or bool(os.environ.get("XDG_RUNTIME_DIR"))
 
 
 def private_directory(path: Path) -> Path:

@@ -22,10 +22,11 @@ __all__ = ["Wrapper", "wrapper"]
 _SPECIAL_WHEN_QUOTED = re.compile(r"[!\\\n]")
 
 # The shell above the command must outlive a signal to the whole group, to report the command's status; and
-# what it would print on stderr of its own ("Killed") is not the command's.
+# what it would print on stderr of its own ("Killed") is not the command's. The subshell is for dash, which
+# would print that on the stderr that it gives to the command.
 _ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
 _FIRST = '"$0"'
-_BELOW = " 2>&3 3>&-; exit $?"
+_BELOW = " 2>&3 3>&-); exit $?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +72,9 @@ def wrapper(mark: str, *, posix: bool) -> Wrapper:
     if posix:
         return Wrapper(
             mark=mark,
-            before=f'{_ABOVE}"${{SHELL:-/bin/sh}}" -c "echo;echo {mark} $$;"',
+            before=f'{_ABOVE}(exec "${{SHELL:-/bin/sh}}" -c "echo;echo {mark} $$;"',
             after=_BELOW,
-            tty_before=f'{_ABOVE}"${{SHELL:-/bin/sh}}" -c ',
+            tty_before=f'{_ABOVE}(exec "${{SHELL:-/bin/sh}}" -c ',
             posix=True,
         )
     return Wrapper(
@@ -87,7 +88,7 @@ def wrapper(mark: str, *, posix: bool) -> Wrapper:
 
 def _below_sh(mark: str, command: str) -> str:
     begin = f'"echo;echo {mark} $$;"' if mark else ""
-    return f'SHLVL=1 "${{SHELL:-/bin/sh}}" -c {begin}{command}'
+    return f'(SHLVL=1; export SHLVL; exec "${{SHELL:-/bin/sh}}" -c {begin}{command}'
 
 
 def _quote(text: str) -> str:

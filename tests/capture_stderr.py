@@ -2,12 +2,13 @@
 
 Each function below brings about one failure and returns what ssh said. The tests ask the installed ssh so,
 and read beside it what earlier versions said: `python tests/capture_stderr.py` writes that for the installed
-version to `tests/stderr/VERSION-CASE.txt`, in a directory of the node's own that the texts call `/home/me`.
+version to `tests/stderr/VERSION-CASE.txt`, where directories are called `/home/me`.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay import Relay
-from users import missing_for_users, temporary_user, wait_until
+from users import User, missing_for_users, temporary_user, wait_until
 
 from opensshtransport import openssh
 from opensshtransport.errors import (
@@ -41,6 +42,7 @@ from opensshtransport.sandbox import Sandbox
 
 STDERR = Path(__file__).parent / "stderr"
 HOME = "/home/me"
+HOST = "sandbox"
 
 
 class ImpossibleHereError(Exception):
@@ -63,7 +65,7 @@ class Scene:
 
     def own_node(self, **server_options: str) -> Sandbox:
         """Start a node of this case alone."""
-        return self.stack.enter_context(Sandbox("sandbox", server_options=server_options))
+        return self.stack.enter_context(Sandbox(HOST, self.node.user, server_options=server_options))
 
     def config(self, node: Sandbox | None = None, /, *, more: str = "", **options: str) -> Path:
         """Write an ssh_config for a node in which some options of the alias are other ones."""
@@ -75,13 +77,16 @@ class Scene:
 
     def file(self, text: str) -> Path:
         """Write a file with an unused name."""
-        path = Path(tempfile.mkdtemp(dir=self.directory)) / "file"
+        path = self._unused("file")
         path.write_text(text)
         return path
 
+    def _unused(self, name: str) -> Path:
+        return self.directory / f"{name}{len(list(self.directory.iterdir()))}"
+
     def key(self) -> Path:
         """Make a key that no server knows."""
-        path = Path(tempfile.mkdtemp(dir=self.directory)) / "id_ed25519"
+        path = self._unused("key")
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
         return path
 
@@ -98,7 +103,7 @@ class Scene:
 def said(
     config: Path | str,
     *options: str,
-    host: str = "sandbox",
+    host: str = HOST,
     command: Sequence[str] = ("true",),
     within: Sequence[str] = (),
 ) -> str:
@@ -237,7 +242,7 @@ def not_responding(scene: Scene) -> str:
     """The network goes away after the login, and ssh notices by ServerAliveInterval."""
     relay = scene.stack.enter_context(Relay(scene.node.port))
     argv: list[str | Path] = ["ssh", "-F", scene.config(Port=str(relay.port)), "-oServerAliveInterval=1"]
-    argv += ["-oServerAliveCountMax=1", "sandbox", "echo ready; exec cat"]
+    argv += ["-oServerAliveCountMax=1", HOST, "echo ready; exec cat"]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as client:
@@ -245,7 +250,7 @@ def not_responding(scene: Scene) -> str:
         assert client.stderr
         assert client.stdout.readline() == b"ready\n"
         relay.silence()
-        return client.stderr.read().decode()
+        return client.stderr.read().decode(errors="surrogateescape")
 
 
 @_case(Unreachable)
@@ -273,7 +278,7 @@ def host_key_unknown_and_nobody_to_ask(scene: Scene) -> str:
 def host_key_changed(scene: Scene) -> str:
     """Another key is known for the host."""
     other = scene.key().with_suffix(".pub").read_text()
-    return said(scene.config(UserKnownHostsFile=str(scene.file(f"sandbox {other}"))))
+    return said(scene.config(UserKnownHostsFile=str(scene.file(f"{HOST} {other}"))))
 
 
 @_case(HostKeyChanged)
@@ -304,7 +309,7 @@ def second_factor_wanted(scene: Scene) -> str:
     if os.geteuid() != 0:
         raise ImpossibleHereError("only root's sshd can ask PAM for a code")
     try:
-        node = scene.stack.enter_context(Sandbox("sandbox", second_factor="code"))
+        node = scene.stack.enter_context(Sandbox(HOST, scene.node.user, second_factor="code"))
     except ToolMissing as reason:
         raise ImpossibleHereError(str(reason)) from reason
     return said(node.ssh_config)
@@ -376,7 +381,7 @@ def session_refused(scene: Scene) -> str:
     node = scene.own_node(MaxSessions="1")
     config = scene.config(node)
     guard = openssh.guard(scene.master(config))
-    argv = ["ssh", "-F", str(config), *guard, "sandbox", "echo ready; exec cat"]
+    argv = ["ssh", "-F", str(config), *guard, HOST, "echo ready; exec cat"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout
         assert first.stdout.readline() == b"ready\n"
@@ -392,7 +397,7 @@ def lost_while_starting(scene: Scene) -> str:
     relay.silence()
     log = scene.directory / "client"
     argv = ["ssh", "-F", str(config), *openssh.guard(path), "-E", str(log), "-oLogLevel=DEBUG3"]
-    with subprocess.Popen([*argv, "sandbox", "true"], stdin=subprocess.DEVNULL) as client:
+    with subprocess.Popen([*argv, HOST, "true"], stdin=subprocess.DEVNULL) as client:
         asked = "mux_client_request_session: session request sent"
         wait_until(lambda: log.exists() and asked in log.read_text(), what="the request for a session")
         _kill_master(path)
@@ -458,12 +463,9 @@ def bad_permissions(scene: Scene) -> str:
     """Others may write to the person's own configuration; ssh looks at nobody else's."""
     if missing_for_users():
         raise ImpossibleHereError(missing_for_users())
-    homes = Path(tempfile.mkdtemp(prefix="oh", dir="/tmp"))
-    scene.stack.callback(shutil.rmtree, homes)
-    homes.chmod(0o711)
-    user = scene.stack.enter_context(temporary_user(homes))
+    user = scene.stack.enter_context(_passable_user())
     config = user.home / ".ssh" / "config"
-    config.parent.mkdir()
+    config.parent.mkdir(exist_ok=True)
     config.write_text("Host x\n")
     config.chmod(0o666)
     for path in (config.parent, config):
@@ -489,7 +491,7 @@ def bad_permissions(scene: Scene) -> str:
 
 def _through(scene: Scene, **jump_options: str) -> Path:
     """A configuration that reaches the node through itself, by an alias with other options."""
-    jump = scene.config(None, **jump_options).read_text().replace("Host sandbox", "Host jump")
+    jump = scene.config(None, **jump_options).read_text().replace(f"Host {HOST}", "Host jump")
     target = scene.config(ProxyJump="jump").read_text()
     return scene.file(target + jump)
 
@@ -523,7 +525,7 @@ def jump_publickey_refused(scene: Scene) -> str:
 def target_refused_behind_jump(scene: Scene) -> str:
     """The jump host is fine, but nobody listens on the target's port."""
     port = scene.stack.enter_context(_bound())
-    jump = scene.config().read_text().replace("Host sandbox", "Host jump")
+    jump = scene.config().read_text().replace(f"Host {HOST}", "Host jump")
     target = scene.config(ProxyJump="jump", Port=str(port)).read_text()
     return said(scene.file(target + jump))
 
@@ -531,8 +533,29 @@ def target_refused_behind_jump(scene: Scene) -> str:
 # -- all of them ---------------------------------------------------------------------------------------
 
 
+@contextmanager
+def quiet_node() -> Iterator[Sandbox]:
+    """A node whose user's start-up files say nothing, where such a user can be made."""
+    with ExitStack() as stack:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        if not missing_for_users():
+            user = stack.enter_context(_passable_user()).name
+        yield stack.enter_context(Sandbox(HOST, user))
+
+
+@contextmanager
+def _passable_user() -> Iterator[User]:
+    homes = Path(tempfile.mkdtemp(prefix="oh", dir="/tmp"))
+    homes.chmod(0o711)
+    try:
+        with temporary_user(homes, "dash") as user:
+            yield user
+    finally:
+        shutil.rmtree(homes)
+
+
 def capture(name: str, node: Sandbox) -> str:
-    """Bring about a failure and return what ssh said.
+    """Bring about a failure at a quiet node, and return what ssh said.
 
     Raises:
         ImpossibleHereError: not on this machine.
@@ -544,6 +567,7 @@ def capture(name: str, node: Sandbox) -> str:
             text = CASES[name].capture(Scene(node, directory, stack))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+    text = text.replace(f"{node.user}@", "me@")
     return text.replace(str(node.directory), HOME).replace(str(directory), HOME)
 
 
@@ -558,7 +582,7 @@ def installed_version() -> str:
 def main() -> None:
     """Write what the installed ssh says to files; its line ends stay as they are."""
     STDERR.mkdir(exist_ok=True)
-    with Sandbox() as node:
+    with quiet_node() as node:
         for name in CASES:
             try:
                 text = capture(name, node)

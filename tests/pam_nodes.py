@@ -122,6 +122,13 @@ class ConversationNode(Node):
         """How each conversation ended: "allow" or "deny"."""
         return [fields[0] for fields in self._recorded("allow", "deny")]
 
+    def idle(self) -> bool:
+        """Whether every connection that did not become a login has ended, so that no answer is on its way."""
+        closed = self._count(
+            r"(?:Connection (?:closed|reset) by authenticating|Disconnecting|Timeout before) "
+        )
+        return closed + self.authentications() >= self.connections()
+
 
 def duo(*, passcode: str = "123456", seconds: float = 0.0, push: bool = True, attempts: int = 1) -> str:
     """Write Duo's conversation: option 1 is a push, which is granted or not after some seconds.
@@ -152,6 +159,26 @@ def asks(*prompts_and_answers: tuple[str, str], notice: str = "") -> str:
     for prompt, answer in prompts_and_answers:
         lines += [f"echo_off {prompt}", f"expect {answer}"]
     return "\n".join([*lines, "allow"]) + "\n"
+
+
+def questions(*prompts: str, notice: str = "") -> str:
+    """Write a conversation of hidden prompts that takes any answer: what was answered is in the record."""
+    lines = [f"info {notice}"] if notice else []
+    return "\n".join([*lines, *(f"echo_off {prompt}" for prompt in prompts), "allow"]) + "\n"
+
+
+def stored(directory: Path, name: str, secret: str) -> str:
+    """Store a secret in a file, and write the answer of `config.toml` that reads it."""
+    file = directory / name
+    file.write_text(f"{secret}\n")
+    file.chmod(0o600)
+    return f'{{ command = ["cat", "{file}"] }}'
+
+
+def rule(expect: str, answer: str, *, host: str = "asks", hop: str = "") -> str:
+    """Write a rule of `config.toml`."""
+    lines = [f'[[host."{host}".prompts]]', f"expect = '{expect}'", f"answer = {answer}"]
+    return "\n".join([*lines, *([f'hop = "{hop}"'] if hop else [])]) + "\n"
 
 
 class LockingNode(Node):

@@ -10,13 +10,15 @@ import copy
 import inspect
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from capture_stderr import CASES, STDERR, ImpossibleHereError, capture
+from capture_stderr import CASES, STDERR, ImpossibleHereError, capture, quiet_node
+from conftest import require
 from hypothesis import given
 from hypothesis import strategies as st
+from nodes import missing_programs
 
 from opensshtransport import errors
 from opensshtransport.errors import (
@@ -77,6 +79,14 @@ def _drawn() -> dict[str, tuple[str, ...]]:
             bases[match[2]] = (*above[depth - 1 : depth], *filter(None, [match[3]]))
             above[depth:] = [match[2]]
     return bases
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[Sandbox]:
+    """A node whose user's start-up files say nothing."""
+    require(missing_programs("ssh", "sshd", "ssh-keygen"))
+    with quiet_node() as node:
+        yield node
 
 
 class TestTree:
@@ -196,10 +206,10 @@ class TestClassify:
     """Ssh's own words, as really said."""
 
     @pytest.mark.parametrize("name", [_marked(name) for name in CASES])
-    def test_now(self, node: Sandbox, name: str) -> None:
+    def test_now(self, quiet: Sandbox, name: str) -> None:
         """What the installed ssh says of a failure that is brought about now means the right error."""
         try:
-            text = capture(name, node)
+            text = capture(name, quiet)
         except ImpossibleHereError as reason:
             pytest.skip(str(reason))
         assert classify(text, 255) is CASES[name].error, text

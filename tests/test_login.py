@@ -62,8 +62,8 @@ def test_passphrase_without_a_person(passphrase_node: Sandbox) -> None:
     ):
         assert done.returncode == 255
         assert done.stdout == b""
-        assert b"a person must log in" in done.stderr
-        assert done.stderr.endswith(b"; run: ossh login sandbox\n")
+        assert b"a person must log in: the key " in done.stderr
+        assert done.stderr.endswith(b", or: ossh login sandbox\n")
     assert time.monotonic() - begin < 20
     assert passphrase_node.authentications() == 0
     assert "failed: LoginNeeded" in audit_log()[0]

@@ -27,7 +27,7 @@ from opensshtransport.sandbox import Sandbox, SandboxError, SecondFactor, find_s
 def _unless(reason: str) -> None:
     """Skip for a reason, if there is one; where everything must be there, fail."""
     if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 @pytest.fixture(autouse=True)

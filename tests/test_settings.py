@@ -85,9 +85,7 @@ class TestDuration:
             pytest.param(
                 "1" * 60 + " ", marks=pytest.mark.xfail(reason="the pattern tries 2**60 ways", run=False)
             ),
-            pytest.param(
-                "1" * 5000, marks=pytest.mark.xfail(reason="Python's own limit shows", strict=True)
-            ),
+            pytest.param("1" * 5000, marks=pytest.mark.xfail(reason="Python's own limit shows", strict=True)),
         ],
     )
     def test_errors(self, value: object) -> None:

@@ -1,0 +1,355 @@
+"""One mux session that runs the bootstrap, and the budget of sessions over all processes.
+
+A channel is good for one command. Its two output streams carry lines that begin with a random mark; `Stream`
+tells them from the command's bytes. So the start of a command, its status and its end are known exactly,
+apart from anything that start-up files print, and from how the connection ends.
+
+The traps: ssh passes its stdin, stdout and stderr on to the master, so they stay open in there after our ssh
+has been killed; nobody may wait for their end then. And a forked child has our pipes too: while it holds
+one, the far side does not see our death.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import importlib.resources
+import os
+import re
+import secrets
+import shlex
+import subprocess
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from opensshtransport import openssh
+from opensshtransport.errors import SessionRefused
+from opensshtransport.master import Facts, Master
+
+__all__ = ["Channel", "Event", "Slots", "Stream", "quoted_lines"]
+
+# Below this a request is read by the shell itself, byte by byte; above, by a program.
+_SHORT_REQUEST = 4096
+# What fits into one argument beside the bootstrap, in base64.
+LONGEST_FIRST_REQUEST = 60_000
+_POLL = 0.02
+# How long a limit that a server's refusal taught is believed.
+_LEARNED_FOR = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of the bootstrap's own: `ready`, `started`, `end STATUS`, `refused WHY`."""
+
+    kind: str
+    value: str = ""
+
+
+class Stream:
+    """Parts what comes on one stream into the command's bytes and the bootstrap's lines. No I/O."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark.encode()
+        self._buffer = b""
+        self._ready = False
+
+    def feed(self, piece: bytes) -> Iterator[bytes | Event]:
+        """Take what has arrived; gives bytes of the command and events in their order."""
+        self._buffer += piece
+        while True:
+            begin = self._buffer.find(self._mark)
+            if begin < 0:
+                break
+            end = self._buffer.find(b"\n", begin)
+            if end < 0:
+                break
+            before, line = self._buffer[:begin], self._buffer[begin + len(self._mark) : end]
+            self._buffer = self._buffer[end + 1 :]
+            if before and self._ready:
+                yield before
+            kind, _, value = line.decode(errors="replace").strip().partition(" ")
+            self._ready = self._ready or kind == "ready"
+            yield Event(kind, value)
+        held = len(self._buffer) - (begin if begin >= 0 else self._possible_mark())
+        out, self._buffer = self._buffer[: len(self._buffer) - held], self._buffer[len(self._buffer) - held :]
+        if out and self._ready:
+            yield out
+
+    def _possible_mark(self) -> int:
+        """Where a mark may begin of which the rest is still to come."""
+        size = len(self._buffer)
+        for length in range(min(len(self._mark) - 1, size), 0, -1):
+            if self._buffer.endswith(self._mark[:length]):
+                return size - length
+        return size
+
+    def rest(self) -> bytes:
+        """What was held back, when the stream has ended."""
+        rest, self._buffer = self._buffer, b""
+        return rest if self._ready else b""
+
+
+class Slots:
+    """The sessions of one master, over all processes: one locked byte of a file for each.
+
+    POSIX locks (fcntl(2)) go with the process that holds them, also by SIGKILL, and not to a forked child;
+    within the process a set tells who has what.
+    """
+
+    def __init__(self, master: Master) -> None:
+        base = master.directory / master.destination.identity
+        self._path = base.with_name(f"{base.name}.slots")
+        self._limit_file = base.with_name(f"{base.name}.limit")
+        self._most = master.destination.settings.max_sessions
+
+    @property
+    def limit(self) -> int:
+        """How many sessions there may be: the setting, or what a refusal by the server has taught."""
+        with contextlib.suppress(OSError, ValueError):
+            if time.time() - self._limit_file.stat().st_mtime < _LEARNED_FOR:
+                return max(1, min(self._most, int(self._limit_file.read_text())))
+        return self._most
+
+    def learn(self, limit: int) -> None:
+        """Note that the server refused a session beside so many others."""
+        self._limit_file.write_text(str(max(1, limit)))
+
+    def take(self) -> int | None:
+        """Take a free slot, or None where all are taken."""
+        table = _table(self._path)
+        with table.guard:
+            for number in range(self.limit):
+                if number in table.held:
+                    continue
+                with contextlib.suppress(BlockingIOError, PermissionError):
+                    fcntl.lockf(table.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                    table.held.add(number)
+                    return number
+        return None
+
+    def wait(self, deadline: float | None) -> int:
+        """Take a slot, waiting for one.
+
+        Raises:
+            SessionRefused: the deadline, on the monotonic clock, has passed.
+        """
+        table = _table(self._path)
+        with table.waiting():
+            while True:
+                number = self.take()
+                if number is not None:
+                    return number
+                left = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
+                if left <= 0:
+                    raise SessionRefused(f"all {self.limit} sessions are in use")
+                # within this process a given-back slot wakes us; of others nothing tells
+                with table.changed:
+                    table.changed.wait(left)
+
+    def give(self, number: int) -> None:
+        """Give a slot back."""
+        table = _table(self._path)
+        with table.guard:
+            if number in table.held:
+                table.held.discard(number)
+                fcntl.lockf(table.file, fcntl.LOCK_UN, 1, number)
+        with table.changed:
+            table.changed.notify_all()
+
+    def in_use(self) -> int:
+        """How many slots are taken, by whomever."""
+        table = _table(self._path)
+        with table.guard:
+            return sum(1 for number in range(self._most) if number in table.held or table.taken(number))
+
+    def wanted(self) -> bool:
+        """Whether somebody, here or elsewhere, waits for a slot."""
+        table = _table(self._path)
+        with table.guard:
+            return table.waiters > 0 or table.taken(_WAITERS)
+
+
+# The byte that is locked while this process waits for a slot.
+_WAITERS = 1000
+
+
+class _Table:
+    """What this process holds of one file of slots."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.held: set[int] = set()
+        self.waiters = 0
+        self.guard = threading.Lock()
+        self.changed = threading.Condition()
+
+    def taken(self, number: int) -> bool:
+        """Whether another process holds a byte."""
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):
+            return True
+        fcntl.lockf(self.file, fcntl.LOCK_UN, 1, number)
+        return False
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let others see that somebody waits."""
+        with self.guard:
+            self.waiters += 1
+            with contextlib.suppress(BlockingIOError, PermissionError):
+                fcntl.lockf(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _WAITERS)
+        try:
+            yield
+        finally:
+            with self.guard:
+                self.waiters -= 1
+                if not self.waiters:
+                    fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _WAITERS)
+
+
+_tables: dict[Path, _Table] = {}
+_tables_guard = threading.Lock()
+_open_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def _table(path: Path) -> _Table:
+    # closing any descriptor of the file would release all locks (fcntl(2)), so there is one for good
+    with _tables_guard:
+        if path not in _tables:
+            _tables[path] = _Table(path)
+        return _tables[path]
+
+
+def _after_fork() -> None:
+    """In a forked child: what is open is the parent's, and must not be held."""
+    for table in _tables.values():
+        os.close(table.file)
+    _tables.clear()
+    for channel in list(_open_channels):
+        channel.abandon()
+    _open_channels.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@cache
+def _bootstrap() -> str:
+    text = importlib.resources.files("opensshtransport").joinpath("bootstrap.sh").read_text()
+    # comments stay at home
+    return re.sub(r"^\s*#.*\n|^\s+", "", text, flags=re.MULTILINE)
+
+
+def quoted_lines(request: str) -> bytes:
+    """A request as it is sent to a bootstrap that waits."""
+    raw = request.encode("utf-8", "surrogateescape")
+    if len(raw) <= _SHORT_REQUEST:
+        return b"L%d\n%b\n" % (raw.count(b"\n") + 1, raw)
+    return b"B%d\n%b" % (len(raw), raw)
+
+
+class Channel:
+    """One session. Whoever has it reads its streams; `close` gives the slot back."""
+
+    def __init__(self, master: Master, facts: Facts, slots: Slots, slot: int, request: str = "") -> None:
+        """Start ssh.
+
+        Args:
+            master: whose session.
+            facts: what is known of the live master.
+            slots: the budget.
+            slot: what was taken of it.
+            request: runs as soon as the far side is there; "" to wait for one.
+        """
+        self.slots = slots
+        self.slot = slot
+        self.host = master.destination.host
+        mark = secrets.token_hex(16)
+        # by this the process group can be found there (`direct.end_group`); the mark itself is not shown
+        self.tag = secrets.token_hex(8)
+        self.out, self.err = Stream(mark), Stream(mark)
+        self.log = master.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
+        self.opened = time.monotonic()
+        bootstrap = f"M={mark}\nrequest={shlex.quote(request)}\n{_bootstrap()}"
+        # a shell that begins with the right descriptors, which is all that it ever knows
+        script = f"exec /bin/sh -c {shlex.quote(bootstrap)} {self.tag} 4<&0 5>&2 2>/dev/null"
+        coded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode("ascii")
+        self.argv = openssh.guarded_ssh(
+            master.destination,
+            openssh.literal(Path(facts.socket)),
+            command=f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}",
+            log=self.log,
+        )
+        self.ssh = subprocess.Popen(
+            self.argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            # a Ctrl-C at the terminal is ours to handle
+            start_new_session=True,
+        )
+        self.requested = bool(request)
+        self._closed = False
+        self._guard = threading.Lock()
+        _open_channels.add(self)
+
+    def send(self, raw: bytes) -> None:
+        """Write to the far side, all of it.
+
+        Raises:
+            BrokenPipeError: ssh has gone.
+        """
+        pipe = self.ssh.stdin
+        if pipe is None or pipe.closed:
+            raise BrokenPipeError
+        view = memoryview(raw)
+        while view:
+            view = view[os.write(pipe.fileno(), view) :]
+
+    def request(self, request: str) -> None:
+        """Give the waiting bootstrap its request.
+
+        Raises:
+            BrokenPipeError: ssh has gone.
+        """
+        self.requested = True
+        self.send(quoted_lines(request))
+
+    def words(self) -> str:
+        """What ssh itself said."""
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+    def close(self) -> None:
+        """End the session, if it has not ended, and give the slot back."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+        for pipe in (self.ssh.stdin, self.ssh.stdout, self.ssh.stderr):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self.ssh.wait(0.5)
+        except subprocess.TimeoutExpired:
+            self.ssh.kill()
+            self.ssh.wait()
+        self.log.unlink(missing_ok=True)
+        self.slots.give(self.slot)
+        _open_channels.discard(self)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's pipes and process, without a trace on the far side."""
+        self._closed = True
+        for pipe in (self.ssh.stdin, self.ssh.stdout, self.ssh.stderr):
+            if pipe is not None:
+                pipe.close()
+        # not our child: nobody here may wait for it
+        self.ssh.returncode = 0

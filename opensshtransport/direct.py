@@ -1,0 +1,213 @@
+"""Running a command with our own stdin, stdout and stderr: what `ossh-run` does where its script cannot.
+
+The trap: what start-up files print on stdout comes before the command's own bytes, and is to be dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport import aliases, master, openssh
+from opensshtransport.ending import end_group, log_error, logged_status
+from opensshtransport.errors import (
+    CommandTimeout,
+    ConnectionLost,
+    MasterGone,
+    SessionRefused,
+    SettingsError,
+)
+from opensshtransport.master import Facts, Master
+from opensshtransport.openssh import Destination
+from opensshtransport.wrapper import wrapper
+
+__all__ = ["Options", "pass_through"]
+
+# One argument of a command line holds 131,071 bytes on Linux (execve(2), MAX_ARG_STRLEN).
+_LONGEST_ARGUMENT = 131_071
+_PIECE = 1 << 20
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_PATIENCE = 60.0
+_MOST_LOGINS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a command is run for `ossh-run`.
+
+    Attributes:
+        no_stdin: read nothing (-n).
+        tty: how many times a terminal was asked for (-t).
+        timeout: seconds after which the remote process group is ended; None for none.
+        login: whether a login may be made where no master lives.
+        person: whether somebody at the terminal may be asked for it.
+        quiet: no word of our own but errors.
+        verbose: tell each step.
+    """
+
+    no_stdin: bool = False
+    tty: int = 0
+    timeout: float | None = None
+    login: bool = True
+    person: bool = True
+    quiet: bool = False
+    verbose: bool = False
+
+
+def pass_through(destination: Destination, command: str, options: Options, *, earlier_log: str = "") -> int:
+    """Run a command with our own stdin, stdout and stderr.
+
+    Args:
+        destination: where to.
+        command: for the remote login shell.
+        options: how.
+        earlier_log: what ssh wrote when the command was tried before; "" where it was not.
+
+    Returns:
+        The command's status; 128+N where signal N killed it.
+
+    Raises:
+        CommandTimeout: it ran longer than `options.timeout`; its process group was ended.
+        ConnectionLost: it is known, or not known, that the command had started.
+        ConnectionFailed: another of its kinds; the command has not started.
+        SettingsError: the command is too long.
+    """
+    begin = time.monotonic()
+    deadline = None if options.timeout is None else begin + options.timeout
+    patience = begin + _PATIENCE if deadline is None else deadline
+    shared = Master(destination)
+    pause, logins, log = _FIRST_PAUSE, 0, earlier_log
+    while True:
+        error = log_error(log, destination.host) if log else None
+        if isinstance(error, SessionRefused):
+            if time.monotonic() + pause > patience:
+                raise error
+            # nothing on this side tells when a session of another process ends
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        elif error is not None and not (isinstance(error, MasterGone) and logins < _MOST_LOGINS):
+            raise error
+        facts = shared.facts()
+        if isinstance(error, MasterGone) or facts is None or not master.listens(Path(facts.socket)):
+            if options.verbose:
+                _tell(f"{destination.host}: looking for a live master, logging in if there is none")
+            facts = master.ensure(destination, login=options.login, person=options.person)
+            logins += 1
+        elif error is None:
+            # ssh_config was edited, or this name is new here: next time ossh-run finds the way alone
+            aliases.publish(shared, facts)
+        status, log = _run(shared, facts, command, options, deadline)
+        if status is not None:
+            return status
+        if isinstance(log_error(log, destination.host), ConnectionLost) and shared.check() is not None:
+            raise ConnectionLost(
+                "the command ended without a status: its shell or its session was killed",
+                host=destination.host,
+                started=True,
+                stderr=log,
+            )
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"ossh-run: {text}\n")
+
+
+def _run(
+    shared: Master, facts: Facts, command: str, options: Options, deadline: float | None
+) -> tuple[int | None, str]:
+    """Run a command once; its status, or None and ssh's log."""
+    destination = shared.destination
+    wrap = wrapper(secrets.token_hex(8) if facts.shell else "", posix=facts.posix_shell)
+    text = wrap.wrap(command, tty=options.tty > 0)
+    if len(os.fsencode(text)) > _LONGEST_ARGUMENT:
+        raise SettingsError(
+            f"the command is longer than {_LONGEST_ARGUMENT} bytes",
+            host=destination.host,
+            advice="send it as a script on stdin: ossh-run HOST sh < script",
+        )
+    log = shared.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
+    argv = openssh.guarded_ssh(
+        destination,
+        openssh.literal(Path(facts.socket)),
+        command=text,
+        tty=options.tty,
+        no_stdin=options.no_stdin,
+        log=log,
+    )
+    if options.verbose:
+        _tell(shlex.join(argv))
+    marked = bool(wrap.mark) and not options.tty
+    session = _Session(mark=wrap.mark if marked else "")
+    try:
+        with subprocess.Popen(argv, stdout=subprocess.PIPE if not options.tty else None) as ssh:
+            try:
+                if not options.tty:
+                    session.copy(ssh, deadline)
+                ssh.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except BaseException as reason:
+                # ours first: what it has asked for by now, the server starts before it starts the search
+                ssh.kill()
+                ssh.wait()
+                end_group(shared, facts, session.mark.decode())
+                if isinstance(reason, BrokenPipeError):
+                    # whoever read our output has gone: end as the command itself would
+                    return 128 + signal.SIGPIPE, ""
+                if isinstance(reason, subprocess.TimeoutExpired | TimeoutError):
+                    raise CommandTimeout(
+                        f"the command was ended after {options.timeout:g} s",
+                        host=destination.host,
+                        advice="give it more time by --timeout",
+                    ) from reason
+                raise
+        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    finally:
+        log.unlink(missing_ok=True)
+    return logged_status(said), said
+
+
+class _Session:
+    """The output of one session: what comes before the mark is dropped, the rest is ours to pass on."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark.encode()
+        self._before = b"" if mark else None
+
+    def copy(self, ssh: subprocess.Popen[bytes], deadline: float | None) -> None:
+        """Pass the output on until its end.
+
+        Raises:
+            TimeoutError: the deadline has passed.
+            BrokenPipeError: nobody reads our output.
+        """
+        source = ssh.stdout.fileno() if ssh.stdout else -1
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([source], [], [], left)[0]:
+                raise TimeoutError
+            piece = os.read(source, _PIECE)
+            if not piece:
+                return
+            piece = self._after_mark(piece)
+            while piece:
+                piece = piece[os.write(1, piece) :]
+
+    def _after_mark(self, piece: bytes) -> bytes:
+        if self._before is None:
+            return piece
+        self._before += piece
+        match = re.search(rb"(?:^|\n)%b \d+\n" % self.mark, self._before)
+        if match is None:
+            # endless start-up noise must not fill the memory
+            self._before = self._before[-_PIECE:]
+            return b""
+        rest, self._before = self._before[match.end() :], None
+        return rest

@@ -1,0 +1,341 @@
+"""`Transport` and `AsyncTransport`: the objects that users hold. They delegate; the work is done below."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, TypeVar
+
+from opensshtransport import openssh
+from opensshtransport.errors import SettingsError
+from opensshtransport.execution import CompletedCommand, Execution, RemoteProcess, Request, Sink, check
+from opensshtransport.master import Master
+
+__all__ = ["AsyncTransport", "Transport"]
+
+Command = str | Sequence[str]
+Output = Callable[[bytes], object] | IO[bytes] | None
+_T = TypeVar("_T")
+
+# A command's output that nobody limits must not fill the memory unseen.
+_CHUNK = 1 << 18
+
+
+class Transport:
+    """One destination, to run commands on, from any number of threads.
+
+    Opening one costs no round trip where a master lives; where none does, the first operation logs in.
+
+    Args:
+        host: any name of ssh_config.
+        ssh_config: another configuration file for all that ssh reads.
+        login: whether a login may be made where no master lives.
+        person: whether somebody at the terminal may be asked for it.
+
+    Raises:
+        SettingsError: the name or config.toml is wrong.
+        ConfigurationError: ssh refuses ssh_config.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        ssh_config: str | os.PathLike[str] | None = None,
+        login: bool = True,
+        person: bool = True,
+    ) -> None:
+        self.host = host
+        self._execution = Execution(Master(openssh.resolve(host, ssh_config)), login=login, person=person)
+
+    def __enter__(self) -> Transport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what is open but unused. The master lives on."""
+        self._execution.close()
+
+    def run(
+        self,
+        command: Command,
+        *,
+        input: bytes | str | IO[bytes] | None = None,  # noqa: A002 - subprocess.run's name
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        encoding: str | None = None,
+        login_shell: bool = False,
+        stdout: Output = None,
+        stderr: Output = None,
+        once: str | None = None,
+        max_output: int | None = None,
+        began: Callable[[RemoteProcess], object] | None = None,
+    ) -> CompletedCommand:
+        """Run a command by the remote login shell and wait for it. Names follow subprocess.run.
+
+        Args:
+            command: a sequence, which is quoted; or a string, which the remote shell gets as it is.
+            input: what it reads; None is an empty input.
+            cwd: the directory to run it in.
+            env: further variables.
+            timeout: seconds after which the remote process group is ended.
+            check: raise where it returns non-zero.
+            encoding: give the output as text, with undecodable bytes as os.fsdecode has them.
+            login_shell: as at a login: the shell reads its profile.
+            stdout: a callback or a binary file for the output, instead of keeping it.
+            stderr: the same.
+            once: a key; the command never runs twice under it, and its first result is given.
+            max_output: bytes of kept output after which the command is ended.
+            began: called with the process as soon as there is one, to be ended from elsewhere.
+
+        Raises:
+            CommandFailed: `check` and a return code that is not 0.
+            CommandTimeout: the timeout has passed; `completed` has what was printed.
+            ConnectionLost: the connection broke; see `started`.
+            ConnectionFailed: another of its kinds; nothing has started.
+            OnceError: the key's command is another one, or was cut down.
+            FileNotFoundError, NotADirectoryError, PermissionError: `cwd`.
+        """
+        request = Request(
+            command=command,
+            cwd=cwd,
+            env=env,
+            login_shell=login_shell,
+            once=once,
+            frames=input is not None and input not in (b"", ""),
+        )
+        request.text  # noqa: B018 - a wrong command is refused before anything is touched
+        kept: list[io.BytesIO | None] = []
+        process: RemoteProcess | None = None
+
+        def sink(target: Output) -> Sink:
+            if target is not None:
+                kept.append(None)
+                return target if callable(target) else target.write
+            buffer = io.BytesIO()
+            kept.append(buffer)
+            return buffer.write if max_output is None else _limited(buffer, max_output)
+
+        out, err = sink(stdout), sink(stderr)
+
+        def completed(returncode: int) -> CompletedCommand:
+            texts = [None if buffer is None else _decoded(buffer.getvalue(), encoding) for buffer in kept]
+            return CompletedCommand(request.argv, returncode, _signal(returncode), *texts)
+
+        try:
+            process = self._execution.run(
+                request,
+                out,
+                err,
+                lambda running: _feed(running, input, encoding),
+                timeout=timeout,
+                began=began,
+            )
+        except TimeoutError as error:
+            if hasattr(error, "completed"):
+                error.completed = completed(124)
+            raise
+        done = completed(process.returncode if process.returncode is not None else 255)
+        return _check(done, self.host) if check else done
+
+    def start(
+        self,
+        command: Command,
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        login_shell: bool = False,
+        stdin: bool = True,
+        timeout: float | None = None,
+    ) -> RemoteProcess:
+        """Start a command and go on. Names follow subprocess.Popen.
+
+        Args:
+            command: as for `run`.
+            cwd: as for `run`.
+            env: as for `run`.
+            login_shell: as for `run`.
+            stdin: whether it reads input from us (`RemoteProcess.stdin`); else it reads nothing.
+            timeout: seconds until it must have started.
+
+        Raises:
+            ConnectionFailed: one of its kinds, with `started` as far as it is known.
+        """
+        request = Request(command=command, cwd=cwd, env=env, login_shell=login_shell, frames=stdin)
+        request.text  # noqa: B018 - a wrong command is refused before anything is touched
+        pipes = [os.pipe(), os.pipe()]
+        writers = [os.fdopen(writer, "wb", buffering=0) for _, writer in pipes]
+        try:
+            deadline = None if timeout is None else _later(timeout)
+            process = self._execution.start(request, _to(writers[0]), _to(writers[1]), deadline=deadline)
+        except BaseException:
+            for (reader, _), writer in zip(pipes, writers, strict=True):
+                os.close(reader)
+                writer.close()
+            raise
+        process.stdout, process.stderr = (os.fdopen(reader, "rb") for reader, _ in pipes)
+        process.when_read(writers)
+        return process
+
+    def run_many(
+        self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
+    ) -> list[CompletedCommand]:
+        """Run many commands side by side, within the budget of sessions; results in their order.
+
+        Args:
+            commands: each as for `run`.
+            limit: how many at once; as many as there may be sessions by default.
+            options: as for `run`, the same for all.
+
+        Raises:
+            Exception: the first failure, in the order of the commands; those not begun are not run.
+        """
+        with ThreadPoolExecutor(limit or self._execution.limit) as pool:
+            futures = [pool.submit(self.run, command, **options) for command in commands]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+
+
+class AsyncTransport:
+    """`Transport` with the same names to await. Never blocks the event loop.
+
+    A cancelled `run` ends its remote process group.
+    """
+
+    def __init__(self, host: str, **options: Any) -> None:
+        self.host = host
+        self._options = options
+        self._transport: Transport | None = None
+        self._guard = threading.Lock()
+        # threads of its own: the loop's default ones are for others, and are few
+        self._pool = ThreadPoolExecutor(64, thread_name_prefix="opensshtransport")
+
+    async def __aenter__(self) -> AsyncTransport:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _open(self) -> Transport:
+        with self._guard:
+            if self._transport is None:
+                self._transport = Transport(self.host, **self._options)
+            return self._transport
+
+    async def _call(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def close(self) -> None:
+        """Give back what is open but unused. The master lives on."""
+        transport = self._transport
+        if transport is not None:
+            await self._call(transport.close)
+        self._pool.shutdown(wait=False)
+
+    async def run(self, command: Command, **options: Any) -> CompletedCommand:
+        """As `Transport.run`."""
+        running: list[RemoteProcess] = []
+        cancelled = threading.Event()
+
+        def began(process: RemoteProcess) -> None:
+            running.append(process)
+            if cancelled.is_set():
+                process.end()
+
+        def work() -> CompletedCommand:
+            if cancelled.is_set():
+                raise SettingsError("cancelled before it began")
+            return self._open().run(command, began=began, **options)
+
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancelled.set()
+            for process in running[-1:]:
+                threading.Thread(target=process.end, daemon=True).start()
+            # its outcome is nobody's any more
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+    async def start(self, command: Command, **options: Any) -> RemoteProcess:
+        """As `Transport.start`."""
+        return await self._call(lambda: self._open().start(command, **options))
+
+    async def run_many(
+        self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
+    ) -> list[CompletedCommand]:
+        """As `Transport.run_many`."""
+        gate = asyncio.Semaphore(limit or 1 << 30)
+
+        async def one(command: Command) -> CompletedCommand:
+            async with gate:
+                return await self.run(command, **options)
+
+        return list(await asyncio.gather(*(one(command) for command in commands)))
+
+
+_check = check
+
+
+def _later(seconds: float) -> float:
+    import time
+
+    return time.monotonic() + seconds
+
+
+def _signal(returncode: int) -> signal.Signals | None:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(returncode - 128) if returncode > 128 else None
+    return None
+
+
+def _decoded(raw: bytes, encoding: str | None) -> bytes | str:
+    return raw if encoding is None else raw.decode(encoding, "surrogateescape")
+
+
+def _limited(buffer: io.BytesIO, limit: int) -> Sink:
+    def write(raw: bytes) -> None:
+        if buffer.tell() + len(raw) > limit:
+            buffer.write(raw[: limit - buffer.tell()])
+            raise SettingsError(
+                f"the command printed more than {limit} bytes",
+                advice="raise max_output, or give a file as stdout",
+            )
+        buffer.write(raw)
+
+    return write
+
+
+def _to(writer: IO[bytes]) -> Sink:
+    def write(raw: bytes) -> None:
+        view = memoryview(raw)
+        while view:
+            view = view[os.write(writer.fileno(), view) :]
+
+    return write
+
+
+def _feed(process: RemoteProcess, source: bytes | str | IO[bytes] | None, encoding: str | None) -> None:
+    if isinstance(source, str):
+        source = source.encode(encoding or "utf-8", "surrogateescape")
+    if isinstance(source, bytes):
+        process.send_input(source)
+    elif source is not None:
+        while piece := source.read(_CHUNK):
+            process.send_input(piece)
+    process.end_input()
