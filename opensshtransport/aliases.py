@@ -117,7 +117,9 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         "ossh_path": control_path(master, Path(facts.socket)),
         "ossh_options": " ".join(options),
         "ossh_mark": wrap.mark,
-        "ossh_before": wrap.before,
+        # each run adds something of its own to the mark, so that its processes can be told from others'
+        "ossh_before": wrap.before.partition(wrap.mark)[0] if wrap.mark else "",
+        "ossh_begin": wrap.before.partition(wrap.mark)[2] if wrap.mark else "",
         "ossh_tty_before": wrap.tty_before,
         "ossh_after": wrap.after,
         "ossh_posix": "yes" if wrap.posix else "",

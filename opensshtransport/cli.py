@@ -21,6 +21,7 @@ from pathlib import Path
 import opensshtransport
 from opensshtransport import aliases, direct, master, openssh
 from opensshtransport.direct import Options
+from opensshtransport.ending import end_group
 from opensshtransport.errors import CommandTimeout, OpenSshTransportError, SettingsError
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
@@ -130,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="end the command's processes; status 124"
     )
+    added.add_argument(
+        "--once", metavar="KEY", help="never run it twice under this key; give its first result"
+    )
     added.add_argument("--no-login", action="store_true", help="fail where there is no live master")
     added.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     added.add_argument("-v", dest="verbose", action="store_true", help="tell each step on stderr")
@@ -137,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="joined by spaces, as ssh does"
     )
+
+    # how `ossh-run` ends what it has started on the far side
+    added = commands.add_parser("end")
+    added.set_defaults(run=_end)
+    ssh_config(added)
+    added.add_argument("host")
+    added.add_argument("mark")
 
     added = command(
         "ssh-command",
@@ -224,6 +235,8 @@ def _run(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             advice="for a shell, use: ssh-command, or ossh-run -t HOST bash -l",
         )
+    if arguments.once is not None:
+        return _run_once(arguments, " ".join(words))
     options = Options(
         no_stdin=arguments.no_stdin,
         tty=arguments.tty,
@@ -234,6 +247,35 @@ def _run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     return direct.pass_through(_resolved(arguments), " ".join(words), options, earlier_log=log)
+
+
+def _run_once(arguments: argparse.Namespace, command: str) -> int:
+    from opensshtransport.transport import Transport
+
+    if arguments.tty:
+        raise SettingsError("--once keeps the output, so there is no terminal", advice="leave out -t")
+    stdin = None if arguments.no_stdin or sys.stdin.isatty() else sys.stdin.buffer
+    with Transport(
+        arguments.host, ssh_config=arguments.ssh_config, login=not arguments.no_login
+    ) as transport:
+        done = transport.run(
+            command,
+            once=arguments.once,
+            input=stdin,
+            timeout=arguments.timeout,
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr.buffer,
+        )
+    sys.stdout.flush()
+    return done.returncode
+
+
+def _end(arguments: argparse.Namespace) -> int:
+    shared = Master(_resolved(arguments))
+    facts = shared.facts()
+    if facts is not None and master.listens(Path(facts.socket)):
+        end_group(shared, facts, arguments.mark)
+    return 0
 
 
 def _interrupted(number: int, _frame: object) -> None:

@@ -316,7 +316,8 @@ class TestUnchanged:
     )
     def test_which_way(self, config: Path, more: str, asks: bool) -> None:
         """Times are compared only where nothing but an edit can change what a name means."""
-        config.write_text(f"{more}{TEXT}")
+        # addresses, which need no name service
+        config.write_text(more + re.sub("[a-z].org", "127.0.0.1", TEXT))
         age(config)
         published = publish_name("t", config)
         assert published.asks_ssh is asks

