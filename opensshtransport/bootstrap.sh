@@ -1,21 +1,24 @@
 # The remote half of a channel: waits for one request and becomes it. POSIX sh; dash, bash and busybox run it.
-# M is a random mark, set before. Lines of our own on stdout and stderr begin with it; what stands before the
+# ossh_mark is a random mark, set before. Lines of our own on stdout and stderr begin with it; what stands before the
 # first of them came from start-up files. The channel's stdin carries requests, then frames (see feed).
 # 4 is the channel's stdin, 5 its stderr; 2 is /dev/null.
+# Variables of the shell that becomes the command begin with ossh_: start-up files may have exported others.
 
 # the shell above a command outlives what is sent to the whole group, to report the status
 trap : HUP INT QUIT TERM
-unset CDPATH
-nl='
+ossh_nl='
 '
 
-# Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, or Q (all is done).
+# Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, or Q (all is done). Empty
+# lines are for start-up files that read one; G has been heard; A: the end without Q will mean nothing.
 # Where they end without Q, whoever sent them has died, or the connection has: then the command goes too.
 feed() {
 	me=$(exec sh -c 'echo $PPID')
 	trap '' HUP INT QUIT TERM
 	while IFS= read -r frame; do
 		case $frame in
+		'' | G) ;;
+		A) ossh_stays=yes ;;
 		Q) exit ;;
 		E) exec >/dev/null ;;
 		'S '*) group "${frame#S }" ;;
@@ -27,7 +30,7 @@ feed() {
 		} ;;
 		esac
 	done
-	[ -n "$stays" ] && exit
+	[ -n "$ossh_stays" ] && exit
 	exec >/dev/null
 	kill -s 0 $$ || exit
 	group TERM
@@ -57,34 +60,47 @@ group() {
 
 # done_ STATUS: the last line on both streams.
 done_() {
-	printf '%s end %s\n' "$M" "$1"
-	printf '%s end\n' "$M" >&5
+	printf '%s end %s\n' "$ossh_mark" "$1"
+	printf '%s end\n' "$ossh_mark" >&5
 	exit 0
 }
 
 # refuse WHY: instead of a command that has not started.
 refuse() {
-	printf '%s refused %s\n' "$M" "$1"
-	printf '%s end\n' "$M" >&5
+	printf '%s refused %s\n' "$ossh_mark" "$1"
+	printf '%s end\n' "$ossh_mark" >&5
 	exit 0
 }
 
 enter() {
-	cd -- "$1" && return
-	[ -e "$1" ] || [ -L "$1" ] || refuse ENOENT
-	[ -d "$1" ] || refuse ENOTDIR
-	refuse EACCES
+	CDPATH='' cd -- "$1" && return
+	[ ! -d "$1" ] || refuse EACCES
+	[ ! -e "$1" ] || refuse ENOTDIR
+	# why it is not there, its first parent that is there tells
+	ossh_up=$1
+	while :; do
+		case $ossh_up in
+		/ | '') refuse ENOENT ;;
+		*/*) ossh_up=${ossh_up%/*} ;;
+		*) ossh_up=. ;;
+		esac
+		if [ -d "${ossh_up:-/}" ]; then
+			[ -x "${ossh_up:-/}" ] || refuse EACCES
+			refuse ENOENT
+		fi
+		[ ! -e "$ossh_up" ] || refuse ENOTDIR
+	done
 }
 
 # run INPUT WORDS...: INPUT is `frames`, or `none`.
 run() {
-	input=$1
+	ossh_input=$1
 	shift
-	printf '%s started\n' "$M"
+	printf '%s started\n' "$ossh_mark"
 	SHLVL=1
 	export SHLVL
 	# in a subshell, as dash would tell of a killed command on the stderr that it gave to the command
-	if [ "$input" = frames ]; then
+	if [ "$ossh_input" = frames ]; then
 		{ feed <&4 5>&- & } | (exec "$@" 2>&5 4<&- 5>&-)
 	else
 		feed <&4 >/dev/null 5>&- &
@@ -93,59 +109,61 @@ run() {
 	done_ $?
 }
 
-# script INPUT TEXT: a command that is too long for one argument, by a file that removes itself.
-script() {
-	file=$(mktemp) || refuse ENOSPC
-	printf 'rm -f %s\n%s\n' "$file" "$2" >"$file" || refuse ENOSPC
-	run "$1" "$SHELL" "$file"
+# spill TEXT: a command that is too long for one argument goes into a file that removes itself.
+spill() {
+	ossh_file=$(umask 077 && mktemp) || refuse ENOSPC
+	printf 'rm -f %s\n%s\n' "$ossh_file" "$1" >"$ossh_file" || refuse ENOSPC
 }
 
-# once KEY HASH INPUT WORDS...: runs it, or gives what the first run gave; its output is kept in files.
+# once KEY HASH INPUT WORDS...: runs it, or gives what the first run gave; its output is kept in files, whose
+# names have a comma, as no key has.
 # The claim appears complete under its name (a hard link), so it is taken by one only, over NFS too.
 once() {
-	key=$1 hash=$2 input=$3
+	ossh_key=$1 ossh_hash=$2 ossh_input=$3
 	shift 3
-	dir=${XDG_STATE_HOME:-$HOME/.local/state}/opensshtransport/once
-	(umask 077 && mkdir -p "$dir") || refuse EACCES
-	find "$dir" -type f -mtime +30 -exec rm -f {} + </dev/null &
-	draft=$dir/.$key.$$.$(uname -n)
-	(umask 077 && printf '%s\n%s\n%s\n%s\n%s\n' "$hash" "$(uname -n)" "$(boot)" $$ "$(born $$)" >"$draft") || refuse ENOSPC
-	if ln "$draft" "$dir/$key"; then
-		rm -f "$draft"
-		stays=yes
-		printf '%s started\n' "$M"
+	ossh_dir=${XDG_STATE_HOME:-$HOME/.local/state}/opensshtransport/once
+	(umask 077 && mkdir -p "$ossh_dir") || refuse EACCES
+	find "$ossh_dir" -type f -mtime +30 -exec rm -f {} + </dev/null &
+	ossh_draft=$ossh_dir/.$$.$(uname -n)
+	(umask 077 && printf '%s\n%s\n%s\n%s\n%s\n' "$ossh_hash" "$(uname -n)" "$(boot)" $$ "$(born $$)" >"$ossh_draft") || refuse ENOSPC
+	if ln "$ossh_draft" "$ossh_dir/$ossh_key"; then
+		rm -f "$ossh_draft"
+		ossh_stays=yes
+		# of a run that was swept while it lasted
+		rm -f "$ossh_dir/$ossh_key,status"
+		printf '%s started\n' "$ossh_mark"
 		SHLVL=1
 		export SHLVL
-		umask=$(umask)
+		ossh_umask=$(umask)
 		umask 077
-		: >"$dir/$key.out" && : >"$dir/$key.err" || refuse ENOSPC
-		umask "$umask"
-		if [ "$input" = frames ]; then
-			{ feed <&4 5>&- & } | (exec "$@" >>"$dir/$key.out" 2>>"$dir/$key.err" 4<&- 5>&-)
+		: >"$ossh_dir/$ossh_key,out" && : >"$ossh_dir/$ossh_key,err" || refuse ENOSPC
+		umask "$ossh_umask"
+		if [ "$ossh_input" = frames ]; then
+			{ feed <&4 5>&- & } | (exec "$@" >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
 		else
 			feed <&4 >/dev/null 5>&- &
-			(exec "$@" </dev/null >>"$dir/$key.out" 2>>"$dir/$key.err" 4<&- 5>&-)
+			(exec "$@" </dev/null >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
 		fi
-		status=$?
-		(umask 077 && echo $status >"$draft") && mv -f "$draft" "$dir/$key.status"
+		ossh_status=$?
+		(umask 077 && echo $ossh_status >"$ossh_draft") && mv -f "$ossh_draft" "$ossh_dir/$ossh_key,status"
 	else
-		rm -f "$draft"
-		{ read -r claimed && read -r node && read -r booted && read -r pid && read -r start; } <"$dir/$key" || refuse EIO
-		[ "$claimed" = "$hash" ] || refuse other-command
+		rm -f "$ossh_draft" "$ossh_file"
+		{ read -r ossh_claimed && read -r ossh_node && read -r ossh_booted && read -r ossh_pid && read -r ossh_start; } <"$ossh_dir/$ossh_key" || refuse EIO
+		[ "$ossh_claimed" = "$ossh_hash" ] || refuse other-command
 		feed <&4 >/dev/null 5>&- &
-		while [ ! -f "$dir/$key.status" ]; do
-			if [ "$node" = "$(uname -n)" ] && { [ "$booted" != "$(boot)" ] || [ "$start" != "$(born "$pid")" ]; }; then
+		while [ ! -f "$ossh_dir/$ossh_key,status" ]; do
+			if [ "$ossh_node" = "$(uname -n)" ] && { [ "$ossh_booted" != "$(boot)" ] || [ "$ossh_start" != "$(born "$ossh_pid")" ]; }; then
 				# it may have ended between the two looks
-				[ -f "$dir/$key.status" ] || refuse cut-down
+				[ -f "$ossh_dir/$ossh_key,status" ] || refuse cut-down
 			fi
 			sleep 0.1 || sleep 1
 		done
-		printf '%s started\n' "$M"
-		read -r status <"$dir/$key.status"
+		printf '%s started\n' "$ossh_mark"
+		read -r ossh_status <"$ossh_dir/$ossh_key,status"
 	fi
-	cat "$dir/$key.out"
-	cat "$dir/$key.err" >&5
-	done_ "$status"
+	cat "$ossh_dir/$ossh_key,out"
+	cat "$ossh_dir/$ossh_key,err" >&5
+	done_ "$ossh_status"
 }
 
 boot() { cat /proc/sys/kernel/random/boot_id || uptime -s || echo unknown; }
@@ -163,23 +181,39 @@ born() {
 	fi
 }
 
-stays=
-printf '\n%s ready\n' "$M"
-printf '\n%s ready\n' "$M" >&5
+# gate: begins nothing before the sender's word has come, which a start-up file may have swallowed.
+gate() {
+	while IFS= read -r ossh_line; do
+		[ "$ossh_line" = G ] && return
+	done
+	refuse swallowed
+}
+
+ossh_stays='' ossh_file=''
+# where nobody listens any more, nothing begins
+printf '\n%s ready\n' "$ossh_mark" || exit 0
+printf '\n%s ready\n' "$ossh_mark" >&5
 # A request: L and a number of lines, or B and a number of bytes, of sh.
-if [ -z "$request" ]; then
-	IFS= read -r size <&4 || exit 0
-	case $size in
+case $ossh_request in
+'')
+	ossh_size=''
+	while [ -z "$ossh_size" ]; do
+		IFS= read -r ossh_size <&4 || exit 0
+	done
+	case $ossh_size in
 	L*)
-		n=${size#L}
-		while [ "$n" -gt 0 ]; do
-			IFS= read -r line <&4 || exit 0
-			request=$request$line$nl
-			n=$((n - 1))
+		ossh_n=${ossh_size#L}
+		while [ "$ossh_n" -gt 0 ]; do
+			IFS= read -r ossh_line <&4 || exit 0
+			ossh_request=$ossh_request$ossh_line$ossh_nl
+			ossh_n=$((ossh_n - 1))
 		done
 		;;
-	B*) request=$(dd bs="${size#B}" count=1 iflag=fullblock <&4) ;;
+	B*) ossh_request=$(dd bs="${ossh_size#B}" count=1 iflag=fullblock <&4) ;;
 	*) exit 0 ;;
 	esac
-fi
-eval "$request"
+	;;
+ossh_stays=*) ;;
+*) gate <&4 ;;
+esac
+eval "$ossh_request"

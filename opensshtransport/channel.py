@@ -36,9 +36,18 @@ __all__ = ["Channel", "Event", "Slots", "Stream", "quoted_lines"]
 
 # Below this a request is read by the shell itself, byte by byte; above, by a program.
 _SHORT_REQUEST = 4096
-# What fits into one argument beside the bootstrap, in base64.
-LONGEST_FIRST_REQUEST = 60_000
+# What fits into one argument; Linux takes 131,071 bytes (execve(2), MAX_ARG_STRLEN).
+_LONGEST_ARGUMENT = 120_000
+_LONGEST_NOISE = 1 << 16
+# Start-up files that read a line or two of stdin get these.
+_FOR_START_UP_FILES = b"\n" * 4
+# Without this word a request that came with the bootstrap does not begin: a start-up file may hang on stdin,
+# and go on when that is closed.
+_GO = b"G\n"
+_GO_ON = b"A\n"
 _POLL = 0.02
+# Seconds in which ssh ends by itself.
+_LAST_WORDS = 0.5
 # How long a limit that a server's refusal taught is believed.
 _LEARNED_FOR = 600.0
 
@@ -58,6 +67,12 @@ class Stream:
         self._mark = mark.encode()
         self._buffer = b""
         self._ready = False
+        self._opening = b""
+        self._before = b""
+
+    def opens_with(self, line: str) -> None:
+        """Drop what comes before this line too: the command's own shell has start-up files as well."""
+        self._opening = line.encode() + b"\n"
 
     def feed(self, piece: bytes) -> Iterator[bytes | Event]:
         """Take what has arrived; gives bytes of the command and events in their order."""
@@ -71,15 +86,33 @@ class Stream:
                 break
             before, line = self._buffer[:begin], self._buffer[begin + len(self._mark) : end]
             self._buffer = self._buffer[end + 1 :]
-            if before and self._ready:
+            if before and self._ready and (before := self._opened(before)):
                 yield before
             kind, _, value = line.decode(errors="replace").strip().partition(" ")
             self._ready = self._ready or kind == "ready"
+            if kind == "end" and self._before:
+                # the shell did not get as far as its first line: a mistake in the command, which it tells
+                yield self._before
+                self._before = b""
             yield Event(kind, value)
         held = len(self._buffer) - (begin if begin >= 0 else self._possible_mark())
         out, self._buffer = self._buffer[: len(self._buffer) - held], self._buffer[len(self._buffer) - held :]
-        if out and self._ready:
+        if out and self._ready and (out := self._opened(out)):
             yield out
+
+    def _opened(self, piece: bytes) -> bytes:
+        """What of a piece comes after the opening line."""
+        if not self._opening:
+            return piece
+        self._before += piece
+        begin = self._before.find(self._opening)
+        if begin < 0:
+            # endless noise must not fill the memory
+            self._before = self._before[-_LONGEST_NOISE:]
+            return b""
+        rest = self._before[begin + len(self._opening) :]
+        self._opening = self._before = b""
+        return rest
 
     def _possible_mark(self) -> int:
         """Where a mark may begin of which the rest is still to come."""
@@ -92,7 +125,7 @@ class Stream:
     def rest(self) -> bytes:
         """What was held back, when the stream has ended."""
         rest, self._buffer = self._buffer, b""
-        return rest if self._ready else b""
+        return self._opened(rest) if self._ready else b""
 
 
 class Slots:
@@ -258,7 +291,17 @@ def quoted_lines(request: str) -> bytes:
 class Channel:
     """One session. Whoever has it reads its streams; `close` gives the slot back."""
 
-    def __init__(self, master: Master, facts: Facts, slots: Slots, slot: int, request: str = "") -> None:
+    def __init__(
+        self,
+        master: Master,
+        facts: Facts,
+        slots: Slots,
+        slot: int,
+        request: str = "",
+        *,
+        stdin: bool = True,
+        go: bool = True,
+    ) -> None:
         """Start ssh.
 
         Args:
@@ -266,7 +309,10 @@ class Channel:
             facts: what is known of the live master.
             slots: the budget.
             slot: what was taken of it.
-            request: runs as soon as the far side is there; "" to wait for one.
+            request: runs as soon as the far side is there; "" to wait for one. One that is too long for
+                that waits too: see `requested`.
+            stdin: whether the far side reads from us, and notices our end.
+            go: whether the request may begin at once; else by `go`.
         """
         self.slots = slots
         self.slot = slot
@@ -277,10 +323,10 @@ class Channel:
         self.out, self.err = Stream(mark), Stream(mark)
         self.log = master.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
         self.opened = time.monotonic()
-        bootstrap = f"M={mark}\nrequest={shlex.quote(request)}\n{_bootstrap()}"
-        # a shell that begins with the right descriptors, which is all that it ever knows
-        script = f"exec /bin/sh -c {shlex.quote(bootstrap)} {self.tag} 4<&0 5>&2 2>/dev/null"
-        coded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode("ascii")
+        coded = self._coded(mark, request)
+        self.requested = bool(request) and len(coded) <= _LONGEST_ARGUMENT
+        if request and not self.requested:
+            coded = self._coded(mark, "")
         self.argv = openssh.guarded_ssh(
             master.destination,
             openssh.literal(Path(facts.socket)),
@@ -289,17 +335,40 @@ class Channel:
         )
         self.ssh = subprocess.Popen(
             self.argv,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             # a Ctrl-C at the terminal is ours to handle
             start_new_session=True,
         )
-        self.requested = bool(request)
+        self._writing = threading.Lock()
         self._closed = False
         self._guard = threading.Lock()
         _open_channels.add(self)
+        if stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self.send(_FOR_START_UP_FILES + (_GO if self.requested and go else b""))
+
+    def let_go(self) -> None:
+        """Close the far side's stdin; what runs there, or begins, goes on without us."""
+        with contextlib.suppress(BrokenPipeError):
+            self.send(_GO_ON)
+        with self._writing:
+            if self.ssh.stdin is not None:
+                self.ssh.stdin.close()
+
+    @property
+    def heard(self) -> bool:
+        """Whether the far side can be sent something."""
+        return self.ssh.stdin is not None and not self.ssh.stdin.closed
+
+    def _coded(self, mark: str, request: str) -> str:
+        """The bootstrap as one word that every login shell takes as it is."""
+        bootstrap = f"ossh_mark={mark}\nossh_request={shlex.quote(request)}\n{_bootstrap()}"
+        # a shell that begins with the right descriptors, which is all that it ever knows
+        script = f"exec /bin/sh -c {shlex.quote(bootstrap)} {self.tag} 4<&0 5>&2 2>/dev/null"
+        return base64.b64encode(script.encode("utf-8", "surrogateescape")).decode("ascii")
 
     def send(self, raw: bytes) -> None:
         """Write to the far side, all of it.
@@ -308,11 +377,13 @@ class Channel:
             BrokenPipeError: ssh has gone.
         """
         pipe = self.ssh.stdin
-        if pipe is None or pipe.closed:
-            raise BrokenPipeError
         view = memoryview(raw)
-        while view:
-            view = view[os.write(pipe.fileno(), view) :]
+        # nobody may close a pipe that another thread writes to: its number may be somebody else's by then
+        with self._writing:
+            if pipe is None or pipe.closed:
+                raise BrokenPipeError
+            while view:
+                view = view[os.write(pipe.fileno(), view) :]
 
     def request(self, request: str) -> None:
         """Give the waiting bootstrap its request.
@@ -323,21 +394,43 @@ class Channel:
         self.requested = True
         self.send(quoted_lines(request))
 
+    def go(self) -> None:
+        """Say once more that the request may begin, as the first word may have been swallowed.
+
+        Raises:
+            BrokenPipeError: ssh has gone.
+        """
+        if self.heard:
+            self.send(_GO)
+
     def words(self) -> str:
         """What ssh itself said."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """End the session, if it has not ended, and give the slot back."""
         with self._guard:
             if self._closed:
                 return
             self._closed = True
-        for pipe in (self.ssh.stdin, self.ssh.stdout, self.ssh.stderr):
+        for pipe in (self.ssh.stdout, self.ssh.stderr):
             if pipe is not None:
                 pipe.close()
+        patience = 0.0 if at_once else _LAST_WORDS
+        if not self._writing.acquire(timeout=patience):
+            # the pipe is full; it breaks when the master lets go of it
+            self.ssh.kill()
+            self._writing.acquire()
         try:
-            self.ssh.wait(0.5)
+            if at_once:
+                # before the far side sees the end of its stdin, there is nobody any more to print to
+                self.ssh.kill()
+            if self.ssh.stdin is not None:
+                self.ssh.stdin.close()
+        finally:
+            self._writing.release()
+        try:
+            self.ssh.wait(_LAST_WORDS)
         except subprocess.TimeoutExpired:
             self.ssh.kill()
             self.ssh.wait()

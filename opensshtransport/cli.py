@@ -15,6 +15,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,8 +45,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ossh` with its arguments; returns the exit status."""
-    parser = _parser()
-    arguments, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _end_parser() if argv[:1] == ["end"] else _parser()
+    arguments, unknown = parser.parse_known_args(argv)
     prog = "ossh-run" if arguments.command == "run" else f"ossh {arguments.command}"
     if unknown:
         parser.exit(FAILED, f"{prog}: there is no option {unknown[0]}, see {prog} --help\n")
@@ -55,13 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OpenSshTransportError as error:
         if getattr(arguments, "report", False):
             print(json.dumps(master.dismantle(error)))
-        else:
-            print(f"{prog}: {printable(str(error))}", file=sys.stderr)
+        elif not (arguments.command == "run" and arguments.quiet):
+            print(f"{prog}: {printable(_advised(error, arguments))}", file=sys.stderr)
         return TIMED_OUT if isinstance(error, CommandTimeout) else FAILED
     except KeyboardInterrupt:
         return _die_by(signal.SIGINT)
     except BrokenPipeError:
         return _die_by(signal.SIGPIPE)
+
+
+def _advised(error: OpenSshTransportError, arguments: argparse.Namespace) -> str:
+    """An error's text, with the `ossh login` that it advises as it must be called here."""
+    login = f"ossh login {error.host}"
+    if arguments.command == "login" and error.advice == f"run: {login}":
+        error.advice = "run it at a terminal"
+    config = getattr(arguments, "ssh_config", None)
+    here = f"ossh login -F {shlex.quote(str(config))} {error.host}" if config else login
+    return str(error).replace(login, here)
 
 
 def printable(text: str) -> str:
@@ -101,13 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    def ssh_config(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
-            "-F", dest="ssh_config", metavar="CONFIG", help="ssh_config file for all that ssh reads"
-        )
-
     added = command("login", _login, "log in, so that a master lives for everybody", "ossh login daint")
-    ssh_config(added)
+    _add_ssh_config(added)
     added.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     added.add_argument("--unattended", action="store_true", help="ask nobody, even at a terminal")
     # how a library's login process is called
@@ -116,16 +123,16 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("host", metavar="HOST")
 
     added = command("logout", _logout, "end the master that we opened, and its sessions", "ossh logout daint")
-    ssh_config(added)
+    _add_ssh_config(added)
     added.add_argument("host", metavar="HOST")
 
     added = command("status", _status, "show the masters, each asked by a round trip", "ossh status --json")
-    ssh_config(added)
+    _add_ssh_config(added)
     added.add_argument("--json", action="store_true", help="a JSON list of objects")
     added.add_argument("hosts", metavar="HOST", nargs="*")
 
     added = command("run", _run, "run a command through the shared master", "ossh-run -n daint sbatch job.sh")
-    ssh_config(added)
+    _add_ssh_config(added)
     added.add_argument("-n", dest="no_stdin", action="store_true", help="read nothing from stdin")
     added.add_argument("-t", dest="tty", action="count", default=0, help="ask for a terminal, twice: insist")
     added.add_argument(
@@ -142,20 +149,13 @@ def _parser() -> argparse.ArgumentParser:
         "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="joined by spaces, as ssh does"
     )
 
-    # how `ossh-run` ends what it has started on the far side
-    added = commands.add_parser("end")
-    added.set_defaults(run=_end)
-    ssh_config(added)
-    added.add_argument("host")
-    added.add_argument("mark")
-
     added = command(
         "ssh-command",
         _ssh_command,
         "print the guarded ssh command line",
         'rsync -e "$(ossh ssh-command --no-host daint)" -a data/ daint:data/',
     )
-    ssh_config(added)
+    _add_ssh_config(added)
     added.add_argument("--no-host", action="store_true", help="leave out the host at the end")
     added.add_argument("host", metavar="HOST")
 
@@ -179,11 +179,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _end_parser() -> argparse.ArgumentParser:
+    """How `ossh-run` ends what it has started on the far side; not for people."""
+    parser = _Parser(prog="ossh end")
+    parser.add_argument("command")
+    _add_ssh_config(parser)
+    parser.add_argument("host", metavar="HOST")
+    parser.add_argument("mark", metavar="MARK")
+    parser.set_defaults(run=_end)
+    return parser
+
+
+def _add_ssh_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-F", dest="ssh_config", metavar="CONFIG", help="ssh_config file for all that ssh reads"
+    )
+
+
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError("is a number of seconds above 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1e9:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"wants a number of seconds above 0, not {text!r}")
 
 
 def _resolved(arguments: argparse.Namespace) -> Destination:
@@ -193,6 +210,7 @@ def _resolved(arguments: argparse.Namespace) -> Destination:
 def _login(arguments: argparse.Namespace) -> int:
     from opensshtransport import conversation, login
 
+    begin = time.time()
     destination = _resolved(arguments)
     person = contextlib.nullcontext() if arguments.unattended else conversation.person_at_terminal()
     with person as somebody:
@@ -201,7 +219,8 @@ def _login(arguments: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(facts)))
     elif not arguments.quiet:
         node = f", login node {printable(facts.login_node)}" if facts.login_node else ""
-        print(f"{arguments.host}: logged in as {facts.address}{node}", file=sys.stderr)
+        how = "logged in" if facts.since >= begin else "already logged in"
+        print(f"{arguments.host}: {how} as {facts.address}{node}", file=sys.stderr)
     return 0
 
 
@@ -210,7 +229,7 @@ def _logout(arguments: argparse.Namespace) -> int:
     facts = shared.facts()
     if facts is not None and not facts.ours and master.listens(Path(facts.socket)):
         print(
-            f"{arguments.host}: its master is your own, at {facts.socket}: end it by ssh -O exit",
+            f"{arguments.host}: its master is your own, at {facts.socket}: end it by: ssh -O exit {arguments.host}",
             file=sys.stderr,
         )
         return 1
@@ -233,7 +252,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise SettingsError(
             "no command is given",
             host=arguments.host,
-            advice="for a shell, use: ssh-command, or ossh-run -t HOST bash -l",
+            advice=f"for a shell: ossh-run -t {arguments.host} bash -l",
         )
     if arguments.once is not None:
         return _run_once(arguments, " ".join(words))
@@ -309,27 +328,37 @@ def _sandbox(arguments: argparse.Namespace) -> int:
     return sandbox.run_sandbox(words, second_factor=arguments.second_factor)
 
 
+_COLUMNS = ("host", "state", "login_node", "since", "sessions", "certificate_expires", "ticket_expires")
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from opensshtransport import login, tools
 
     directory = runtime_directory()
+    master.sweep(directory)
     rows: list[dict[str, object]] = []
     if arguments.hosts:
         asked = [(host, arguments.ssh_config) for host in arguments.hosts]
     else:
         asked = [(facts.host, facts.ssh_config) for facts in master.known(directory)]
     for host, ssh_config in asked:
-        destination = openssh.resolve(host, ssh_config)
-        rows.append(
-            _row(Master(destination, directory), login.certificates, tools.certificate_end, tools.ticket_end)
-        )
+        try:
+            shared = Master(openssh.resolve(host, ssh_config), directory)
+        except OpenSshTransportError as error:
+            # one broken name must not hide the others
+            print(f"ossh status: {printable(str(error))}", file=sys.stderr)
+            rows.append({**dict.fromkeys(_COLUMNS), "pid": None, "host": host, "state": "error"})
+            continue
+        rows.append(_row(shared, login.certificates, tools.certificate_end, tools.ticket_end))
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0
-    columns = ("host", "state", "login_node", "since", "sessions", "certificate_expires", "ticket_expires")
-    table = [[name.replace("_", " ").upper() for name in columns]]
-    table += [["-" if row[name] is None else printable(str(row[name])) for name in columns] for row in rows]
-    widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
+    if not rows:
+        print("no masters; run: ossh login HOST", file=sys.stderr)
+        return 0
+    table = [[name.replace("_", " ").upper() for name in _COLUMNS]]
+    table += [["-" if row[name] is None else printable(str(row[name])) for name in _COLUMNS] for row in rows]
+    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     return 0

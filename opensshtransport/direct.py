@@ -50,7 +50,6 @@ class Options:
         timeout: seconds after which the remote process group is ended; None for none.
         login: whether a login may be made where no master lives.
         person: whether somebody at the terminal may be asked for it.
-        quiet: no word of our own but errors.
         verbose: tell each step.
     """
 
@@ -59,7 +58,6 @@ class Options:
     timeout: float | None = None
     login: bool = True
     person: bool = True
-    quiet: bool = False
     verbose: bool = False
 
 
@@ -94,6 +92,13 @@ def pass_through(destination: Destination, command: str, options: Options, *, ea
             # nothing on this side tells when a session of another process ends
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+        elif isinstance(error, ConnectionLost) and error.started and shared.check() is not None:
+            raise ConnectionLost(
+                "the command ended without a status: its shell or its session was killed",
+                host=destination.host,
+                started=True,
+                stderr=log,
+            )
         elif error is not None and not (isinstance(error, MasterGone) and logins < _MOST_LOGINS):
             raise error
         facts = shared.facts()
@@ -108,13 +113,6 @@ def pass_through(destination: Destination, command: str, options: Options, *, ea
         status, log = _run(shared, facts, command, options, deadline)
         if status is not None:
             return status
-        if isinstance(log_error(log, destination.host), ConnectionLost) and shared.check() is not None:
-            raise ConnectionLost(
-                "the command ended without a status: its shell or its session was killed",
-                host=destination.host,
-                started=True,
-                stderr=log,
-            )
 
 
 def _tell(text: str) -> None:

@@ -201,7 +201,7 @@ class CoolingDown(LoginNeeded):
 class SessionRefused(ConnectionFailed):
     """The server opens no further session on this connection (MaxSessions); nothing had started."""
 
-    advice_by_default = "wait until other commands have ended, or lower max_sessions in config.toml"
+    advice_by_default = "wait until other commands have ended"
 
 
 class MasterGone(ConnectionFailed):

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from opensshtransport import master as masters
-from opensshtransport.channel import LONGEST_FIRST_REQUEST, Channel, Event, Slots, Stream
+from opensshtransport.channel import Channel, Event, Slots, Stream
 from opensshtransport.ending import GRACE, end_group, log_error, logged_status
 from opensshtransport.errors import (
     CommandFailed,
@@ -44,10 +44,19 @@ _LONGEST_ARGUMENT = 120_000
 # How often a reader looks whether ssh still lives.
 _LOOK = 0.25
 _IDLE = 20.0
+# How long a start-up file may take before it is taken for one that waits for input, and for how long that is
+# believed.
+_READY_WITHIN = 10.0
+_READY_FOR_INPUT_WITHIN = 60.0
+_SWALLOWED_FOR = 600.0
+# Seconds for a few bytes to go where input may be in the way.
+_WORD_WITHIN = 2.0
 _MOST_LOGINS = 2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _PATIENCE = 120.0
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Shells that read start-up files whenever they start; those of the others were read when the channel opened.
+_REREADING = {"zsh", "csh", "tcsh", "fish"}
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@:-]{0,199}")
 
 Sink = Callable[[bytes], object]
@@ -135,23 +144,43 @@ class Request:
             words.insert(1, "-l")
         # SHELL may be missing, or start-up files may have taken it for their own
         lines.insert(0, f"SHELL={shlex.quote(shell)}")
+        quoted = shlex.quote(text)
+        if opening := self.opening(shell, "$0"):
+            quoted = f"\"/bin/sh -c 'echo {opening}; echo {opening} >&2'$ossh_nl\"{quoted}"
+        if len(os.fsencode(text)) > _LONGEST_ARGUMENT:
+            lines.append(f"spill {quoted}")
+            words[-1:], quoted = [], '"$ossh_file"'
+        run = f"run {mode}"
         if self.once is not None:
-            if not _KEY.fullmatch(self.once):
-                raise SettingsError(
-                    f"{self.once!r} is no key", advice="use up to 200 letters, digits and _.+=@:-"
-                )
-            claim = [
-                *self.argv,
-                os.fspath(self.cwd or ""),
-                *sorted(f"{k}={v}" for k, v in (self.env or {}).items()),
-            ]
-            digest = hashlib.sha256("\0".join(claim).encode("utf-8", "surrogateescape")).hexdigest()
-            run = f"once {self.once} {digest} {mode} {' '.join(words)} {shlex.quote(text)}"
-        elif len(os.fsencode(text)) > _LONGEST_ARGUMENT:
-            run = f"script {mode} {shlex.quote(text)}"
-        else:
-            run = f"run {mode} {' '.join(words)} {shlex.quote(text)}"
-        return "\n".join([*lines, run])
+            run = f"once {self.once} {self._digest} {mode}"
+        return "\n".join([*lines, f"{run} {' '.join(words)} {quoted}"])
+
+    def opening(self, shell: str, tag: str) -> str:
+        """The line before which start-up files still print, or "" where there are none to be read again.
+
+        Args:
+            shell: the login shell.
+            tag: the channel's; what is kept under a key outlives the channel, and has the key's digest.
+        """
+        if PurePosixPath(shell).name not in _REREADING and not self.login_shell:
+            return ""
+        return f"{tag if self.once is None else self._digest} begins"
+
+    @property
+    def _digest(self) -> str:
+        """What tells one command under a key from another.
+
+        Raises:
+            SettingsError: the key is none.
+        """
+        if self.once is None or not _KEY.fullmatch(self.once):
+            raise SettingsError(
+                f"{self.once!r} is no key", advice="use up to 200 letters, digits and _.+=@:-"
+            )
+        env = [f"{name}={value}" for name, value in sorted((self.env or {}).items())]
+        kind = "text" if isinstance(self.command, str) else "words"
+        claim = [kind, str(len(self.argv)), *self.argv, os.fspath(self.cwd or ""), *env]
+        return hashlib.sha256("\0".join(claim).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _directory(path: str) -> str:
@@ -163,10 +192,15 @@ def _directory(path: str) -> str:
     return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
+class _Swallowed(Exception):
+    """A start-up file read what was meant for the bootstrap, or waits for more; nothing has started."""
+
+
 @dataclass(slots=True)
 class _State:
     """What is known of a running command; guarded by the process's condition."""
 
+    asked: bool = False
     started: bool = False
     status: int | None = None
     refused: str | None = None
@@ -185,7 +219,15 @@ class RemoteProcess:
     """
 
     def __init__(
-        self, execution: Execution, channel: Channel, request: Request, out: Sink, err: Sink, *, fresh: bool
+        self,
+        execution: Execution,
+        channel: Channel,
+        request: Request,
+        shell: str,
+        out: Sink,
+        err: Sink,
+        *,
+        streams: bool = False,
     ) -> None:
         self.argv = request.argv
         self.returncode: int | None = None
@@ -200,7 +242,14 @@ class RemoteProcess:
         self._sending = threading.Lock()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
-        self._sent = fresh
+        self._script = None if channel.requested else request.script(shell)
+        self._sent = channel.requested
+        # a spare may have been ready for long
+        self._began = time.monotonic()
+        self._streams = streams
+        if opening := request.opening(shell, channel.tag):
+            for stream in (channel.out, channel.err):
+                stream.opens_with(opening)
         self._threads = [
             threading.Thread(target=self._read, args=(name, stream, pipe, sink), daemon=True)
             for name, stream, pipe, sink in (
@@ -216,6 +265,8 @@ class RemoteProcess:
             while not self._stopping.is_set():
                 if not _readable(pipe, _LOOK):
                     if self._channel.ssh.poll() is None or _readable(pipe, 0):
+                        if name == "out" and not self._state.asked:
+                            self._look_why()
                         continue
                     # ssh has gone, and the master keeps the pipe open
                     break
@@ -225,10 +276,11 @@ class RemoteProcess:
                 for part in stream.feed(piece):
                     if isinstance(part, bytes):
                         sink(part)
-                    elif self._note(name, part):
+                    elif self._note(name, part) and not self._streams:
                         return
-        except (OSError, ValueError) as reason:
-            # our own side's sink, or the pipe was closed under us
+            if rest := stream.rest():
+                sink(rest)
+        except Exception as reason:  # the caller's own sink may raise anything
             self._failure = self._failure or reason
         finally:
             with self._changed:
@@ -236,7 +288,9 @@ class RemoteProcess:
                 self._changed.notify_all()
 
     def _note(self, name: str, event: Event) -> bool:
-        """Take note of a line of the bootstrap's; whether the stream has ended by it."""
+        """Take note of a line of the bootstrap's; whether the command's part of the stream has ended."""
+        if event.kind == "ready" and name == "out":
+            self._ask()
         with self._changed:
             if event.kind == "started":
                 self._state.started = True
@@ -249,9 +303,37 @@ class RemoteProcess:
             self._changed.notify_all()
         return event.kind in {"end", "refused"}
 
+    def _look_why(self) -> None:
+        """Where start-up files take long: one of them may wait for the end of its input.
+
+        Raises:
+            _Swallowed: it seems so, and nothing has begun.
+        """
+        waited = time.monotonic() - self._began
+        if self._request.frames:
+            if waited > _READY_FOR_INPUT_WITHIN:
+                raise _Swallowed
+        elif waited > _READY_WITHIN and not self._sent:
+            raise _Swallowed
+        elif waited > _READY_WITHIN and self._channel.heard:
+            # now it ends; the bootstrap tells whether anything was left for it
+            self._channel.let_go()
+
+    def _ask(self) -> None:
+        """Send the request: now start-up files read no more of what is sent."""
+        with self._sending, contextlib.suppress(BrokenPipeError):
+            if self._script is None:
+                self._channel.go()
+            else:
+                self._sent = True
+                self._channel.request(self._script)
+        with self._changed:
+            self._state.asked = True
+            self._changed.notify_all()
+
     def _wait_for(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         with self._changed:
-            while not condition() and len(self._state.closed) < 2:
+            while not condition() and len(self._state.closed) < 2 and self._failure is None:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
@@ -279,7 +361,7 @@ class RemoteProcess:
             self.close()
             raise CommandTimeout("the command did not start in time", host=self._channel.host)
         if not self._state.started:
-            raise self._lost()
+            raise self._failure or self._lost()
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the command, not of what it left in the background.
@@ -296,7 +378,6 @@ class RemoteProcess:
             raise TimeoutError(errno.ETIMEDOUT, "the command still runs")
         if self.returncode is None:
             if self._failure is not None and len(self._state.ended) < 2:
-                self.kill()
                 self.close()
                 raise self._failure
             if self._state.status is None:
@@ -304,8 +385,9 @@ class RemoteProcess:
                 self.close()
                 raise error
             self.returncode = self._state.status
-            self._say(b"Q\n")
-            self._execution.finish(self._channel)
+            self._say(b"Q\n", _WORD_WITHIN)
+            self._stopping.set()
+            self._execution.finish(self._channel, after=self._threads)
         return self.returncode
 
     def poll(self) -> int | None:
@@ -317,7 +399,7 @@ class RemoteProcess:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole remote process group."""
         if self.returncode is None:
-            self._say(b"S %b\n" % number.name.removeprefix("SIG").encode())
+            self._say(b"S %b\n" % number.name.removeprefix("SIG").encode(), _WORD_WITHIN)
 
     def terminate(self) -> None:
         """Ask the remote process group to end (TERM)."""
@@ -326,19 +408,33 @@ class RemoteProcess:
     def kill(self) -> None:
         """End the remote process group (KILL)."""
         self.send_signal(signal.SIGKILL)
+        threading.Thread(target=self._see_it_killed, daemon=True).start()
+
+    def _see_it_killed(self) -> None:
+        deadline = time.monotonic() + _WORD_WITHIN
+        if not self._wait_for(lambda: len(self._state.ended) == 2, deadline) and not self._stopping.is_set():
+            self._end_from_outside()
 
     def end(self, grace: float = GRACE) -> None:
         """End the remote process group: TERM, after the grace KILL, and if all fails by another session."""
         for step, patience in ((self.terminate, grace), (self.kill, grace)):
+            if not self._state.asked:
+                # nobody listens yet, and nothing begins when we are gone
+                break
+            if not self._channel.heard:
+                continue
             step()
             if self._wait_for(lambda: len(self._state.ended) == 2, time.monotonic() + patience):
                 break
         else:
-            # it may be that the far side is stuck with input that nobody reads
-            facts = self._execution.master.facts()
-            if facts is not None:
-                end_group(self._execution.master, facts, self._channel.tag)
+            self._end_from_outside()
         self.close()
+
+    def _end_from_outside(self) -> None:
+        """End the group by another session: the far side is stuck with input that nobody reads."""
+        facts = self._execution.master.facts()
+        if facts is not None:
+            end_group(self._execution.master, facts, self._channel.tag)
 
     def close(self) -> None:
         """Give the session back. A command that still runs is ended by that."""
@@ -350,7 +446,7 @@ class RemoteProcess:
             # nobody may close a pipe that another thread reads: its number may be somebody else's by then
             if thread is not threading.current_thread():
                 thread.join()
-        self._execution.finish(self._channel)
+        self._execution.finish(self._channel, at_once=not self._state.asked)
 
     def __enter__(self) -> RemoteProcess:
         return self
@@ -361,29 +457,55 @@ class RemoteProcess:
         self.close()
 
     def send_input(self, raw: bytes) -> None:
-        """Send input in frames, of which each is small enough to let a signal through."""
+        """Send input in frames, of which each is small enough to let a signal through.
+
+        Raises:
+            BrokenPipeError: the command has ended, or the connection.
+        """
+        self._wait_for(lambda: self._state.asked, None)
         for begin in range(0, len(raw), _PIECE):
             piece = raw[begin : begin + _PIECE]
-            self._say(b"%d\n%b" % (len(piece), piece))
+            if len(self._state.ended) == 2 or not self._say(b"%d\n%b" % (len(piece), piece)):
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def end_input(self) -> None:
         """Tell the end of the input."""
+        self._wait_for(lambda: self._state.asked, None)
         self._say(b"E\n")
 
-    def _say(self, raw: bytes) -> None:
-        # a command that has ended reads no more; how it ended is told elsewhere
-        with self._sending, contextlib.suppress(BrokenPipeError, ValueError):
-            self._channel.send(raw)
+    def feed(self, source: Callable[[RemoteProcess], None]) -> None:
+        """Send all input; an error of its source ends the command."""
+        # what is read from a source cannot be read again, so it waits until there is somebody to take it
+        self._wait_for(lambda: self._state.asked, None)
+        if not self._state.asked:
+            return
+        try:
+            source(self)
+        except BrokenPipeError:
+            # a command that has ended reads no more; how it ended is told elsewhere
+            return
+        except Exception as reason:  # the caller's own source may raise anything
+            with self._changed:
+                self._failure = self._failure or reason
+                self._changed.notify_all()
 
-    def send_request(self, script: str) -> None:
-        """Send the request to a channel that waits for one."""
-        with self._sending, contextlib.suppress(BrokenPipeError):
-            self._sent = True
-            self._channel.request(script)
+    def _say(self, raw: bytes, patience: float = -1) -> bool:
+        """Send something; whether that went well."""
+        if not self._sending.acquire(timeout=patience):
+            return False
+        try:
+            self._channel.send(raw)
+        except BrokenPipeError:
+            return False
+        finally:
+            self._sending.release()
+        return True
 
     def _lost(self) -> BaseException:
         """What it means that the command did not start, or that no status came."""
         host, refused = self._channel.host, self._state.refused
+        if refused == "swallowed":
+            return _Swallowed()
         if refused is not None:
             return _refusal(refused, host, self._request)
         with contextlib.suppress(Exception):
@@ -471,10 +593,13 @@ class Execution:
         self._spares: list[Channel] = []
         self._wanted = 1
         self._opening = 0
+        self._finishing: list[threading.Thread] = []
         self._closed = False
         self._owner = os.getpid()
         self._used = time.monotonic()
         self._tidier: threading.Thread | None = None
+        self._swallows_until = 0.0
+        self._asking = threading.Lock()
 
     @property
     def limit(self) -> int:
@@ -490,7 +615,9 @@ class Execution:
             ConnectionFailed: one of its kinds, with `started` as far as it is known.
             OSError: the directory is not there.
         """
-        return self._attempt(request, out, err, lambda process: process.begin(deadline), deadline)
+        return self._attempt(
+            request, out, err, lambda process: process.begin(deadline), deadline, streams=True
+        )
 
     def run(
         self,
@@ -522,7 +649,7 @@ class Execution:
             if began is not None:
                 began(process)
             if request.frames:
-                threading.Thread(target=feed, args=(process,), daemon=True).start()
+                threading.Thread(target=process.feed, args=(feed,), daemon=True).start()
             try:
                 process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except TimeoutError as reason:
@@ -547,18 +674,24 @@ class Execution:
         err: Sink,
         go_on: Callable[[RemoteProcess], None],
         deadline: float | None,
+        *,
+        streams: bool = False,
     ) -> RemoteProcess:
         patience = time.monotonic() + _PATIENCE if deadline is None else deadline
         pause, logins = _FIRST_PAUSE, 0
         while True:
             facts = self._facts()
-            script = request.script(facts.shell)
-            channel, fresh = self._take(facts, script, deadline)
-            process = RemoteProcess(self, channel, request, out, err, fresh=fresh)
-            if not fresh:
-                process.send_request(script)
+            channel = self._take(facts, request, deadline)
+            process = RemoteProcess(self, channel, request, facts.shell, out, err, streams=streams)
             try:
                 go_on(process)
+            except _Swallowed as reason:
+                process.close()
+                self._drop_spares()
+                if request.frames:
+                    raise self._no_input() from reason
+                if channel.requested:
+                    self._swallows_until = time.monotonic() + _SWALLOWED_FOR
             except SessionRefused:
                 process.close()
                 self._slots.learn(self._slots.in_use() - 1)
@@ -581,10 +714,21 @@ class Execution:
                 self._refill()
                 return process
 
+    def _no_input(self) -> ConnectionFailed:
+        return ConnectionFailed(
+            "a start-up file of the login shell reads stdin, so no command can be sent input",
+            host=self.master.destination.host,
+            advice="let it read only where `test -t 0` holds",
+        )
+
     def _facts(self) -> Facts:
         facts = self.master.facts()
         if facts is None or not masters.listens(Path(facts.socket)):
-            facts = masters.ensure(self.master.destination, login=self._login, person=self._person)
+            # of many threads one asks, or logs in
+            with self._asking:
+                facts = self.master.facts()
+                if facts is None or not masters.listens(Path(facts.socket)):
+                    facts = masters.ensure(self.master.destination, login=self._login, person=self._person)
         if not facts.shell:
             raise ConnectionFailed(
                 "the far side runs no command of ours",
@@ -593,37 +737,61 @@ class Execution:
             )
         return facts
 
-    def _take(self, facts: Facts, script: str, deadline: float | None) -> tuple[Channel, bool]:
+    def _take(self, facts: Facts, request: Request, deadline: float | None) -> Channel:
         """A spare channel, or a new one that has the request with it."""
+        self._forked()
+        stdin = time.monotonic() > self._swallows_until
+        if not stdin and request.frames:
+            raise self._no_input()
         with self._guard:
-            self._forked()
             self._used = time.monotonic()
-            while self._spares:
+            while self._spares and stdin:
                 channel = self._spares.pop(0)
                 if channel.ssh.poll() is None:
-                    return channel, False
-                channel.close()
+                    return channel
+                self.finish(channel)
             # none was ready although there were some: more are needed
             self._wanted = min(self._wanted + 1, max(1, self._slots.limit // 2))
         patience = time.monotonic() + _PATIENCE if deadline is None else deadline
         slot = self._slots.wait(None if deadline is None else patience)
-        eager = len(script) <= LONGEST_FIRST_REQUEST
+        script = request.script(facts.shell)
+        if not stdin:
+            script = f"ossh_stays=yes\n{script}"
         try:
-            channel = Channel(self.master, facts, self._slots, slot, script if eager else "")
+            # input has to wait for the end of the start-up files, so the command does too
+            channel = Channel(
+                self.master, facts, self._slots, slot, script, stdin=stdin, go=not request.frames
+            )
         except BaseException:
             self._slots.give(slot)
             raise
-        return channel, eager
+        if not stdin and not channel.requested:
+            self.finish(channel)
+            raise ConnectionFailed(
+                "a start-up file of the login shell reads stdin, so no long command can be sent",
+                host=self.master.destination.host,
+                advice="let it read only where `test -t 0` holds",
+            )
+        return channel
 
-    def finish(self, channel: Channel) -> None:
-        """Give a channel back; the waiting for ssh's end is done elsewhere."""
-        threading.Thread(target=channel.close, daemon=True).start()
+    def finish(
+        self, channel: Channel, *, after: Sequence[threading.Thread] = (), at_once: bool = False
+    ) -> None:
+        """Give a channel back; the waiting for ssh's end, and for those who read it, is done elsewhere."""
+
+        def close() -> None:
+            for thread in after:
+                thread.join()
+            channel.close(at_once=at_once)
+
+        threading.Thread(target=close, daemon=True).start()
 
     def _refill(self) -> None:
         """Open spares in the background, as many as use has shown to be needed."""
         with self._guard:
             missing = self._wanted - len(self._spares) - self._opening
-            if self._closed or missing <= 0 or self._slots.limit < 3:
+            swallows = time.monotonic() < self._swallows_until
+            if self._closed or swallows or missing <= 0 or self._slots.limit < 3:
                 return
             self._opening += missing
             if self._tidier is None:
@@ -684,17 +852,21 @@ class Execution:
 
     def _forked(self) -> None:
         if self._owner != os.getpid():
-            # the parent's channels are not ours
+            # the parent's channels are not ours, and its threads may have held the locks
             self._owner = os.getpid()
-            self._spares, self._opening, self._tidier = [], 0, None
+            self._guard, self._asking = threading.Lock(), threading.Lock()
+            self._spares, self._opening, self._tidier, self._finishing = [], 0, None, []
 
     def close(self) -> None:
         """Close what is open but unused."""
         with self._guard:
             self._closed = True
             dropped, self._spares = self._spares, []
+            finishing = self._finishing[:]
         for channel in dropped:
             channel.close()
+        for thread in finishing:
+            thread.join()
 
 
 def check(completed: CompletedCommand, host: str) -> CompletedCommand:

@@ -27,7 +27,7 @@ from opensshtransport.errors import (
     OpenSshTransportError,
     connection_error,
 )
-from opensshtransport.master import Facts, Master, audit
+from opensshtransport.master import Facts, Master, audit, sweep
 from opensshtransport.openssh import Destination
 from opensshtransport.prompts import Rule
 
@@ -52,6 +52,7 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
     # secrets are in this process's memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     master = Master(destination)
+    sweep(master.directory)
     with master.lock(2 * destination.settings.login_timeout + destination.settings.script_timeout):
         # somebody else may have opened it while we waited for the lock
         socket = master.check()
@@ -85,7 +86,7 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         error.host = error.host or destination.host
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
         budget.note(error)
-        if isinstance(error, LoginNeeded | AuthenticationRefused) and person is None:
+        if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
             _call_for_a_person(destination, budget, error)
         raise
     audit(destination, "logged in", time.monotonic() - begin)
@@ -125,10 +126,6 @@ def _log_in(master: Master, person: Person | None, budget: Budget) -> None:
     error = connection_error(words, host=destination.host, argv=argv)
     if isinstance(error, AuthenticationRefused):
         raise _explained(error, destination, resolved.flag("gssapiauthentication"), person, env) from None
-    if isinstance(error, HostKeyUnknown) and person is None:
-        raise LoginNeeded(
-            f"a person must log in: {error.message}", host=destination.host, argv=argv, stderr=words
-        ) from None
     raise error
 
 

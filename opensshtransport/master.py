@@ -37,7 +37,7 @@ from opensshtransport.errors import LoginNeeded
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory, state_directory
 
-__all__ = ["Facts", "Master", "ensure", "known"]
+__all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "sweep"]
 
 # A connection to this address of the server's own answers at once, by "refused" or "prohibited": the cheapest
 # round trip there is. It needs no session and no login shell.
@@ -303,12 +303,47 @@ def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
         draft.unlink(missing_ok=True)
 
 
+def sweep(directory: Path | None = None) -> None:
+    """Remove what dead masters and killed commands have left, of all destinations.
+
+    A destination that somebody is logging in to is left alone.
+    """
+    directory = runtime_directory() if directory is None else directory
+    for file in directory.glob("*.json"):
+        facts = read_facts(file)
+        if facts is not None and listens(Path(facts.socket)):
+            continue
+        with contextlib.suppress(BlockingIOError), locked(file.with_suffix(".lock"), wait=False):
+            own = file.with_suffix("")
+            if not listens(own):
+                own.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+    for log in directory.glob("run.*"):
+        number = log.name.split(".")[1]
+        if number.isdigit() and not _runs(int(number)):
+            log.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """Hold a lock file, which a crash releases; gives its descriptor."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold a lock file, which a crash releases; gives its descriptor.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and we were not to wait.
+    """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield file
     finally:
         os.close(file)

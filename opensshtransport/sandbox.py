@@ -274,6 +274,9 @@ class Sandbox:
             "UsePAM": "no",  # a plain user's sshd cannot ask PAM
             "AuthorizedKeysFile": f"{self.directory}/authorized_keys",
         }
+        if self.user == _me() and version >= (7, 8):
+            # a first-level bash below sshd reads ~/.bashrc: the person's own may print, and take seconds
+            options["SetEnv"] = "SHLVL=1"
         if self.user != _me():  # sshd reads the file as that user, who cannot enter the directory
             options["AuthorizedKeysFile"] = "none"
             options["AuthorizedKeysCommand"] = f"/bin/cat {self.directory}/authorized_keys"

@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 
 # A command's output that nobody limits must not fill the memory unseen.
 _CHUNK = 1 << 18
+# More than there can be sessions on any common server.
+_THREADS = 64
 
 
 class Transport:
@@ -114,7 +116,7 @@ class Transport:
             once=once,
             frames=input is not None and input not in (b"", ""),
         )
-        request.text  # noqa: B018 - a wrong command is refused before anything is touched
+        request.script("")  # a wrong command is refused before anything is touched
         kept: list[io.BytesIO | None] = []
         process: RemoteProcess | None = None
 
@@ -172,7 +174,7 @@ class Transport:
             ConnectionFailed: one of its kinds, with `started` as far as it is known.
         """
         request = Request(command=command, cwd=cwd, env=env, login_shell=login_shell, frames=stdin)
-        request.text  # noqa: B018 - a wrong command is refused before anything is touched
+        request.script("")  # a wrong command is refused before anything is touched
         pipes = [os.pipe(), os.pipe()]
         writers = [os.fdopen(writer, "wb", buffering=0) for _, writer in pipes]
         try:
@@ -222,7 +224,7 @@ class AsyncTransport:
         self._transport: Transport | None = None
         self._guard = threading.Lock()
         # threads of its own: the loop's default ones are for others, and are few
-        self._pool = ThreadPoolExecutor(64, thread_name_prefix="opensshtransport")
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="opensshtransport")
 
     async def __aenter__(self) -> AsyncTransport:
         return self
@@ -280,13 +282,23 @@ class AsyncTransport:
         self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
     ) -> list[CompletedCommand]:
         """As `Transport.run_many`."""
-        gate = asyncio.Semaphore(limit or 1 << 30)
+        gate = asyncio.Semaphore(limit or _THREADS)
+        begun: set[int] = set()
 
-        async def one(command: Command) -> CompletedCommand:
+        async def one(number: int, command: Command) -> CompletedCommand:
             async with gate:
+                begun.add(number)
                 return await self.run(command, **options)
 
-        return list(await asyncio.gather(*(one(command) for command in commands)))
+        tasks = [asyncio.ensure_future(one(*item)) for item in enumerate(commands)]
+        try:
+            return [await task for task in tasks]
+        except BaseException as reason:
+            for number, task in enumerate(tasks):
+                if number not in begun or isinstance(reason, asyncio.CancelledError):
+                    task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
 
 
 _check = check

@@ -356,23 +356,28 @@ def stale_socket(scene: Scene) -> str:
     return said(scene.config(), "-S", str(path), "-O", "check", command=())
 
 
+def _guarded(path: Path, *, mark: bool = True) -> list[str]:
+    """The options of a guarded session; where it writes a log, its guard leaves no mark."""
+    return ["-S", str(path), *openssh.guard(mark=mark)]
+
+
 @_case(MasterGone)
 def guarded_without_socket(scene: Scene) -> str:
     """There is no control socket for a guarded session."""
-    return said(scene.config(), *openssh.guard(scene.directory / "none"))
+    return said(scene.config(), *_guarded(scene.directory / "none"))
 
 
 @_case(MasterGone)
 def guarded_log_without_socket(scene: Scene) -> str:
     """There is no control socket for a guarded session, which writes a log."""
-    return said(scene.config(), *openssh.guard(scene.directory / "none"), "-oLogLevel=DEBUG2")
+    return said(scene.config(), *_guarded(scene.directory / "none", mark=False), "-oLogLevel=DEBUG2")
 
 
 @_case(MasterGone)
 def guarded_with_stale_socket(scene: Scene) -> str:
     """Nobody listens at the control socket of a guarded session."""
     path = scene.stack.enter_context(_stale(scene.directory))
-    return said(scene.config(), *openssh.guard(path))
+    return said(scene.config(), *_guarded(path))
 
 
 @_case(SessionRefused)
@@ -380,7 +385,7 @@ def session_refused(scene: Scene) -> str:
     """The server's MaxSessions is used up."""
     node = scene.own_node(MaxSessions="1")
     config = scene.config(node)
-    guard = openssh.guard(scene.master(config))
+    guard = _guarded(scene.master(config))
     argv = ["ssh", "-F", str(config), *guard, HOST, "echo ready; exec cat"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout
@@ -396,7 +401,7 @@ def lost_while_starting(scene: Scene) -> str:
     path = scene.master(config)
     relay.silence()
     log = scene.directory / "client"
-    argv = ["ssh", "-F", str(config), *openssh.guard(path), "-E", str(log), "-oLogLevel=DEBUG3"]
+    argv = ["ssh", "-F", str(config), *_guarded(path, mark=False), "-E", str(log), "-oLogLevel=DEBUG3"]
     with subprocess.Popen([*argv, HOST, "true"], stdin=subprocess.DEVNULL) as client:
         asked = "mux_client_request_session: session request sent"
         wait_until(lambda: log.exists() and asked in log.read_text(), what="the request for a session")

@@ -26,6 +26,7 @@ from opensshtransport.aliases import name_of, publish, withdraw
 from opensshtransport.master import Facts, Master
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.settings import config_file
+from opensshtransport.wrapper import wrapper
 
 _SHELLS = (["/bin/sh"], ["dash"], ["bash"], ["busybox", "sh"])
 
@@ -373,7 +374,11 @@ class TestFile:
         assert values["ossh_ssh"] == openssh.locate("ssh")
         assert values["ossh_posix"] == "yes"
         assert re.fullmatch(r"[0-9a-f]{16}", values["ossh_mark"])
-        assert values["ossh_mark"] in values["ossh_before"]
+        # each run of `ossh-run` adds something of its own behind the mark
+        mark = f"{values['ossh_mark']}.run"
+        wrap = wrapper(mark, posix=True)
+        assert f"{values['ossh_before']}{mark}{values['ossh_begin']}" == wrap.before
+        assert (values["ossh_tty_before"], values["ossh_after"]) == (wrap.tty_before, wrap.after)
         assert values["ossh_options"].split() == [
             word for word in openssh.guarded_options(master.destination, "") if word.startswith("-o")
         ]

@@ -66,12 +66,14 @@ def run(node: Sandbox, config: Path | None = None) -> str:
     return line
 
 
-def log_in_by_hand(node: Sandbox, password: str) -> int:
-    """A person types the password; the status of `ossh login`."""
+def log_in_by_hand(node: Sandbox, password: str, *, wait: bool = False) -> int:
+    """A person types the password, if wanted after a look that no rule does; the status of `ossh login`."""
     child: pexpect.spawn[str] = pexpect.spawn(
         str(OSSH), ["login", "-F", str(node.ssh_config), node.host], timeout=30, encoding="utf-8"
     )
     child.expect("Password: ")
+    # an answer by a rule would end the line
+    assert not wait or child.expect([pexpect.TIMEOUT, "\r\n"], timeout=1) == 0
     child.sendline(password)
     child.expect(pexpect.EOF)
     child.close()
@@ -149,7 +151,7 @@ def test_a_person_is_asked_after_a_failure(asking: ConversationNode, isolated: P
     """What was refused is not sent again for a person; their failures count, their success clears."""
     set_password(isolated, WRONG)
     run(asking)
-    assert log_in_by_hand(asking, "mistyped") == 255
+    assert log_in_by_hand(asking, "mistyped", wait=True) == 255
     assert counted()["failures"] == 2
     assert log_in_by_hand(asking, RIGHT) == 0
     assert not list(state_files())

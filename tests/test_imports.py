@@ -125,7 +125,7 @@ def test_graph_is_read(sources: dict[str, str]) -> None:
     ],
 )
 def test_wrong_arrows_are_found(sources: dict[str, str], room: str, text: str, what: str) -> None:
-    """An arrow upwards, in a circle or between edges is found in each way of writing it; a new room is too."""
+    """A wrong arrow is found in each way of writing it, and so is a room that has no floor."""
     assert what in "\n".join(wrong_arrows(rooms_of({**sources, room: f"{sources.get(room, '')}\n{text}\n"})))
 
 

@@ -63,7 +63,7 @@ def test_passphrase_without_a_person(passphrase_node: Sandbox) -> None:
         assert done.returncode == 255
         assert done.stdout == b""
         assert b"a person must log in: the key " in done.stderr
-        assert done.stderr.endswith(b", or: ossh login sandbox\n")
+        assert done.stderr.decode().endswith(f", or: ossh login -F {passphrase_node.ssh_config} sandbox\n")
     assert time.monotonic() - begin < 20
     assert passphrase_node.authentications() == 0
     assert "failed: LoginNeeded" in audit_log()[0]
@@ -326,3 +326,18 @@ def test_a_terminal_without_a_reader_is_no_person(passphrase_node: Sandbox) -> N
     os.close(follower)
     assert done.returncode == 255
     assert b"a person must log in" in done.stderr
+
+
+def test_leftovers_are_swept(own_node: Sandbox) -> None:
+    """What a killed master and a killed command have left is removed at the next look, of whatever host."""
+    ossh("login", "-F", own_node.ssh_config, own_node.host)
+    (row,) = status(own_node.ssh_config)
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    (runtime() / f"run.{gone.pid}.abc").touch()
+    os.kill(int(row["pid"]), 9)
+    until(lambda: not Path(f"/proc/{row['pid']}").exists(), "the master to end")
+    assert status(own_node.ssh_config) == []
+    left = [path.name for path in runtime().iterdir() if path.is_socket() or path.suffix == ".json"]
+    assert not left
+    assert not list(runtime().glob("run.*"))

@@ -114,7 +114,8 @@ def test_outcomes_are_told_apart(own_node: Sandbox) -> None:
     refused = ossh_run("-F", config, host, "echo x")
     assert dead.returncode == refused.returncode == 255
     assert dead.stdout == refused.stdout == b""
-    assert dead.stderr == b"ossh-run: sandbox: there is no live master; run: ossh login sandbox\n"
+    advice = f"run: ossh login -F {config} sandbox"
+    assert dead.stderr.decode() == f"ossh-run: sandbox: there is no live master; {advice}\n"
     assert refused.stderr.startswith(b"ossh-run: sandbox: the server refused the connection (ssh: connect to")
     assert refused.stderr.count(b"\n") == 1
 

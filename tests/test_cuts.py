@@ -1,0 +1,122 @@
+"""Commands over connections that break at random bytes: what is told is what happened; nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import Keep
+from nodes import config_through
+from programs import until, write_settings
+from relay import Fault, Relay
+
+from opensshtransport import Transport
+from opensshtransport.errors import ConnectionFailed
+from opensshtransport.sandbox import Sandbox
+
+FAST = '[host."*"]\nserver_alive_interval = 1\nserver_alive_count_max = 2\ncheck_timeout = 2\n'
+FAULTS: tuple[Fault, ...] = ("cut", "cut", "reset")
+# A login takes some 6,000 bytes, a command on a warm channel some 1,000: so all of it is hit.
+FURTHEST = 9_000
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A new seed each time; SEED in the environment repeats one."""
+    return int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))
+
+
+def ran(file: Path) -> Counter[int]:
+    """How often each command ran, by what it left on the server."""
+    return Counter(map(int, file.read_text().split())) if file.exists() else Counter()
+
+
+def quiet(file: Path) -> None:
+    """Wait until no command is under way any more."""
+    seen = (-1, time.monotonic())
+
+    def settled() -> bool:
+        nonlocal seen
+        size = file.stat().st_size if file.exists() else 0
+        if size != seen[0]:
+            seen = (size, time.monotonic())
+        return time.monotonic() - seen[1] > 1
+
+    until(settled, "the commands to end")
+
+
+@pytest.mark.timeout(300)
+def test_200_cuts(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int) -> None:
+    """200 commands over connections that are cut at random: each outcome agrees with what the server saw."""
+    print(f"SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
+    chance = random.Random(seed)
+    write_settings(FAST)
+    relay = keep(Relay(own_node.port))
+    there = keep(Transport(own_node.host, ssh_config=config_through(own_node, relay)))
+    file = tmp_path / "ran"
+    outcomes: dict[int, object] = {}
+    for number in range(200):
+        relay.cut_after(chance.randrange(FURTHEST), chance.choice(FAULTS))
+        try:
+            done = there.run(f"echo {number} >> {file}; echo out {number}", timeout=60)
+        except ConnectionFailed as error:
+            outcomes[number] = error.started
+        else:
+            assert (done.returncode, done.stdout) == (0, b"out %d\n" % number)
+            outcomes[number] = "ok"
+    relay.disarm()
+    quiet(file)
+    counts = ran(file)
+    allowed: dict[object, set[int]] = {"ok": {1}, True: {0, 1}, None: {0, 1}, False: {0}}
+    wrong = {
+        number: (outcome, counts[number])
+        for number, outcome in outcomes.items()
+        if counts[number] not in allowed[outcome]
+    }
+    assert not wrong, f"SEED={seed}: outcome, runs = {wrong}"
+    tally = Counter(map(str, outcomes.values()))
+    print(tally, relay.faults)  # noqa: T201
+    # that the test hits: many cuts, many commands that were right all the same, and all kinds of them
+    assert relay.faults > 60
+    assert tally["ok"] > 20
+    assert tally["True"] + tally["None"] > 5
+    assert there.run("echo x").stdout == b"x\n"
+
+
+@pytest.mark.timeout(300)
+def test_60_cuts_with_once(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int) -> None:
+    """60 commands with a key, asked for again until there is an answer: each ran exactly one time."""
+    print(f"SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
+    chance = random.Random(seed)
+    write_settings(FAST)
+    relay = keep(Relay(own_node.port))
+    there = keep(Transport(own_node.host, ssh_config=config_through(own_node, relay)))
+    file = tmp_path / "ran"
+    env = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    again = 0
+    for number in range(60):
+        deadline = time.monotonic() + 60
+        while True:
+            # not for ever: else no answer could come
+            if chance.random() < 0.7:
+                relay.cut_after(chance.randrange(FURTHEST), chance.choice(FAULTS))
+            else:
+                relay.disarm()
+            try:
+                done = there.run(
+                    f"echo {number} >> {file}; echo out {number}; exit 3", once=f"n{number}", env=env
+                )
+            except ConnectionFailed:
+                again += 1
+                assert time.monotonic() < deadline, f"SEED={seed}: no answer for {number}"
+            else:
+                assert (done.returncode, done.stdout) == (3, b"out %d\n" % number)
+                break
+    relay.disarm()
+    quiet(file)
+    assert ran(file) == Counter(range(60)), f"SEED={seed}"
+    assert again > 5
