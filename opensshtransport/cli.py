@@ -229,7 +229,8 @@ def _logout(arguments: argparse.Namespace) -> int:
     facts = shared.facts()
     if facts is not None and not facts.ours and master.listens(Path(facts.socket)):
         print(
-            f"{arguments.host}: its master is your own, at {facts.socket}: end it by: ssh -O exit {arguments.host}",
+            f"{arguments.host}: its master is your own, at {facts.socket}; "
+            f"end it by: ssh -O exit {arguments.host}",
             file=sys.stderr,
         )
         return 1

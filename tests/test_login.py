@@ -63,7 +63,7 @@ def test_passphrase_without_a_person(passphrase_node: Sandbox) -> None:
         assert done.returncode == 255
         assert done.stdout == b""
         assert b"a person must log in: the key " in done.stderr
-        assert done.stderr.decode().endswith(f", or: ossh login -F {passphrase_node.ssh_config} sandbox\n")
+        assert done.stderr.decode().endswith(f": ossh login -F {passphrase_node.ssh_config} sandbox\n")
     assert time.monotonic() - begin < 20
     assert passphrase_node.authentications() == 0
     assert "failed: LoginNeeded" in audit_log()[0]
