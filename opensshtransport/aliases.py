@@ -100,12 +100,11 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         return
     if again.identity != destination.identity:
         return
+    tests = [_same_time(path, stamp, directory / str(number)) for number, (path, stamp) in enumerate(stamps)]
     if _dynamic(watched, again) or not all(_settled(stamp, now) for _, stamp in stamps):
-        unchanged = " && ".join(_same_answer(argv) for argv in _questions(again))
-    else:
-        unchanged = " && ".join(
-            _same_time(path, stamp, directory / str(number)) for number, (path, stamp) in enumerate(stamps)
-        )
+        # of config.toml only its time can tell
+        tests = tests[:1] + [_same_answer(argv) for argv in _questions(again)]
+    unchanged = " && ".join(tests)
     wrap = wrapper(secrets.token_hex(8) if facts.shell else "", posix=facts.posix_shell)
     # what follows `-S PATH`: words without blanks
     options = openssh.guarded_options(again, "")
@@ -140,13 +139,18 @@ def withdraw(master: Master) -> None:
 def _watched(ssh_config: Path | None) -> Iterator[Path]:
     """All files that decide where a name leads, and the directories in which an Include could find more."""
     yield config_file()
+    # a relative Include in a person's file, also in one named by -F, is one of ~/.ssh (ssh_config(5))
+    home = _home() / ".ssh"
     if ssh_config is not None:
-        yield from _included(ssh_config, ssh_config.parent, 0)
+        yield from _included(ssh_config, home, 0)
     else:
-        # ssh takes the home directory from the password database, not from HOME
-        home = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh"
         yield from _included(home / "config", home, 0)
         yield from _included(_SYSTEM_CONFIG, _SYSTEM_CONFIG.parent, 0)
+
+
+def _home() -> Path:
+    """The home directory as ssh has it: from the password database, not from HOME."""
+    return Path(pwd.getpwuid(os.getuid()).pw_dir)
 
 
 def _included(file: Path, base: Path, depth: int) -> Iterator[Path]:
@@ -155,7 +159,7 @@ def _included(file: Path, base: Path, depth: int) -> Iterator[Path]:
         if keyword != "include" or depth >= _DEEPEST_INCLUDE:
             continue
         for pattern in arguments:
-            path = Path(os.path.expanduser(pattern))  # noqa: PTH111 - a pattern, not a path yet
+            path = _home() / pattern[2:] if pattern.startswith("~/") else Path(pattern)
             path = path if path.is_absolute() else base / path
             if glob.has_magic(str(path)):
                 yield _before_magic(path)
@@ -250,11 +254,14 @@ def _same_time(path: Path, stamp: int | None, reference: Path) -> str:
 
 
 def _questions(destination: Destination) -> Iterator[list[str]]:
-    """The calls of `ssh -G` whose answers decide where a name leads."""
-    yield openssh.resolve_command(destination.ssh, destination.host, destination.ssh_config)
-    for jump in destination.resolved.jumps:
-        options, name = openssh.jump_options(jump)
-        yield openssh.resolve_command(destination.ssh, name, destination.ssh_config, options)
+    """The calls of `ssh -G` whose answers decide where a name leads: for it, and for each hop on the way."""
+    ssh, ssh_config = destination.ssh, destination.ssh_config
+    asked: list[tuple[list[str], str]] = [([], destination.host)]
+    while asked:
+        options, name = asked.pop(0)
+        yield openssh.resolve_command(ssh, name, ssh_config, options)
+        jumps = openssh.ask_resolved(ssh, name, ssh_config, options).jumps
+        asked += [openssh.jump_options(jump) for jump in jumps]
 
 
 def _same_answer(argv: Sequence[str]) -> str:

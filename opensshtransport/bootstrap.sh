@@ -9,8 +9,8 @@ trap : HUP INT QUIT TERM
 ossh_nl='
 '
 
-# Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, or Q (all is done). Empty
-# lines are for start-up files that read one; G has been heard; A: the end without Q will mean nothing.
+# Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, K TENTHS (see
+# finish), or Q (all is done). Empty lines are for start-up files that read one; G has been heard; A: the end without Q will mean nothing.
 # Where they end without Q, whoever sent them has died, or the connection has: then the command goes too.
 feed() {
 	me=$(exec sh -c 'echo $PPID')
@@ -22,6 +22,11 @@ feed() {
 		Q) exit ;;
 		E) exec >/dev/null ;;
 		'S '*) group "${frame#S }" ;;
+		'K '*)
+			exec >/dev/null
+			finish "${frame#K }"
+			exit
+			;;
 		# the second cat takes what a command that reads no more has left
 		*) dd bs="$frame" count=1 iflag=fullblock | {
 			trap - PIPE
@@ -33,14 +38,19 @@ feed() {
 	[ -n "$ossh_stays" ] && exit
 	exec >/dev/null
 	kill -s 0 $$ || exit
+	finish 50
+	exit
+}
+
+# finish N: ends the group by TERM, and after N tenths of a second by KILL what is left of it.
+finish() {
 	group TERM
 	n=0
-	while [ $n -lt 50 ] && [ -n "$(others)" ]; do
+	while [ $n -lt "$1" ] && [ -n "$(others)" ]; do
 		sleep 0.1 || sleep 1
 		n=$((n + 1))
 	done
 	group KILL
-	exit
 }
 
 # The processes of this session's group, but for the shell above the command and the one that reads frames.
@@ -99,11 +109,12 @@ run() {
 	printf '%s started\n' "$ossh_mark"
 	SHLVL=1
 	export SHLVL
-	# in a subshell, as dash would tell of a killed command on the stderr that it gave to the command
+	# in a subshell, as dash would tell of a killed command on the stderr that it gave to the command; feed in
+	# braces, as dash would keep copies of what is closed
 	if [ "$ossh_input" = frames ]; then
-		{ feed <&4 5>&- & } | (exec "$@" 2>&5 4<&- 5>&-)
+		{ { feed; } <&4 5>&- & } | (exec "$@" 2>&5 4<&- 5>&-)
 	else
-		feed <&4 >/dev/null 5>&- &
+		{ feed; } <&4 >/dev/null 5>&- &
 		(exec "$@" </dev/null 2>&5 4<&- 5>&-)
 	fi
 	done_ $?
@@ -139,9 +150,9 @@ once() {
 		: >"$ossh_dir/$ossh_key,out" && : >"$ossh_dir/$ossh_key,err" || refuse ENOSPC
 		umask "$ossh_umask"
 		if [ "$ossh_input" = frames ]; then
-			{ feed <&4 5>&- & } | (exec "$@" >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
+			{ { feed; } <&4 5>&- & } | (exec "$@" >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
 		else
-			feed <&4 >/dev/null 5>&- &
+			{ feed; } <&4 >/dev/null 5>&- &
 			(exec "$@" </dev/null >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
 		fi
 		ossh_status=$?
@@ -150,7 +161,7 @@ once() {
 		rm -f "$ossh_draft" "$ossh_file"
 		{ read -r ossh_claimed && read -r ossh_node && read -r ossh_booted && read -r ossh_pid && read -r ossh_start; } <"$ossh_dir/$ossh_key" || refuse EIO
 		[ "$ossh_claimed" = "$ossh_hash" ] || refuse other-command
-		feed <&4 >/dev/null 5>&- &
+		{ feed; } <&4 >/dev/null 5>&- &
 		while [ ! -f "$ossh_dir/$ossh_key,status" ]; do
 			if [ "$ossh_node" = "$(uname -n)" ] && { [ "$ossh_booted" != "$(boot)" ] || [ "$ossh_start" != "$(born "$ossh_pid")" ]; }; then
 				# it may have ended between the two looks

@@ -381,7 +381,8 @@ def _row(
     for path in certificates(destination):
         with contextlib.suppress(ValueError):
             ends.append(certificate_end(path))
-    known_ends = [end for end in ends if end is not None]
+    # any one that lives lets in; None is one without end
+    known_ends = [] if None in ends else [end for end in ends if end is not None]
     ticket = ticket_end() if destination.resolved.flag("gssapiauthentication") else None
     alive = facts if live is not None else None
     return {
@@ -391,7 +392,7 @@ def _row(
         "login_node": alive.login_node or None if alive else None,
         "since": _iso(datetime.datetime.fromtimestamp(alive.since).astimezone()) if alive else None,
         "sessions": _sessions(live) if live is not None else None,
-        "certificate_expires": _iso(min(known_ends)) if known_ends else None,
+        "certificate_expires": _iso(max(known_ends)) if known_ends else None,
         "ticket_expires": _iso(ticket) if ticket else None,
     }
 

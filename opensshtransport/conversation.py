@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import select
+import signal
 import struct
 import termios
 import time
@@ -22,7 +23,13 @@ from dataclasses import dataclass, field
 import pexpect
 
 from opensshtransport.answers import Ask, Secret
-from opensshtransport.errors import AuthenticationRefused, LoginNeeded, ToolMissing, UnexpectedPrompt
+from opensshtransport.errors import (
+    AuthenticationRefused,
+    LoginNeeded,
+    OpenSshTransportError,
+    ToolMissing,
+    UnexpectedPrompt,
+)
 from opensshtransport.prompts import Given, Message, MessageKind, Outcome, Prompt, Rule, Screen, choose
 from opensshtransport.sources import resolve_answer
 
@@ -31,6 +38,7 @@ __all__ = ["Conversation", "Person", "Said", "person_at_terminal"]
 _CHUNK = 65536
 # An unfinished line is a prompt when nothing follows it for so long.
 _QUIET = 0.15
+_TAIL = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,7 @@ class Conversation:
         person: who may be asked.
         rules: answer prompts before the person is asked.
         deadline: on the monotonic clock.
+        what: what the program is, for messages.
         hops: how many ssh programs take part: the jump hosts and the target.
         answered: how many answers the rules have given.
     """
@@ -126,6 +135,7 @@ class Conversation:
     person: Person | None
     rules: Sequence[Rule]
     deadline: float
+    what: str = "the login"
     hops: int = 1
     answered: int = 0
     _given: list[Given] = field(default_factory=list)
@@ -155,16 +165,25 @@ class Conversation:
             raise ToolMissing(f"{argv[0]} cannot be run", host=self.host) from reason
         try:
             with self.person.typing_through() if self.person else contextlib.nullcontext():
-                self._converse(child.child_fd)
-            # its terminal is closed, so it has ended, or gone into the background by ending
-            child.wait()
+                self._converse(child)
+        except OpenSshTransportError as error:
+            error.stderr = error.stderr or "\n".join(message.line for message in self._messages[-_TAIL:])
+            raise
         finally:
-            # ends the program where we leave early: SIGTERM at ssh's prompt costs no counted failure
+            if child.isalive() and child.pid:
+                # we leave early: SIGTERM at ssh's prompt costs no counted failure
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGTERM)
+                child.close(force=True)
+                # what it has started, and what takes no notice
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
             child.close(force=True)
         status = child.exitstatus if child.exitstatus is not None else 128 + (child.signalstatus or 0)
         return Said(status, "\n".join(message.line for message in self._messages))
 
-    def _converse(self, terminal: int) -> None:
+    def _converse(self, child: pexpect.spawn[str]) -> None:
+        terminal = child.child_fd
         screen = Screen()
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         readers = [terminal, *([self.person.terminal] if self.person else [])]
@@ -172,14 +191,16 @@ class Conversation:
         while True:
             left = self.deadline - time.monotonic()
             if left <= 0:
-                raise LoginNeeded("the login did not end in time", host=self.host)
-            ready, _, _ = select.select(readers, [], [], left if quiet else min(left, _QUIET))
+                self._messages += screen.end()
+                raise LoginNeeded(f"{self.what} did not end in time", host=self.host)
+            wait = _QUIET if terminal in readers else 0.01
+            ready, _, _ = select.select(readers, [], [], min(left, wait))
             if terminal in ready:
                 quiet = False
                 piece = _read(terminal)
                 if not piece:
-                    self._messages += screen.end()
-                    return
+                    # closed by all; the program itself may take its time
+                    readers.remove(terminal)
                 if self.person:
                     self.person.show(piece)
                 self._messages += screen.feed(decoder.decode(piece))
@@ -189,6 +210,10 @@ class Conversation:
                     readers.remove(self.person.terminal)
                 screen.answered()
                 os.write(terminal, typed)
+            if not ready and not child.isalive():
+                # what it has left in the background may keep the terminal open
+                self._messages += screen.end()
+                return
             if not ready and not quiet:
                 quiet = True
                 prompt = screen.prompt()

@@ -251,7 +251,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
     ),
     _row(
         # the guard's own mark, or what it leaves in a log at DEBUG
-        rf"^{NO_MASTER}$|^debug1: Control socket .* does not exist"
+        rf"^{NO_MASTER}\r?$|^debug1: Control socket .* does not exist"
         r"|^debug1: Executing proxy command: exec false"
         r"|^(?:mux_client_hello_exchange|mux_client_request_alive|muxclient|mux_client_request_session): .*"
         r"|^Control socket connect\(.*\): |^Control socket .* does not exist"
@@ -308,7 +308,8 @@ _MEANINGS: tuple[_Meaning, ...] = (
         r"^(?:.*: line \d+: )?Bad configuration option|^.*: terminating, \d+ bad configuration options"
         r"|^command-line(?: line \d+)?: |^\S+ line \d+: |^Can't open user config file "
         r"|^Bad owner or permissions on |^unknown option -- |^hostname contains invalid characters"
-        r"|^remote username contains invalid characters|^Bad \S+ specification|^unknown key %",
+        r"|^remote username contains invalid characters|^Bad \S+ specification"
+        r"|^(?:\w+: )?unknown key %",
         ConfigurationError,
         "ssh refuses its configuration",
     ),

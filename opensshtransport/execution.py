@@ -322,14 +322,16 @@ class RemoteProcess:
     def _ask(self) -> None:
         """Send the request: now start-up files read no more of what is sent."""
         with self._sending, contextlib.suppress(BrokenPipeError):
+            with self._changed:
+                if self._stopping.is_set():
+                    return
+                self._state.asked = True
+                self._changed.notify_all()
             if self._script is None:
                 self._channel.go()
             else:
                 self._sent = True
                 self._channel.request(self._script)
-        with self._changed:
-            self._state.asked = True
-            self._changed.notify_all()
 
     def _wait_for(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         with self._changed:
@@ -417,17 +419,16 @@ class RemoteProcess:
 
     def end(self, grace: float = GRACE) -> None:
         """End the remote process group: TERM, after the grace KILL, and if all fails by another session."""
-        for step, patience in ((self.terminate, grace), (self.kill, grace)):
+        with self._changed:
             if not self._state.asked:
-                # nobody listens yet, and nothing begins when we are gone
-                break
-            if not self._channel.heard:
-                continue
-            step()
-            if self._wait_for(lambda: len(self._state.ended) == 2, time.monotonic() + patience):
-                break
-        else:
-            self._end_from_outside()
+                # nobody listens yet, and from now on nothing begins
+                self._stopping.set()
+        if not self._stopping.is_set():
+            # what outlives the command itself is ended there, also when we are gone
+            heard = self._channel.heard and self._say(b"K %d\n" % int(grace * 10), _WORD_WITHIN)
+            deadline = time.monotonic() + grace + _WORD_WITHIN
+            if not heard or not self._wait_for(lambda: len(self._state.ended) == 2, deadline):
+                self._end_from_outside()
         self.close()
 
     def _end_from_outside(self) -> None:
@@ -758,10 +759,10 @@ class Execution:
         if not stdin:
             script = f"ossh_stays=yes\n{script}"
         try:
-            # input has to wait for the end of the start-up files, so the command does too
-            channel = Channel(
-                self.master, facts, self._slots, slot, script, stdin=stdin, go=not request.frames
-            )
+            # input waits for the end of the start-up files, so the command does too; and one under a key
+            # outlives us, so what was given up before it began must never begin
+            go = not request.frames and request.once is None
+            channel = Channel(self.master, facts, self._slots, slot, script, stdin=stdin, go=go)
         except BaseException:
             self._slots.give(slot)
             raise

@@ -190,9 +190,11 @@ def _run_script(
         host=destination.host,
         person=person,
         rules=rules,
+        what=f"the authentication script {script}",
         deadline=time.monotonic() + settings.script_timeout,
     )
-    said: Said = conversation.run([str(script)], env)
+    # by sh: pexpect splits a command without arguments at its blanks, and a script may name no interpreter
+    said: Said = conversation.run(["/bin/sh", "-c", 'exec "$0"', str(script)], env)
     if said.returncode != 0:
         lines = [line for line in said.text.splitlines() if line.strip()]
         raise LoginNeeded(

@@ -43,7 +43,8 @@ __all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "sweep"]
 # round trip there is. It needs no session and no login shell.
 _NOWHERE = "127.0.0.1:1"
 _LOCAL_DEADLINE = 5.0
-_SHELLS_OF_POSIX = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "busybox"}
+# Those that read no start-up file again below a shell of their own; zsh does.
+_SHELLS_OF_POSIX = {"sh", "bash", "dash", "ksh", "mksh", "ash", "busybox"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,8 @@ class Master:
         socket = self.own_socket
         was_there = listens(socket)
         if was_there:
-            argv = [self.destination.ssh, "-F", "none", "-O", "exit", "-S", str(socket), "--", "master"]
+            argv = [self.destination.ssh, "-F", "none", "-O", "exit"]
+            argv += ["-S", openssh.literal(socket), "--", "master"]
             _local(argv, _LOCAL_DEADLINE if _responds(facts) else 0.5)
             if facts is not None and listens(socket):
                 _kill_master(facts.pid, socket)

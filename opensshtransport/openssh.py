@@ -292,7 +292,7 @@ def _hop(resolved: Resolved, name: str) -> tuple[str, str, int, str]:
 
 def jump_options(jump: str) -> tuple[list[str], str]:
     """A jump host of ProxyJump, `[user@]host[:port]` or a URI, as options and a destination of ssh."""
-    match = re.fullmatch(r"(?:(.*)@)?(?:\[([^]]+)\]|([^:]+))(?::(\d+))?", jump)
+    match = re.fullmatch(r"(?:(.*)@)?(?:\[([^]]+)\]|([^:]+))(?::(\d+))?", jump.removeprefix("ssh://"))
     if match is None:
         return [], jump
     user, address, host, port = match.groups()
@@ -384,7 +384,8 @@ def guard(*, mark: bool = False) -> list[str]:
         # never become a master
         "-oControlMaster=no",
         # without a live master ssh would dial: this "connection" ends at once
-        f"-oProxyCommand=echo {NO_MASTER} >&2" if mark else "-oProxyCommand=false",
+        # ssh runs it by the local login shell, which may be tcsh
+        f'-oProxyCommand=sh -c "echo {NO_MASTER} >&2"' if mark else "-oProxyCommand=false",
         # ssh_config's ProxyJump would be dialled in its place
         "-oProxyJump=none",
         # no prompt, whatever happens

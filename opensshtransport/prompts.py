@@ -170,6 +170,8 @@ def _in_own_words(text: str) -> tuple[PromptKind, dict[str, str]]:
 _TELLING = frozenset(
     {MessageKind.REJECTED, MessageKind.TOO_MANY, MessageKind.LOCKED, MessageKind.TOUCH, MessageKind.PROGRESS}
 )
+# Longer than any prompt; the patterns below take long on long lines.
+_LONGEST_LINE = 2000
 _ENDS_LIKE_PROMPT = re.compile(r"[:?>]\s*$")
 
 # ECMA-48: control sequences, command strings (OSC and the like) and the short escapes. `partial` is one
@@ -268,7 +270,7 @@ class Screen:
     def _write(self, text: str) -> None:
         if self._hidden or not text:
             return
-        self._line = text if self._returned else self._line + text
+        self._line = (text if self._returned else self._line + text)[-_LONGEST_LINE:]
         self._returned = False
 
     def _after_echo(self, text: str) -> str:

@@ -149,7 +149,9 @@ def _program(value: object, where: str) -> str:
 
 def _script(value: object, where: str) -> Path:
     path = _file(value, where)
-    if not os.access(path, os.X_OK) or path.is_dir():
+    if path.is_dir():
+        raise SettingsError(f"{where}: {path} is a directory", advice="name the program in it")
+    if not os.access(path, os.X_OK):
         raise SettingsError(f"{where}: {path} is not executable", advice=f"run: chmod u+x {path}")
     return path
 
@@ -294,6 +296,8 @@ def runtime_directory() -> Path:
         if (
             len(os.fsencode(candidate)) + _SOCKET_NAME <= LONGEST_SOCKET_PATH
             and parent.is_dir()
+            # after `su` the variable may name another person's
+            and parent.stat().st_uid == os.getuid()
             and os.access(parent, os.W_OK | os.X_OK)
             and _file_system(parent) not in _NETWORK_FILE_SYSTEMS
         ):

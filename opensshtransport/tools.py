@@ -75,6 +75,8 @@ def ask(
             # dates and messages are read by programs
             _env={**os.environ, "LC_ALL": "C", **(env or {})},
         )
+    except sh.ForkException:
+        raise ToolMissing(f"the program {program!r} cannot be run", advice="check its first line") from None
     except sh.TimeoutException:
         return Reply(None, "", "")
     except sh.SignalException as reason:
@@ -88,7 +90,8 @@ def control(ssh: str, socket: Path, command: str, timeout: float = _DEADLINE) ->
     `check` does not prove that the network is there; it also resets the ControlPersist timer.
     """
     # with -F none a control command needs no configuration, and any host name serves
-    return ask(ssh, "-F", "none", "-O", command, "-S", str(socket), "--", "master", timeout=timeout)
+    path = str(socket).replace("%", "%%")
+    return ask(ssh, "-F", "none", "-O", command, "-S", path, "--", "master", timeout=timeout)
 
 
 def master_pid(ssh: str, socket: Path) -> int | None:
@@ -174,10 +177,11 @@ def encrypted_keys(identity_files: Iterable[str], env: Mapping[str, str]) -> lis
         if not key.is_file():
             continue
         # an empty passphrase opens a key that has none (ssh-keygen(1), -P)
-        if ask("ssh-keygen", "-y", "-P", "", "-f", str(key)).returncode == 0:
+        if "incorrect passphrase" not in ask("ssh-keygen", "-y", "-P", "", "-f", str(key)).stderr:
             continue
+        # none where the key is of an older form and its public half is missing
         fingerprint = ask("ssh-keygen", "-l", "-f", str(key)).stdout.split()
-        if len(fingerprint) > 1 and fingerprint[1] not in held:
+        if len(fingerprint) < 2 or fingerprint[1] not in held:
             found.append(str(key))
     return found
 

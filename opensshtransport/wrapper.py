@@ -72,7 +72,7 @@ def wrapper(mark: str, *, posix: bool) -> Wrapper:
     if posix:
         return Wrapper(
             mark=mark,
-            before=f'{_ABOVE}(exec "${{SHELL:-/bin/sh}}" -c "echo;echo {mark} $$;"',
+            before=f'{_ABOVE}echo;echo {mark} $$;(exec "${{SHELL:-/bin/sh}}" -c ',
             after=_BELOW,
             tty_before=f'{_ABOVE}(exec "${{SHELL:-/bin/sh}}" -c ',
             posix=True,
@@ -87,8 +87,11 @@ def wrapper(mark: str, *, posix: bool) -> Wrapper:
 
 
 def _below_sh(mark: str, command: str) -> str:
-    begin = f'"echo;echo {mark} $$;"' if mark else ""
-    return f'(SHLVL=1; export SHLVL; exec "${{SHELL:-/bin/sh}}" -c {begin}{command}'
+    # other shells read a start-up file again, so the mark is printed by the command's own shell; on a line of
+    # its own, as what follows a `;` is read differently by some
+    newline = "n=$(echo;echo .); " if mark else ""
+    begin = f'"echo;echo {mark} $$${{n%.}}"' if mark else ""
+    return f'{newline}(SHLVL=1; export SHLVL; exec "${{SHELL:-/bin/sh}}" -c {begin}{command}'
 
 
 def _quote(text: str) -> str:

@@ -80,7 +80,7 @@ def log_in_by_hand(node: Sandbox, password: str, *, wait: bool = False) -> int:
     return -1 if child.exitstatus is None else child.exitstatus
 
 
-COOLING_DOWN = r"no login without a person for \d+ s; run: ossh login asks$"
+COOLING_DOWN = r"no login without a person for \d+ s; run(?:: ossh login -F \S+ asks| it at a terminal)$"
 
 
 def test_pauses() -> None:

@@ -320,7 +320,10 @@ def test_sessions_that_others_use(keep: Keep) -> None:
     """Where others have taken the server's sessions, a command waits until one of them ends."""
     node = keep(Sandbox(server_options={"MaxSessions": "2"}))
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
-    there.run("true")
+    with Transport(node.host, ssh_config=node.ssh_config) as first:
+        first.run("true")
+    slots = Slots(Master(resolve(node.host, node.ssh_config)))
+    until(lambda: slots.in_use() == 0, "the sessions to be given back")
     socket = next(path for path in runtime().iterdir() if path.is_socket())
     argv = ["ssh", "-F", "none", "-S", str(socket), "--", "x", "echo up; sleep 300"]
     others = [
@@ -410,11 +413,25 @@ def test_request_by_stdin(shell: list[str]) -> None:
 
 
 def test_request_at_once(shell: list[str]) -> None:
-    """A request that came with the bootstrap runs without a word on stdin; a signal is 128+N."""
+    """A request that came with the bootstrap runs at a word, after blank lines too; a signal is 128+N."""
     with far_side(shell, 'run none sh -c "echo out; kill -9 \\$\\$"') as child:
-        until(lambda: child.poll() is not None, "the end")
-        got = outcome(child, b"")
+        got = outcome(child, b"\n\nG\nG\nQ\n")
     assert got == (b"out\n", [Event("ready"), Event("started"), Event("end", "137")], b"")
+
+
+def test_request_whose_word_was_swallowed(shell: list[str]) -> None:
+    """Without the word nothing runs, and the far side says so."""
+    with far_side(shell, "run none echo ran") as child:
+        got = outcome(child, b"\n\n")
+    assert got == (b"", [Event("ready"), Event("refused", "swallowed")], b"")
+
+
+@pytest.mark.parametrize(("before", "sent"), [("", b"G\nA\n"), ("ossh_stays=yes\n", b"")])
+def test_a_sender_that_lets_go(shell: list[str], before: str, sent: bytes) -> None:
+    """After its farewell the end of the sender means nothing, and so it is where no stdin was to be had."""
+    with far_side(shell, f'{before}run none sh -c "sleep 0.3; echo out"') as child:
+        got = outcome(child, sent)
+    assert got == (b"out\n", [Event("ready"), Event("started"), Event("end", "0")], b"")
 
 
 def test_frames(shell: list[str]) -> None:
@@ -436,7 +453,7 @@ def test_end_of_the_sender_ends_the_group(shell: list[str]) -> None:
         child.stdin.flush()
         assert child.stdout is not None
         while child.stdout.readline() != b"up\n":
-            pass
+            assert child.poll() is None
         assert len(group(child.pid)) >= 3
         child.stdin.close()
         until(lambda: not group(child.pid), "the group to end")
@@ -451,7 +468,7 @@ def test_signals(shell: list[str], name: str, status: int) -> None:
         child.stdin.write(quoted_lines("run none sh -c 'echo up; sleep 300 & exec sleep 300'"))
         child.stdin.flush()
         while child.stdout.readline() != b"up\n":
-            pass
+            assert child.poll() is None
         child.stdin.write(b"S %s\n" % name.encode())
         child.stdin.flush()
         lines = child.stdout.readlines()

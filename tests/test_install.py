@@ -236,7 +236,6 @@ def by_python(node: Sandbox) -> list[str | Path]:
 
 
 @pytest.mark.parametrize("call", [["dash", "ossh-run"], ["dash", "-c", 'ossh-run "$@"', "dash"]])
-@pytest.mark.xfail(reason="a bare name is not looked for in the working directory", strict=True)
 def test_by_a_bare_name_in_the_working_directory(
     installed: Installed, own_node: Sandbox, call: list[str]
 ) -> None:
@@ -249,8 +248,8 @@ def test_by_a_bare_name_in_the_working_directory(
     "shell",
     [
         "dash",
-        pytest.param("bash", marks=pytest.mark.xfail(reason="the status ends by a \\r", strict=True)),
-        pytest.param("busybox sh", marks=pytest.mark.xfail(reason="the status ends by a \\r", strict=True)),
+        "bash",
+        "busybox sh",
     ],
 )
 def test_by_every_sh(installed: Installed, own_node: Sandbox, shell: str) -> None:

@@ -242,7 +242,7 @@ def claimed(record: Path) -> int:
 
 
 def test_a_run_that_was_cut_down(node: Sandbox, keep: Keep, tmp_path: Path, state: Path) -> None:
-    """A run whose processes were killed is told as such to who waits and who comes later, and never runs again."""
+    """A run whose processes were killed is told to who waits and who comes later, and is not run again."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     count = tmp_path / "count"
     command = counting(count, "sleep 300")
@@ -290,6 +290,7 @@ def test_a_run_that_lives_is_waited_for(node: Sandbox, keep: Keep, tmp_path: Pat
     """Who waits for a run, here or on another node, ends by its own timeout and leaves the run alone."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     command = counting(tmp_path / "count", "sleep 4; echo out")
+    there.run("true")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(there.run, command, once="key", env=home(state))
         until(lambda: runs(tmp_path / "count") == 1, "the first run to begin")
@@ -309,8 +310,10 @@ def test_timeout_ends_the_first_run(node: Sandbox, keep: Keep, tmp_path: Path, s
     """A timeout ends the run itself, and its end is what is told later."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     command = counting(tmp_path / "count", "echo up; sleep 300")
+    there.run("true")
     with pytest.raises(CommandTimeout):
-        there.run(command, once="key", env=home(state), timeout=1)
+        there.run(command, once="key", env=home(state), timeout=2)
+    assert runs(tmp_path / "count") == 1
     assert said(there.run(command, once="key", env=home(state), timeout=60)) == (143, b"up\n", b"")
     assert runs(tmp_path / "count") == 1
 

@@ -841,7 +841,7 @@ class TestConfigurationOfSessions:
         [
             "RequestTTY force\nRemoteCommand echo theirs\n",
             "SessionType none\n",
-            "LocalForward {local} 127.0.0.1:22\nRemoteForward {remote} 127.0.0.1:22\n",
+            "LocalForward 127.0.0.1:{local} [::1]:1\nRemoteForward 127.0.0.1:{remote} [::1]:1\n",
             "ControlMaster auto\nControlPath {directory}/theirs\nControlPersist yes\nLogLevel QUIET\n",
             "PermitLocalCommand yes\nLocalCommand echo local\n",
             "{jump}",
@@ -872,6 +872,17 @@ class TestConfigurationOfSessions:
                 assert place.node.connections() == before
         for copy in (isolated / "got", place.home / "put"):
             copy.unlink()
+
+    def test_forwarding(self, place: Place, isolated: Path) -> None:
+        """A session opens no port: what is to be forwarded is the master's business."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with live_master(place.resolve(isolated), isolated / "s") as path:
+            where = place.resolve(isolated, f"LocalForward 127.0.0.1:{port} 127.0.0.1:{place.node.port}\n")
+            assert run(guarded_ssh(where, path, command="echo here", no_stdin=True)).stdout == "here\n"
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
 
     @pytest.mark.parametrize("more", ["RequestTTY force\n", "RemoteCommand echo theirs\n"], ids=str.strip)
     def test_undisturbed_sftp(self, place: Place, isolated: Path, more: str) -> None:

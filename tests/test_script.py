@@ -337,7 +337,6 @@ class TestFailures:
         until(lambda: not processes(tag), "the script to end")
         assert own_node.connections() == 0
 
-    @pytest.mark.xfail(reason="the error tells neither the script nor its words", strict=True)
     def test_deadline_says_what_was_said(self, own_node: Sandbox, isolated: Path) -> None:
         """The error of the deadline names the script, and has the tail of what it said."""
         script = write_script(isolated, f"echo 'still waiting'; exec {new_tag()}")
@@ -347,7 +346,6 @@ class TestFailures:
         assert "still waiting" in error["stderr"]
 
     @pytest.mark.parametrize("trap", ["", "trap '' HUP INT TERM; "], ids=["plain", "trapped"])
-    @pytest.mark.xfail(reason="only the script's own process is ended", strict=True)
     def test_deadline_ends_all_of_it(self, own_node: Sandbox, isolated: Path, trap: str) -> None:
         """What the script has started ends with it, also where it ignores signals."""
         tag = new_tag()
@@ -358,7 +356,6 @@ class TestFailures:
         finally:
             kill(tag)
 
-    @pytest.mark.xfail(reason="the login waits for the script without end", strict=True)
     def test_deadline_without_a_terminal(self, own_node: Sandbox, isolated: Path) -> None:
         """A script that lets go of its terminal has the same deadline."""
         tag = new_tag()
@@ -373,7 +370,6 @@ class TestFailures:
         finally:
             kill(tag)
 
-    @pytest.mark.xfail(reason="the login waits until the terminal is closed by all", strict=True)
     def test_what_it_leaves_in_the_background(self, own_node: Sandbox, isolated: Path) -> None:
         """The script has ended when it has ended, though a browser that it opened lives on."""
         tag = new_tag()
@@ -433,7 +429,6 @@ class TestSettings:
         subprocess.run(["chmod", "u+x", script], check=True)
         log_in(own_node)
 
-    @pytest.mark.xfail(reason="it is called not executable", strict=True)
     def test_directory(self, own_node: Sandbox, isolated: Path) -> None:
         """A directory is no script, whatever its mode; chmod is no remedy."""
         words = self.said(own_node, str(isolated))
@@ -455,7 +450,6 @@ class TestSettings:
         assert f"there is no {isolated}/none" in self.said(own_node, "~/none", HOME=str(isolated))
 
     @pytest.mark.parametrize("text", ["#!/no/such/interpreter\n", "exit 3\n"], ids=["missing", "none"])
-    @pytest.mark.xfail(reason="Python's own error shows", strict=True)
     def test_no_interpreter(self, own_node: Sandbox, isolated: Path, text: str) -> None:
         """A script whose interpreter is missing, or that names none, fails with a word about it."""
         script = write_script(isolated, "")
@@ -465,7 +459,6 @@ class TestSettings:
         assert str(script) in error["message"]
         assert own_node.connections() == 0
 
-    @pytest.mark.xfail(reason="pexpect splits a command without arguments", strict=True)
     def test_blank_in_its_path(self, own_node: Sandbox, isolated: Path) -> None:
         """A path with blanks and quotes is one path."""
         place = isolated / "a 'directory'"

@@ -298,7 +298,8 @@ def test_unexpected_prompt(
     done = ossh_run("-F", node.ssh_config, node.host, "echo x")
     assert time.monotonic() - begin < 15
     assert (done.returncode, done.stdout) == (255, b"")
-    expected = f"asks: '{quoted}' is asked, and no rule answers it; run: ossh login asks\n"
+    advice = f"run: ossh login -F {node.ssh_config} asks\n"
+    expected = f"asks: '{quoted}' is asked, and no rule answers it; {advice}"
     assert expected in done.stderr.decode()
     until(node.idle, "the server to see the end")
     assert node.answers() == []
@@ -634,9 +635,10 @@ def test_killed_without_a_person(make_conversation_node: MakeConversationNode, i
 
 
 def test_account_is_not_locked_by_a_wrong_stored_password(locking_node: LockingNode, isolated: Path) -> None:
-    """Twenty commands in a row and eight at once with a wrong password: one failure at the server."""
+    """Twenty commands in a row and eight at once with a wrong password: one failure for each pause."""
     settings(f"password = {stored(isolated, 'password', 'wrong')}", host="locks")
     arguments: list[str | Path] = ["-F", locking_node.ssh_config, locking_node.host, "echo x"]
+    begin = time.monotonic()
     for _ in range(20):
         done = ossh_run(*arguments)
         assert (done.returncode, done.stdout) == (255, b"")
@@ -650,7 +652,8 @@ def test_account_is_not_locked_by_a_wrong_stored_password(locking_node: LockingN
         for _ in range(8)
     ]
     assert [process.wait(60) for process in crowd] == [255] * 8
-    assert locking_node.failures() == locking_node.connections() == 1
+    allowed = 1 if time.monotonic() - begin < 30 else 2
+    assert 1 <= locking_node.failures() == locking_node.connections() <= allowed
     child = login(locking_node)
     child.expect("Password: ")
     child.sendline("right")

@@ -236,7 +236,6 @@ def test_status_tells_the_certificate(authority_node: AuthorityNode) -> None:
     assert row["ticket_expires"] is None
 
 
-@pytest.mark.xfail(reason="the first end of all is told", strict=True)
 def test_status_of_several_certificates(authority_node: AuthorityNode, isolated: Path) -> None:
     """Of a dead certificate and a living one, the living one's end is told, as it is what lets in."""
     node = authority_node
