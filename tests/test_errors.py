@@ -38,19 +38,10 @@ from opensshtransport.errors import (
 )
 from opensshtransport.sandbox import Sandbox
 
-# What is not told yet, and why.
-_UNTOLD = {
-    "bad-token": "its row is anchored behind the function's name",
-    "guarded-without-socket": "the guard's mark may come too late",
-}
-
 
 def _marked(name: str, path: Path | None = None) -> object:
-    """A parameter for a case, expected to fail where the table cannot tell it yet."""
-    marks = [pytest.mark.xfail(reason=_UNTOLD[name], strict=False)] if name in _UNTOLD else []
-    if path is None:
-        return pytest.param(name, marks=marks)
-    return pytest.param(name, path, marks=marks, id=path.stem)
+    """A parameter for a case."""
+    return pytest.param(name) if path is None else pytest.param(name, path, id=path.stem)
 
 
 def _classes() -> dict[str, type[OpenSshTransportError]]:

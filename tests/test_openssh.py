@@ -323,11 +323,7 @@ class TestResolve:
             ("Host t\nProxyJump you@[::1]:23\n", ["you@::1:23", "me@t:22"]),
             ("Host t\nProxyJump [::1]\n", ["me@::1:22", "me@t:22"]),
             ("Host t\nProxyJump a@b@c\n", ["a@b@c:22", "me@t:22"]),
-            pytest.param(
-                "Host t\nProxyJump ssh://you@a:23,ssh://b:24\n",
-                ["you@a:23", "me@b:24", "me@t:22"],
-                marks=pytest.mark.xfail(reason="only a single URI is taken apart by ssh -G", strict=True),
-            ),
+            pytest.param("Host t\nProxyJump ssh://you@a:23,ssh://b:24\n", ["you@a:23", "me@b:24", "me@t:22"]),
         ],
     )
     def test_route(self, config: Callable[[str], Path], text: str, route: list[str]) -> None:
@@ -790,7 +786,6 @@ class TestGuard:
                 wait_until(lambda: run(again).stdout == "it worked\n", what="a session")
                 assert node.connections() == 1
 
-    @pytest.mark.xfail(reason="it comes only if the person's shell is fast, and for tcsh goes to a file")
     @pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "tcsh", "fish"])
     def test_mark(
         self, asking: Destination, isolated: Path, monkeypatch: pytest.MonkeyPatch, shell: str

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensshtransport.answers import Answer, Ask, Command, Join, Keyring, parse_answer, Secret, Text, Totp
+from opensshtransport.answers import Answer, Ask, Command, Join, Keyring, Secret, Text, Totp, parse_answer
 from opensshtransport.errors import SettingsError
 from opensshtransport.prompts import (
     Given,
