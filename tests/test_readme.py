@@ -395,7 +395,22 @@ def test_settings_are_accepted(block: Block, tmp_path: Path) -> None:
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     """A block without a language, or with an unknown one, would be checked by nobody."""
     opened = re.findall(r"^```(.*)$", README, re.MULTILINE)[::2]
-    assert set(opened) <= {"sh", "console", "ssh-config", "toml"}
+    assert set(opened) <= {"sh", "console", "ssh-config", "toml", "python"}
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=_id)
+def test_python_runs(block: Block, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each program runs, on a node of the README's name with the files that the program names."""
+    (tmp_path / "job.sh").write_text("echo Submitted batch job 1234\n")
+    (tmp_path / "out.log").write_text("step 1\n")
+    with Sandbox(HOST) as node:
+        program = block.text.replace(f'Transport("{HOST}")', f'Transport("{HOST}", ssh_config=CONFIG)')
+        # no queue here, and no /scratch
+        program = program.replace("sbatch job.sh", "sh job.sh").replace("/scratch/me", str(tmp_path))
+        exec(program, {"CONFIG": node.ssh_config})  # noqa: S102 - the README's own program
+    shown = capsys.readouterr().out
+    assert "Submitted batch job 1234" in shown
+    assert "step 1" in shown
 
 
 # -- tables --------------------------------------------------------------------------------------------
