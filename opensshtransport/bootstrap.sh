@@ -9,9 +9,9 @@ trap : HUP INT QUIT TERM
 ossh_nl='
 '
 
-# Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, K TENTHS (see
-# finish), or Q (all is done). Empty lines are for start-up files that read one; G has been heard; A: the end without Q will mean nothing.
-# Where they end without Q, whoever sent them has died, or the connection has: then the command goes too.
+# Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, K SECONDS (see finish), or
+# Q (all is done). Empty lines are for start-up files that read one; G has been heard. Where they end without Q,
+# whoever sent them has died, or the connection has: then the command goes too, unless A came.
 feed() {
 	me=$(exec sh -c 'echo $PPID')
 	trap '' HUP INT QUIT TERM
@@ -38,19 +38,24 @@ feed() {
 	[ -n "$ossh_stays" ] && exit
 	exec >/dev/null
 	kill -s 0 $$ || exit
-	finish 50
+	finish 5
 	exit
 }
 
-# finish N: ends the group by TERM, and after N tenths of a second by KILL what is left of it.
+# finish SECONDS: ends the group by TERM, and after so many seconds by KILL what is left of it.
 finish() {
 	group TERM
-	n=0
-	while [ $n -lt "$1" ] && [ -n "$(others)" ]; do
+	end=$(($(date +%s) + $1))
+	while [ "$(date +%s)" -lt "$end" ] && [ -n "$(others)" ]; do
 		sleep 0.1 || sleep 1
-		n=$((n + 1))
 	done
 	group KILL
+	# where nobody reads any more, the shell above is stuck with its last words
+	end=$(($(date +%s) + 2))
+	while [ "$(date +%s)" -lt "$end" ] && kill -s 0 $$; do
+		sleep 0.1 || sleep 1
+	done
+	kill -s KILL $$
 }
 
 # The processes of this session's group, but for the shell above the command and the one that reads frames.
@@ -137,6 +142,8 @@ once() {
 	find "$ossh_dir" -type f -mtime +30 -exec rm -f {} + </dev/null &
 	ossh_draft=$ossh_dir/.$$.$(uname -n)
 	(umask 077 && printf '%s\n%s\n%s\n%s\n%s\n' "$ossh_hash" "$(uname -n)" "$(boot)" $$ "$(born $$)" >"$ossh_draft") || refuse ENOSPC
+	# a connection that breaks must not end what holds the claim
+	trap '' PIPE
 	if ln "$ossh_draft" "$ossh_dir/$ossh_key"; then
 		rm -f "$ossh_draft"
 		ossh_stays=yes
@@ -150,10 +157,10 @@ once() {
 		: >"$ossh_dir/$ossh_key,out" && : >"$ossh_dir/$ossh_key,err" || refuse ENOSPC
 		umask "$ossh_umask"
 		if [ "$ossh_input" = frames ]; then
-			{ { feed; } <&4 5>&- & } | (exec "$@" >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
+			{ { feed; } <&4 5>&- & } | (trap - PIPE && exec "$@" >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
 		else
 			{ feed; } <&4 >/dev/null 5>&- &
-			(exec "$@" </dev/null >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
+			(trap - PIPE && exec "$@" </dev/null >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
 		fi
 		ossh_status=$?
 		(umask 077 && echo $ossh_status >"$ossh_draft") && mv -f "$ossh_draft" "$ossh_dir/$ossh_key,status"

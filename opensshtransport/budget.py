@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from opensshtransport.errors import AuthenticationRefused, CoolingDown, LoginNeeded, OpenSshTransportError
 from opensshtransport.master import replace_file
@@ -51,11 +53,19 @@ class Budget:
     def read(self) -> Spent:
         """What has happened so far. A file that cannot be read counts as exhausted: better safe."""
         try:
-            return Spent(**json.loads(self.file.read_text(encoding="utf-8")))
+            noted: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
+            spent = Spent(**noted)
         except FileNotFoundError:
             return Spent()
-        except (OSError, ValueError, TypeError) as reason:
-            return Spent(failures=MOST_FAILURES, reason=f"{self.file} cannot be read: {reason}")
+        except (OSError, ValueError, TypeError):
+            return self._spoilt()
+        kinds = {"failures": int, "until": int | float, "reason": str, "told": bool}
+        if not all(isinstance(value, kinds[name]) for name, value in noted.items()):
+            return self._spoilt()
+        return spent if spent.failures >= 0 and math.isfinite(spent.until) else self._spoilt()
+
+    def _spoilt(self) -> Spent:
+        return Spent(failures=MOST_FAILURES, reason=f"{self.file} cannot be read")
 
     def check(self) -> None:
         """Let a login without a person go on, or not.
@@ -69,22 +79,38 @@ class Budget:
             raise CoolingDown(
                 f"{spent.failures} logins in a row have failed, the last: {spent.reason}", host=host
             )
-        # a clock that was set back must not make the pause longer than it was meant to be
-        left = min(spent.until - time.time(), pause_after(spent.failures))
+        pause = pause_after(spent.failures)
+        left = spent.until - time.time()
+        if left > pause:
+            # the clock was set back: that must not make the pause longer than it was meant to be
+            left = pause
+            self._write(dataclasses.replace(spent, until=time.time() + pause))
         if left > 0:
             raise CoolingDown(f"{spent.reason}; no login without a person for {left:.0f} s", host=host)
 
-    def note(self, error: OpenSshTransportError) -> None:
-        """Count a failure, if the server or a script may have counted one too."""
-        if not isinstance(error, AuthenticationRefused | LoginNeeded) or isinstance(error, CoolingDown):
-            return
-        spent = self.read()
-        failures = spent.failures + 1
-        self._write(
-            dataclasses.replace(
-                spent, failures=failures, until=time.time() + pause_after(failures), reason=error.message
-            )
-        )
+    def begin(self) -> Spent:
+        """Count a login as failed before it begins: if it is killed, nobody knows what it has sent.
+
+        Returns:
+            What was noted before.
+        """
+        before = self.read()
+        self._count(before, "the login process was killed")
+        return before
+
+    def note(self, error: OpenSshTransportError, before: Spent) -> None:
+        """Count a failure, if the server or a script may have counted one too; else all is as it was."""
+        if isinstance(error, AuthenticationRefused | LoginNeeded):
+            self._count(before, error.message)
+        elif before.failures:
+            self._write(before)
+        else:
+            self.clear()
+
+    def _count(self, before: Spent, reason: str) -> None:
+        failures = before.failures + 1
+        until = time.time() + pause_after(failures)
+        self._write(dataclasses.replace(before, failures=failures, until=until, reason=reason))
 
     def note_told(self) -> bool:
         """Note that the person was told; whether that was not so before."""
@@ -104,4 +130,4 @@ class Budget:
 
 def pause_after(failures: int) -> float:
     """Seconds to wait after so many failures in a row: 30 s, doubling, an hour at most."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (failures - 1)) if failures else 0.0
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16)) if failures else 0.0

@@ -25,6 +25,7 @@ import pexpect
 from opensshtransport.answers import Ask, Secret
 from opensshtransport.errors import (
     AuthenticationRefused,
+    HostKeyUnknown,
     LoginNeeded,
     OpenSshTransportError,
     ToolMissing,

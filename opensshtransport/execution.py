@@ -425,7 +425,7 @@ class RemoteProcess:
                 self._stopping.set()
         if not self._stopping.is_set():
             # what outlives the command itself is ended there, also when we are gone
-            heard = self._channel.heard and self._say(b"K %d\n" % int(grace * 10), _WORD_WITHIN)
+            heard = self._channel.heard and self._say(b"K %d\n" % grace, _WORD_WITHIN)
             deadline = time.monotonic() + grace + _WORD_WITHIN
             if not heard or not self._wait_for(lambda: len(self._state.ended) == 2, deadline):
                 self._end_from_outside()

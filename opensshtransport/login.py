@@ -78,14 +78,20 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
     destination = master.destination
     budget = Budget(destination)
     begin = time.monotonic()
+    before = None
     try:
+        refused_before = budget.read().failures > 0
         if person is None:
             budget.check()
-        _log_in(master, person, budget)
+            before = budget.begin()
+        else:
+            before = budget.read()
+        _log_in(master, person, refused_before=refused_before)
     except OpenSshTransportError as error:
         error.host = error.host or destination.host
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
-        budget.note(error)
+        if before is not None:
+            budget.note(error, before)
         if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
             _call_for_a_person(destination, budget, error)
         raise
@@ -101,11 +107,11 @@ def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshT
         tools.ask("/bin/sh", "-c", hook, timeout=30, env=told)
 
 
-def _log_in(master: Master, person: Person | None, budget: Budget) -> None:
+def _log_in(master: Master, person: Person | None, *, refused_before: bool) -> None:
     destination = master.destination
     settings, resolved = destination.settings, destination.resolved
     # what was refused once is not sent again by itself; the person types
-    rules = settings.rules if not budget.read().failures or person is None else ()
+    rules = settings.rules if not refused_before or person is None else ()
     env = _agent(master.directory)
     _run_script(destination, person, rules, env)
     _get_ticket(destination)

@@ -51,6 +51,25 @@ _DIRECTORIES = {
 _UNWANTED = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "KRB5CCNAME", "KRB5_CONFIG")
 
 
+# Minutes of real servers: `scripts/test --long` runs them too.
+_LONG = {
+    "test_budget",
+    "test_channel",
+    "test_cuts",
+    "test_once",
+    "test_second_factor",
+    "test_secrets",
+    "test_transport",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the long modules."""
+    for item in items:
+        if item.path.stem in _LONG:
+            item.add_marker(pytest.mark.long)
+
+
 def require(missing: str) -> None:
     """Skip the test if something is missing; in CI, on Linux, a missing package fails it."""
     if missing and os.environ.get("CI") == "true" and sys.platform == "linux" and "root" not in missing:

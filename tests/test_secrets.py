@@ -292,10 +292,12 @@ def test_no_core_dump(make_conversation_node: MakeConversationNode, store: Path)
         str(OSSH), ["login", "-F", str(node.ssh_config), node.host], timeout=30, encoding="utf-8"
     )
     child.expect("Code: ")
-    limits = Path(f"/proc/{child.pid}/limits").read_text()
-    child.sendintr()
+    below = subprocess.run(["pgrep", "-P", str(child.pid), "ssh"], capture_output=True, text=True, check=True)
+    limits = [Path(f"/proc/{pid}/limits").read_text() for pid in (child.pid, *below.stdout.split())]
+    child.sendline("x")
     child.expect(pexpect.EOF)
-    assert re.search(r"Max core file size +0 +0 ", limits)
+    assert len(limits) == 2
+    assert all(re.search(r"Max core file size +0 +0 ", text) for text in limits)
 
 
 def test_report_of_a_login(

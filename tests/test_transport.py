@@ -743,7 +743,7 @@ def test_the_callers_end_is_the_commands(
         child.send_signal(number)
         child.wait(40)
         assert child.returncode in {-number, 130}
-    until(lambda: not sleepers(user), "the command to end", timeout=30)
+    until(lambda: not sleepers(user), "the command to end", timeout=60)
 
 
 # -- many at once ---------------------------------------------------------------------------------------
@@ -786,7 +786,7 @@ def test_spares(own_node: Sandbox, keep: Keep) -> None:
     transport = to(own_node, keep)
     slots = Slots(Master(resolve(own_node.host, own_node.ssh_config)))
     transport.run("true")
-    until(lambda: len(transport._execution._spares) == 1, "a spare")
+    until(lambda: bool(transport._execution._spares), "a spare")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: transport.run("true"), range(40)))
     until(lambda: slots.in_use() <= slots.limit - 1, "the sessions to be given back")
