@@ -247,6 +247,8 @@ class Conversation:
                 host=self.host,
                 advice=f"correct the stored secret, then run: ossh login {self.host}",
             )
+        if self.person is None and decision.outcome is Outcome.HOST_KEY:
+            raise HostKeyUnknown("the host key is not known yet", host=self.host)
         if self.person is None:
             raise UnexpectedPrompt(
                 f"{prompt.text.strip()!r} is asked, and no rule answers it", host=self.host
