@@ -329,6 +329,8 @@ def normal(text: str) -> str:
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", "TIME"),
         (r"\S+@127\.0\.0\.1:\d+", "ADDRESS"),
         (r"pid=\d+ \d+\.\d+s", "PROCESS"),
+        # advice repeats the configuration that the scripts on PATH have added
+        (r"ossh login -F \S+ ", "ossh login "),
         (rf"\b(?:{re.escape(NODE)}|{re.escape(platform.node())})(?!\S)", "NODE"),
         # columns are as wide as what stands in them
         (r" {2,}", "  "),
