@@ -6,15 +6,27 @@ window is noted, over all processes, before the code is handed out; whoever come
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
-from typing import Any
+import urllib.parse
+from collections.abc import Callable, Mapping
 
 from opensshtransport import tools
-from opensshtransport.answers import Answer, Ask, Command, Join, Keyring, Secret, Text, Totp
+from opensshtransport.answers import (
+    Answer,
+    Ask,
+    Command,
+    Join,
+    Keyring,
+    Secret,
+    Text,
+    Totp,
+    parse_answer,
+)
 from opensshtransport.errors import LoginNeeded, SettingsError, ToolMissing
 from opensshtransport.master import locked
 from opensshtransport.settings import private_directory, state_directory
@@ -98,10 +110,10 @@ def _from_command(answer: Command) -> Secret:
 
 def _fresh_code(answer: Totp, seed: Secret, tell: Callable[[str], None], deadline: float) -> Secret:
     """A code of RFC 6238 that was not handed out before."""
-    generator = _generator(answer, seed)
-    period: int = generator.interval
-    # the seed's digest tells its uses apart; the seed cannot be had from it
-    digest = hashlib.sha256(b"one-time codes\0" + generator.secret.upper().encode()).hexdigest()[:16]
+    key, answer = _key(answer, seed)
+    period = answer.period
+    # the key's digest tells its uses apart; the key cannot be had from it
+    digest = hashlib.sha256(b"one-time codes\0" + key.reveal().encode()).hexdigest()[:16]
     with locked(private_directory(state_directory() / "codes") / digest) as file:
         noted = os.read(file, 64).decode(errors="replace")
         last = int(noted) if noted.isdigit() else -1
@@ -117,38 +129,56 @@ def _fresh_code(answer: Totp, seed: Secret, tell: Callable[[str], None], deadlin
                 time.sleep(min(1.0, max(0.01, begin - time.time())))
             window = int(time.time()) // period
         # noted before it is handed out: a crash may waste a code, but not send it twice
-        os.ftruncate(file, 0)
-        os.pwrite(file, str(window).encode(), 0)
+        # (in one piece and always as long, so that it is never half there)
+        os.pwrite(file, f"{window:020d}".encode(), 0)
         os.fsync(file)
-    code: str = generator.generate_otp(window)
-    return Secret(code)
+    return _code(key, window, answer)
 
 
-def _generator(answer: Totp, seed: Secret) -> Any:
+def _key(answer: Totp, seed: Secret) -> tuple[Secret, Totp]:
+    """The key of a seed, in base32 always written alike, and the options: an otpauth URI brings its own."""
+    text = seed.reveal()
+    if text.startswith("otpauth://"):
+        # github.com/google/google-authenticator/wiki/Key-Uri-Format
+        uri = urllib.parse.urlsplit(text)
+        if uri.netloc.lower() != "totp":
+            raise SettingsError(
+                "the seed is for counted codes, not for timed ones", advice="ask for a new one"
+            )
+        options = {name: values[-1] for name, values in urllib.parse.parse_qs(uri.query).items()}
+        text = options.pop("secret", "")
+        answer = _with_options(answer, options)
+    letters = re.sub(r"[\s-]", "", text).rstrip("=").upper()
+    try:
+        key = base64.b32decode(letters + "=" * (-len(letters) % 8))
+    except ValueError:
+        key = b""
+    if not key:
+        # the reason would show the seed
+        raise SettingsError(
+            "the seed of the one-time codes is not base32", advice="store it as the centre shows it"
+        )
+    return Secret(base64.b32encode(key).decode()), answer
+
+
+def _with_options(answer: Totp, options: Mapping[str, str]) -> Totp:
+    """The options of a URI, by the same checks as those of the settings."""
+    names = {"digits": "digits", "period": "period", "algorithm": "digest"}
+    found = {names[name]: text for name, text in options.items() if name in names}
+    values = {name: int(text) if text.isdecimal() else text for name, text in found.items()}
+    read = parse_answer({"totp": {"command": ["-"]}, **values}, "the URI of the one-time codes")
+    return dataclasses.replace(read, source=answer.source) if isinstance(read, Totp) else answer
+
+
+def _code(key: Secret, window: int, answer: Totp) -> Secret:
     try:
         import pyotp
     except ImportError as reason:
         raise ToolMissing(
             "the Python package pyotp is missing", advice="install opensshtransport with the extra 2fa"
         ) from reason
-    try:
-        if seed.reveal().startswith("otpauth://"):
-            generator = pyotp.parse_uri(seed.reveal())
-            if not isinstance(generator, pyotp.TOTP):
-                raise SettingsError(
-                    "the seed is for counted codes, not for timed ones", advice="ask for a new one"
-                )
-        else:
-            generator = pyotp.TOTP(
-                seed.reveal().replace(" ", "").replace("-", ""),
-                digits=answer.digits,
-                digest=getattr(hashlib, answer.digest),
-                interval=answer.period,
-            )
-        generator.at(0)
-    except ValueError:
-        # the reason would show the seed
-        raise SettingsError(
-            "the seed of the one-time codes is not base32", advice="store it as the centre shows it"
-        ) from None
-    return generator
+    # pyotp takes no short keys, as many centres give out; HMAC itself fills a key with zeros (RFC 2104, 2)
+    filled = Secret(base64.b32encode(base64.b32decode(key.reveal()).ljust(32, b"\0")).decode())
+    # the base of all its generators: the one for timed codes allows no long periods
+    generator = pyotp.OTP(filled.reveal(), digits=answer.digits, digest=getattr(hashlib, answer.digest))
+    return Secret(generator.generate_otp(window))
