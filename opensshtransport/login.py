@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import re
 import resource
 import time
 from collections.abc import Mapping
@@ -88,7 +89,7 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
             before = budget.read()
         _log_in(master, person, refused_before=refused_before)
     except OpenSshTransportError as error:
-        error.host = error.host or destination.host
+        _name_host(error, destination.host)
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
         if before is not None:
             budget.note(error, before)
@@ -97,6 +98,14 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         raise
     audit(destination, "logged in", time.monotonic() - begin)
     budget.clear()
+
+
+def _name_host(error: OpenSshTransportError, host: str) -> None:
+    """Say in an error from below, which knows no destination, which one it was about."""
+    if error.host is None:
+        error.host = host
+        if error.advice == error.advice_by_default.format(host="HOST"):
+            error.advice = error.advice_by_default.format(host=host)
 
 
 def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshTransportError) -> None:
@@ -141,23 +150,48 @@ def _text(file: Path) -> str:
 
 def _for_hops(rules: tuple[Rule, ...], destination: Destination) -> tuple[Rule, ...]:
     """Rules whose `hop` is an alias, with the name that ssh shows for that alias in its prompts instead."""
-    shown = {}
-    for name in (*destination.resolved.jumps, destination.host):
-        alias = name.rpartition("@")[2].partition(":")[0]
-        with contextlib.suppress(ConnectionFailed):
-            hop = openssh.ask_resolved(destination.ssh, alias, destination.ssh_config)
-            shown[alias] = hop.get("hostkeyalias") or hop.hostname
     return tuple(
-        dataclasses.replace(rule, hop=shown[rule.hop]) if rule.hop in shown else rule for rule in rules
+        rule if rule.hop is None else dataclasses.replace(rule, hop=_shown(rule.hop, destination))
+        for rule in rules
     )
 
 
+def _shown(hop: str, destination: Destination) -> str:
+    """`hop` of a rule as ssh's prompts show it; patterns, and what ssh cannot resolve, stay as they are.
+
+    The rules' own names are asked for, as the way may be hidden in a ProxyCommand or a jump host's ProxyJump.
+    """
+    user, at, alias = hop.rpartition("@")
+    if re.search(r"[*?[]", hop):
+        return hop
+    try:
+        resolved = openssh.ask_resolved(destination.ssh, alias, destination.ssh_config)
+    except OpenSshTransportError:
+        return hop
+    return f"{user}{at}{resolved.get('hostkeyalias') or resolved.hostname}"
+
+
 def _agent(directory: Path) -> dict[str, str]:
-    """The environment by which ssh finds the shared agent, where none is known otherwise."""
-    if os.environ.get("SSH_AUTH_SOCK"):
+    """The environment by which ssh finds the shared agent, where the caller has no agent that lives."""
+    own = os.environ.get("SSH_AUTH_SOCK")
+    if own and tools.agent_lives(Path(own)):
         return {}
     socket = tools.shared_agent(directory)
     return {"SSH_AUTH_SOCK": str(socket)} if socket else {}
+
+
+def _agent_of(destination: Destination, env: Mapping[str, str]) -> dict[str, str]:
+    """The environment by which ssh-add asks the agent that ssh asks (ssh_config(5), IdentityAgent)."""
+    named = destination.resolved.get("identityagent")
+    variables = {**os.environ, **env}
+    if named in {"", "SSH_AUTH_SOCK"}:
+        return dict(env)
+    if named == "none":
+        return {"SSH_AUTH_SOCK": ""}
+    if named.startswith("$") and not named.startswith("${"):
+        return {"SSH_AUTH_SOCK": variables.get(named[1:], "")}
+    place = re.sub(r"\$\{(\w+)\}", lambda match: variables.get(match[1], ""), named)
+    return {"SSH_AUTH_SOCK": os.path.expanduser(place)}  # noqa: PTH111 - as ssh writes it
 
 
 def certificates(destination: Destination) -> list[Path]:
@@ -243,7 +277,8 @@ def _explained(
         for path in certificates(destination)
         if (end := _end_of(path)) is not None and end < datetime.datetime.now().astimezone()
     ]
-    encrypted = tools.encrypted_keys(destination.resolved.options.get("identityfile", ()), env)
+    keys = destination.resolved.options.get("identityfile", ())
+    encrypted = tools.encrypted_keys(keys, _agent_of(destination, env))
     if ended and not _certificate_lives(destination, 0):
         path, end = ended[0]
         why, advice = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}", "get a new certificate"

@@ -8,6 +8,7 @@ Each question has a deadline, as a frozen master or agent answers never.
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from opensshtransport.errors import SettingsError, ToolMissing
 
 __all__ = [
     "Reply",
+    "agent_lives",
     "ask",
     "certificate_end",
     "control",
@@ -35,6 +37,9 @@ __all__ = [
 ]
 
 _DEADLINE = 5.0
+
+# It logs pieces of what programs print, and some print secrets.
+logging.getLogger("sh").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,7 @@ def encrypted_keys(identity_files: Iterable[str], env: Mapping[str, str]) -> lis
 
     Args:
         identity_files: as `ssh -G` lists them.
-        env: where the agent is, if not in our own environment.
+        env: where the agent is that ssh asks, if not in our own environment; SSH_AUTH_SOCK is empty for none.
     """
     held = ask("ssh-add", "-l", env=env).stdout
     found = []
@@ -186,16 +191,18 @@ def encrypted_keys(identity_files: Iterable[str], env: Mapping[str, str]) -> lis
     return found
 
 
+def agent_lives(socket: Path) -> bool:
+    """Whether an agent answers at a socket; a crashed one has left it, and a frozen one is no help."""
+    if not socket.is_socket():
+        return False
+    # 1 means that it holds no keys, 2 that none answers (ssh-add(1), EXIT STATUS)
+    return ask("ssh-add", "-l", env={"SSH_AUTH_SOCK": str(socket)}).returncode in {0, 1}
+
+
 def shared_agent(directory: Path) -> Path | None:
     """The socket of the agent that `ossh agent` has started, or None where it does not live."""
     socket = directory / "agent"
-    # 2 means that no agent answers (ssh-add(1), EXIT STATUS)
-    if not socket.is_socket() or ask("ssh-add", "-l", env={"SSH_AUTH_SOCK": str(socket)}).returncode not in {
-        0,
-        1,
-    }:
-        return None
-    return socket
+    return socket if agent_lives(socket) else None
 
 
 def start_agent(directory: Path) -> Path:
