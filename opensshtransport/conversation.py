@@ -2,7 +2,9 @@
 
 The traps. The master that ssh leaves behind belongs to the session of the pseudo-terminal, so when that is
 closed it gets SIGHUP and dies in about half the runs, unless it was started with the signal ignored. And ssh
-must never be answered with an empty line: that is a failed attempt which counts. To give up, end ssh.
+must never be answered with an empty line: that is a failed attempt which counts. To give up, end ssh. A
+terminal that closes at a prompt is an empty answer too, and it closes when we are killed; so somebody else
+holds it open until ssh has ended (`_outlived`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import select
 import signal
 import struct
+import subprocess
 import termios
 import time
 import tty
@@ -31,14 +34,27 @@ from opensshtransport.errors import (
     ToolMissing,
     UnexpectedPrompt,
 )
-from opensshtransport.prompts import Given, Message, MessageKind, Outcome, Prompt, Rule, Screen, choose
+from opensshtransport.prompts import (
+    Decision,
+    Given,
+    Message,
+    MessageKind,
+    Outcome,
+    Prompt,
+    Rule,
+    Screen,
+    choose,
+)
 from opensshtransport.sources import resolve_answer
 
 __all__ = ["Conversation", "Person", "Said", "person_at_terminal"]
 
 _CHUNK = 65536
-# An unfinished line is a prompt when nothing follows it for so long.
+# An unfinished line is a prompt when nothing follows it for so long, in seconds. One that does not look like
+# a prompt may be the beginning of a message, and a secret must not go to a program that does not ask.
 _QUIET = 0.15
+_QUIET_UNCERTAIN_ANSWER = 3.0
+_QUIET_UNCERTAIN_END = 12.0
 _TAIL = 12
 
 
@@ -50,16 +66,21 @@ class Person:
 
     def show(self, text: bytes) -> None:
         """Write to the terminal."""
-        while text:
-            text = text[os.write(self.terminal, text) :]
+        # where the terminal has gone, `read` will tell
+        with contextlib.suppress(OSError):
+            while text:
+                text = text[os.write(self.terminal, text) :]
 
     def tell(self, text: str) -> None:
         """Write a line of our own to the terminal."""
         self.show(f"\r\n[ossh: {text}]\r\n".encode())
 
-    def read(self) -> bytes:
-        """What was typed, b"" at the end of file."""
-        return os.read(self.terminal, 1024)
+    def read(self, most: int = 1024) -> bytes:
+        """What was typed, b"" where the terminal has gone."""
+        try:
+            return os.read(self.terminal, most)
+        except OSError:
+            return b""
 
     @contextlib.contextmanager
     def typing_through(self) -> Iterator[None]:
@@ -69,7 +90,9 @@ class Person:
             tty.setraw(self.terminal, termios.TCSADRAIN)
             yield
         finally:
-            termios.tcsetattr(self.terminal, termios.TCSADRAIN, before)
+            # it may have gone
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(self.terminal, termios.TCSADRAIN, before)
 
     def ask(self, question: Ask, text: str) -> Secret:
         """Ask for one line, in the midst of `typing_through`; shown while typed only where asked for.
@@ -80,7 +103,7 @@ class Person:
         self.show(f"\r\n{text}".encode())
         line = b""
         while True:
-            key = os.read(self.terminal, 1)
+            key = self.read(1)
             if key in {b"", b"\x03", b"\x04"}:
                 raise LoginNeeded("the question was not answered")
             if key in {b"\r", b"\n"}:
@@ -153,6 +176,10 @@ class Conversation:
             SettingsError: an answer cannot be had.
             ToolMissing: it cannot be run.
         """
+        with _ended_in_order():
+            return self._run(argv, env)
+
+    def _run(self, argv: Sequence[str], env: Mapping[str, str] | None) -> Said:
         try:
             child: pexpect.spawn[str] = pexpect.spawn(
                 argv[0],
@@ -164,22 +191,24 @@ class Conversation:
             )
         except pexpect.ExceptionPexpect as reason:
             raise ToolMissing(f"{argv[0]} cannot be run", host=self.host) from reason
-        try:
-            with self.person.typing_through() if self.person else contextlib.nullcontext():
-                self._converse(child)
-        except OpenSshTransportError as error:
-            error.stderr = error.stderr or "\n".join(message.line for message in self._messages[-_TAIL:])
-            raise
-        finally:
-            if child.isalive() and child.pid:
-                # we leave early: SIGTERM at ssh's prompt costs no counted failure
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGTERM)
+        with _outlived(child):
+            try:
+                with self.person.typing_through() if self.person else contextlib.nullcontext():
+                    self._converse(child)
+            except OpenSshTransportError as error:
+                said = "\n".join(message.line for message in self._messages[-_TAIL:])
+                error.stderr = error.stderr or said
+                raise
+            finally:
+                if child.isalive() and child.pid:
+                    # we leave early: SIGTERM at ssh's prompt costs no counted failure
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(child.pid, signal.SIGTERM)
+                    child.close(force=True)
+                    # what it has started, and what takes no notice
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(child.pid, signal.SIGKILL)
                 child.close(force=True)
-                # what it has started, and what takes no notice
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-            child.close(force=True)
         status = child.exitstatus if child.exitstatus is not None else 128 + (child.signalstatus or 0)
         return Said(status, "\n".join(message.line for message in self._messages))
 
@@ -188,7 +217,7 @@ class Conversation:
         screen = Screen()
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         readers = [terminal, *([self.person.terminal] if self.person else [])]
-        quiet = False
+        heard = time.monotonic()
         while True:
             left = self.deadline - time.monotonic()
             if left <= 0:
@@ -197,7 +226,7 @@ class Conversation:
             wait = _QUIET if terminal in readers else 0.01
             ready, _, _ = select.select(readers, [], [], min(left, wait))
             if terminal in ready:
-                quiet = False
+                heard = time.monotonic()
                 piece = _read(terminal)
                 if not piece:
                     # closed by all; the program itself may take its time
@@ -208,22 +237,26 @@ class Conversation:
             if self.person and self.person.terminal in ready:
                 typed = self.person.read()
                 if not typed:
-                    readers.remove(self.person.terminal)
+                    raise LoginNeeded("the terminal was closed", host=self.host)
                 screen.answered()
                 os.write(terminal, typed)
             if not ready and not child.isalive():
                 # what it has left in the background may keep the terminal open
                 self._messages += screen.end()
                 return
-            if not ready and not quiet:
-                quiet = True
-                prompt = screen.prompt()
-                if prompt is not None and prompt != self._asked:
-                    self._asked = prompt
-                    self._answer(terminal, screen, prompt)
+            prompt = None if ready else screen.prompt()
+            if prompt is not None and prompt != self._asked:
+                self._consider(terminal, screen, prompt, time.monotonic() - heard)
 
-    def _answer(self, terminal: int, screen: Screen, prompt: Prompt) -> None:
+    def _consider(self, terminal: int, screen: Screen, prompt: Prompt, quiet: float) -> None:
+        """Act on a prompt after which nothing has come for some seconds, if that is long enough for it."""
         decision = choose(self.rules, prompt, self._given, hops=self.hops)
+        enough = _QUIET_UNCERTAIN_END if decision.outcome is Outcome.UNEXPECTED else _QUIET_UNCERTAIN_ANSWER
+        if prompt.certain or quiet >= enough:
+            self._asked = prompt
+            self._answer(terminal, screen, prompt, decision)
+
+    def _answer(self, terminal: int, screen: Screen, prompt: Prompt, decision: Decision) -> None:
         if decision.outcome is Outcome.ANSWER and decision.rule and decision.given:
             answer = decision.rule.answer
             if not isinstance(answer, Ask) or self.person is None:
@@ -262,6 +295,49 @@ class Conversation:
     def _tell(self, text: str) -> None:
         if self.person:
             self.person.tell(text)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end us as an exception does: the terminal as it was, and no program left."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    # what somebody else has arranged stays
+    both = (signal.SIGTERM, signal.SIGHUP)
+    ours = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _outlived(child: pexpect.spawn[str]) -> Iterator[None]:
+    """Have the program and all it has started killed if we are killed ourselves, before its terminal closes.
+
+    A process of its own holds the terminal open, and reads from us: the end of file without a word before it
+    is our death.
+    """
+    script = 'read -r word || kill -s KILL -- "-$1"'
+    watch = subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", str(child.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[child.child_fd],
+        cwd="/",
+        # what ends our whole group must leave it
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        watch.communicate(b"done\n")
 
 
 def _read(terminal: int) -> bytes:

@@ -62,6 +62,13 @@ class Prompt:
     key: str | None = None
 
     @property
+    def certain(self) -> bool:
+        """Whether it is a prompt by its looks or by who asks; else perhaps the beginning of a message."""
+        if self.kind is not PromptKind.OTHER:
+            return True
+        return bool(_ENDS_LIKE_PROMPT.search(self.text) or _CHOICE.search(self.text))
+
+    @property
     def asker(self) -> str:
         """`user@host`, or the key's file, or "" where nothing is known."""
         return f"{self.user}@{self.hop}" if self.hop else self.key or ""
@@ -170,9 +177,12 @@ def _in_own_words(text: str) -> tuple[PromptKind, dict[str, str]]:
 _TELLING = frozenset(
     {MessageKind.REJECTED, MessageKind.TOO_MANY, MessageKind.LOCKED, MessageKind.TOUCH, MessageKind.PROGRESS}
 )
+# A program that has no prefix to its prompts may write the beginning of a line and go on working.
+_WORKING = re.compile(r"^\W*\w+ing\b.*(?:\.\.+|…)\s*$|\d\s?%[\s\])|]*$", re.IGNORECASE)
+_CHOICE = re.compile(r"[\[(][a-z]+(?:[/|,] ?[a-z]+)+[\])]\s*$", re.IGNORECASE)
 # Longer than any prompt; the patterns below take long on long lines.
 _LONGEST_LINE = 2000
-_ENDS_LIKE_PROMPT = re.compile(r"[:?>]\s*$")
+_ENDS_LIKE_PROMPT = re.compile(r"(?:[:?]|(?<![-=])>)\s*$")
 
 # ECMA-48: control sequences, command strings (OSC and the like) and the short escapes. `partial` is one
 # whose end has not arrived; it comes first, so that a piece never ends differently from the whole.
@@ -189,8 +199,9 @@ class Screen:
     """What a person would read at the terminal of ssh, fed in pieces of any size.
 
     `feed` returns the lines that were finished. `prompt` looks at the unfinished line. Whether that line is
-    complete cannot be seen in it: the caller waits until nothing has come for a short while (some 0.1 s),
-    then sends an answer and calls `answered` before it feeds what comes next.
+    complete cannot be seen in it: the caller waits until nothing has come for a short while (some 0.1 s; a
+    longer one where the prompt is not `certain`), then sends an answer and calls `answered` before it feeds
+    what comes next.
 
     Pictures (QR codes) are not kept: show a person the characters as they came.
     """
@@ -254,6 +265,8 @@ class Screen:
             return Prompt(text, PromptKind.UNCLEAR)
         if askers:
             return Prompt(text, PromptKind.KEYBOARD_INTERACTIVE, user=askers[0][0], hop=askers[0][1])
+        if kind is PromptKind.OTHER and _WORKING.search(text):
+            return None
         return Prompt(text, kind, **named)
 
     def answered(self, sent: Secret | None = None) -> None:
