@@ -1,0 +1,149 @@
+"""What is known of a file, and reading it from what stat(1) prints over there. No I/O."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat as modes
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["DirEntry", "DiskUsage", "Stat", "parse_records", "parse_trees"]
+
+# One time of a record: seconds and a fraction, or busybox's seconds and its date with a fraction.
+_TIME = re.compile(r"(-?\d+)\.(?:\d+-\d\d-\d\d \d\d:\d\d:\d\d\.)?(\d{1,9})\d*(?: [+-]\d{4})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What lstat(2) tells of a file; times in nanoseconds since the epoch, the size in bytes."""
+
+    mode: int
+    size: int
+    uid: int
+    gid: int
+    nlink: int
+    ino: int
+    dev: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def type(self) -> str:
+        """`file`, `directory`, `symlink`, `fifo`, `socket`, `block` or `character`."""
+        return _TYPES.get(modes.S_IFMT(self.mode), "unknown")
+
+    @property
+    def permissions(self) -> int:
+        """The mode without the file's type."""
+        return modes.S_IMODE(self.mode)
+
+    @property
+    def atime(self) -> float:
+        """The time of the last access, in seconds."""
+        return self.atime_ns / 1e9
+
+    @property
+    def mtime(self) -> float:
+        """The time of the last change of the content, in seconds."""
+        return self.mtime_ns / 1e9
+
+
+_TYPES = {
+    modes.S_IFREG: "file",
+    modes.S_IFDIR: "directory",
+    modes.S_IFLNK: "symlink",
+    modes.S_IFIFO: "fifo",
+    modes.S_IFSOCK: "socket",
+    modes.S_IFBLK: "block",
+    modes.S_IFCHR: "character",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DirEntry:
+    """One name in a directory. Names follow os.DirEntry; nothing here costs a further round trip.
+
+    Attributes:
+        name: the name alone.
+        path: the directory as it was asked for, and the name.
+        stat: as lstat tells.
+        target: what a symlink leads to; None where it is none, or leads nowhere.
+    """
+
+    name: str
+    path: str
+    stat: Stat
+    target: Stat | None = None
+
+    def _mode(self, follow_symlinks: bool) -> int:
+        if follow_symlinks and self.is_symlink():
+            return self.target.mode if self.target else 0
+        return self.stat.mode
+
+    def is_symlink(self) -> bool:
+        """Whether it is a symlink."""
+        return modes.S_ISLNK(self.stat.mode)
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether it is a directory, or leads to one."""
+        return modes.S_ISDIR(self._mode(follow_symlinks))
+
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether it is a regular file, or leads to one."""
+        return modes.S_ISREG(self._mode(follow_symlinks))
+
+
+class DiskUsage(NamedTuple):
+    """As shutil.disk_usage gives it, in bytes."""
+
+    total: int
+    used: int
+    free: int
+
+
+def _time(text: re.Match[str]) -> int:
+    seconds, fraction = int(text.group(1)), int(text.group(2).ljust(9, "0"))
+    dated = "-" in text.group()[1:]
+    # GNU writes -1.5 for what is half a second before -1; busybox floors
+    negative = text.group(1).startswith("-") and not dated
+    return seconds * 10**9 + (-fraction if negative else fraction)
+
+
+def parse_records(raw: bytes, token: str) -> dict[str, Stat]:
+    """Read records, each `TOKEN fields name`; by name, in their order."""
+    found: dict[str, Stat] = {}
+    for record in raw.split(f"{token} ".encode())[1:]:
+        text = os.fsdecode(record.removesuffix(b"\n"))
+        mode, nlink, ino, dev, size, uid, gid, rest = text.split(" ", 7)
+        times = []
+        for _ in range(3):
+            match = _TIME.match(rest)
+            if match is None:
+                raise ValueError(f"a record of the far side cannot be read: {text!r}")
+            times.append(_time(match))
+            rest = rest[match.end() + 1 :]
+        found[rest] = Stat(
+            int(mode, 16), int(size), int(uid), int(gid), int(nlink), int(ino), int(dev), *times
+        )
+    return found
+
+
+def parse_trees(raw: bytes, mark: str) -> dict[str, dict[str, DirEntry]]:
+    """Read what `below` of `files.sh` prints.
+
+    Returns:
+        For each top, as it was expanded there, the entries by their path below it.
+    """
+    found: dict[str, dict[str, DirEntry]] = {}
+    for tree in raw.split(f"{mark} tree ".encode())[1:]:
+        top, _, rest = tree.partition(b"\0")
+        entries, _, links = rest.partition(f"{mark} links\n".encode())
+        targets = parse_records(links, mark)
+        skip = len(os.fsdecode(top)) + 1
+        found[os.fsdecode(top)] = {
+            name[skip:]: DirEntry(name.rpartition("/")[2], name, entry, targets.get(name))
+            for name, entry in parse_records(entries, mark).items()
+        }
+    return found

@@ -1,0 +1,478 @@
+"""`RemoteShell`: requests and replies over one channel that stays open; `Shells`, those of one destination.
+
+The far side serves requests in their order, so they can be sent one behind the other without waiting: each
+costs one round trip, many at once cost one together. A request is sh; what it prints, its errors and its
+status come back apart from each other, parted by a random token that only the two ends know.
+
+The trap: a shell that was interrupted may still be at work on what nobody waits for. It gets no further
+requests; it is ended, or where others wait behind, it is given up as soon as they have their replies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import os
+import re
+import secrets
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+
+from opensshtransport.channel import Channel, Event, Slots, Stream
+from opensshtransport.ending import end_group, log_error
+from opensshtransport.errors import (
+    CommandTimeout,
+    ConnectionFailed,
+    ConnectionLost,
+    MasterGone,
+    SessionRefused,
+)
+from opensshtransport.master import Facts, Master
+
+__all__ = ["RemoteShell", "Reply", "Request", "Shells"]
+
+_PIECE = 1 << 18
+# Up to this a request is read by the shell itself, byte by byte; above, by a program.
+_SHORT_REQUEST = 4096
+# Seconds after which the reader looks whether ssh still lives, and whether somebody waits for the session.
+_LOOK = 0.1
+# Seconds after which an idle shell is given back.
+_IDLE = 60.0
+# Seconds that a start-up file may take before it is taken for one that waits for input.
+_READY_WITHIN = 60.0
+# A request that takes longer than these seconds gets a shell of its own for what comes after it.
+_SLOW = 0.3
+_PATIENCE = 120.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_MOST_LOGINS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a shell is asked.
+
+    Attributes:
+        script: sh, run in a subshell; the functions of `files.sh` are there.
+        payload: what it reads on stdin.
+        reads: whether it changes nothing, so that it may be asked again after a lost connection.
+        slow: whether it may take long, so that others should not wait behind it.
+    """
+
+    script: str
+    payload: bytes = b""
+    reads: bool = True
+    slow: bool = False
+
+    @property
+    def line(self) -> bytes:
+        """The request as it is sent."""
+        script = self.script.encode("utf-8", "surrogateescape")
+        head = b"LINES %d" % (script.count(b"\n") + 1)
+        if len(script) > _SHORT_REQUEST:
+            return b"BYTES %d %d\n%b%b" % (len(script), len(self.payload), script, self.payload)
+        return b"%b %d\n%b\n%b" % (head, len(self.payload), script, self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a request: its output, what it said on stderr, its status."""
+
+    out: bytes
+    errors: str
+    status: int
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """A request on its way. `done` is set last."""
+
+    request: Request
+    begun: float = 0.0
+    abandoned: bool = False
+    out: list[bytes] = field(default_factory=list)
+    errors: list[bytes] | None = None
+    reply: Reply | None = None
+    failure: BaseException | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@cache
+def _script() -> str:
+    """The far side's half, without its comments."""
+    home = importlib.resources.files("opensshtransport")
+    text = "".join(home.joinpath(name).read_text() for name in ("shell.sh", "files.sh"))
+    return re.sub(r"^\s*#.*\n|^\s+", "", text, flags=re.MULTILINE)
+
+
+class RemoteShell:
+    """One channel, and the requests that are on their way through it. Any thread may ask."""
+
+    def __init__(self, master: Master, facts: Facts, slots: Slots, slot: int, *, idle: float = _IDLE) -> None:
+        """Start it, with a session slot that was taken; `close` gives that back."""
+        self._master, self._facts = master, facts
+        self._idle_for = idle
+        token = secrets.token_hex(16)
+        self._replies = Stream(token)
+        # it has no start-up files before it: those are over when the token is sent
+        list(self._replies.feed(f"{token} ready\n".encode()))
+        # the token goes over stdin: a command line can be read by others there
+        self._hello = f"{token}\n".encode()
+        serve = f"IFS= read -r ossh_token <&4\n{_script()}\nserve <&4 4<&-"
+        self._channel = Channel(master, facts, slots, slot, serve, go=False)
+        self._slots = slots
+        self._queue: deque[_Pending] = deque()
+        self._guard = threading.Lock()
+        self._sending = threading.Lock()
+        self._opened = threading.Event()
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._retired = False
+        self._used = time.monotonic()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes requests."""
+        return not self._closed and not self._retired and self._channel.ssh.poll() is None
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are on their way."""
+        return len(self._queue)
+
+    @property
+    def slow(self) -> bool:
+        """Whether what is on its way takes long, so that it is better not to wait behind it."""
+        with self._guard:
+            first = self._queue[0] if self._queue else None
+            late = first is not None and bool(first.begun) and time.monotonic() - first.begun > _SLOW
+            return late or any(pending.request.slow for pending in self._queue)
+
+    def ask(self, request: Request, timeout: float | None = None) -> _Pending:
+        """Send a request; its reply comes by `reply`.
+
+        Args:
+            request: what to ask.
+            timeout: seconds until the shell must be there; None for ever.
+
+        Raises:
+            CommandTimeout: it is not there yet; nothing was sent.
+            ConnectionFailed: one of its kinds; nothing was sent.
+        """
+        if not self._opened.wait(timeout):
+            raise CommandTimeout(f"no session within {timeout:g} s", host=self._channel.host)
+        pending = _Pending(request)
+        # the order of sending is the order of the queue
+        with self._sending:
+            with self._guard:
+                if self._closed or self._retired:
+                    raise self._failure or MasterGone("the remote shell has ended", host=self._channel.host)
+                self._used = time.monotonic()
+                pending.begun = self._used if not self._queue else 0.0
+                self._queue.append(pending)
+            try:
+                self._channel.send(request.line)
+            except BrokenPipeError:
+                # the reader tells what became of it
+                pass
+            except BaseException:
+                # what follows half a request would be taken for the rest of it
+                self.close(at_once=True)
+                raise
+        return pending
+
+    def reply(self, pending: _Pending, timeout: float | None = None) -> Reply:
+        """Wait for a reply.
+
+        Args:
+            pending: what `ask` gave.
+            timeout: seconds; None for ever.
+
+        Raises:
+            CommandTimeout: it did not come in time; the request is ended.
+            ConnectionFailed: one of its kinds, with `started` as far as it is known.
+        """
+        try:
+            if not pending.done.wait(timeout):
+                raise CommandTimeout(f"no reply within {timeout:g} s", host=self._channel.host)
+        except BaseException:
+            self._abandon(pending)
+            raise
+        if pending.reply is None:
+            raise pending.failure or MasterGone("the remote shell has ended", host=self._channel.host)
+        return pending.reply
+
+    def _abandon(self, pending: _Pending) -> None:
+        """Nobody waits for a reply any more."""
+        with self._guard:
+            pending.abandoned = True
+            self._retired = True
+            alone = all(other.abandoned for other in self._queue)
+        if alone:
+            self.close(at_once=True)
+            # what it is at goes on over there until it is ended
+            threading.Thread(
+                target=end_group, args=(self._master, self._facts, self._channel.tag), daemon=True
+            ).start()
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End it; requests that are on their way get no reply."""
+        with self._guard:
+            self._closed = True
+        self._channel.close(at_once=at_once)
+
+    def abandon(self) -> None:
+        """In a forked child: it is the parent's."""
+        self._closed = True
+
+    def _read(self) -> None:
+        began = time.monotonic()
+        failure: BaseException | None = None
+        ssh = self._channel.ssh
+        if ssh.stdout is None or ssh.stderr is None:
+            raise AssertionError("a channel has pipes")
+        out, err = ssh.stdout, ssh.stderr
+        poll = select.poll()
+        try:
+            poll.register(out.fileno(), select.POLLIN)
+            poll.register(err.fileno(), select.POLLIN)
+            number = out.fileno()
+            while not self._closed:
+                ready = poll.poll(_LOOK * 1000)
+                if not ready:
+                    if ssh.poll() is not None:
+                        break
+                    if not self._opened.is_set() and time.monotonic() - began > _READY_WITHIN:
+                        raise ConnectionFailed(
+                            "a start-up file of the login shell reads stdin, or does not end",
+                            host=self._channel.host,
+                            advice="let it read only where `test -t 0` holds",
+                        )
+                    if self._give_back():
+                        break
+                    continue
+                for descriptor, _ in ready:
+                    piece = os.read(descriptor, _PIECE)
+                    if not piece and descriptor == number:
+                        return
+                    if not piece:
+                        poll.unregister(descriptor)
+                    if descriptor == number:
+                        self._take(piece)
+        except (OSError, ValueError) as reason:
+            # closed by another thread, or told above
+            failure = reason if isinstance(reason, ConnectionFailed) else None
+        finally:
+            self._end(failure)
+
+    def _give_back(self) -> bool:
+        """Whether the session is not needed here, and now closed to requests."""
+        with self._guard:
+            idle = time.monotonic() - self._used if self._opened.is_set() and not self._queue else 0.0
+            if idle > self._idle_for or (idle > 0 and self._slots.wanted()):
+                self._closed = True
+            return self._closed
+
+    def _take(self, piece: bytes) -> None:
+        if self._opened.is_set():
+            self._parse(piece)
+            return
+        for part in self._channel.out.feed(piece):
+            if isinstance(part, bytes):
+                self._parse(part)
+            elif part.kind == "ready":
+                # from here on the start-up files read no more of what is sent
+                self._channel.go()
+                self._channel.send(self._hello)
+            elif part.kind == "refused":
+                raise ConnectionFailed(
+                    "a start-up file of the login shell reads stdin, so nothing can be sent",
+                    host=self._channel.host,
+                    advice="let it read only where `test -t 0` holds",
+                )
+            elif part.kind == "started":
+                self._used = time.monotonic()
+                self._opened.set()
+
+    def _parse(self, piece: bytes) -> None:
+        for part in self._replies.feed(piece):
+            self._note(part)
+
+    def _note(self, part: bytes | Event) -> None:
+        if not self._queue:
+            return
+        pending = self._queue[0]
+        if isinstance(part, bytes):
+            (pending.out if pending.errors is None else pending.errors).append(part)
+        elif part.kind == "errors":
+            pending.errors = []
+        elif part.kind == "end":
+            text = b"".join(pending.errors or []).decode("utf-8", "surrogateescape")
+            pending.reply = Reply(b"".join(pending.out), text, int(part.value))
+            with self._guard:
+                self._queue.popleft()
+                self._used = time.monotonic()
+                if self._queue:
+                    self._queue[0].begun = self._used
+                elif self._retired:
+                    self._closed = True
+            pending.done.set()
+
+    def _end(self, failure: BaseException | None) -> None:
+        """Tell all who wait."""
+        with self._guard:
+            self._closed = True
+            left = list(self._queue)
+            self._queue.clear()
+        if left or not self._opened.is_set():
+            with contextlib.suppress(Exception):
+                self._channel.ssh.wait(2)
+            words = self._channel.words()
+            self._failure = failure or self._lost(words)
+            for pending in left:
+                pending.failure = failure or ConnectionLost(
+                    "the connection was lost; it is not known whether the operation took effect",
+                    host=self._channel.host,
+                    started=None,
+                    stderr=words,
+                )
+                pending.done.set()
+        self._opened.set()
+        self._channel.close(at_once=bool(left))
+
+    def _lost(self, words: str) -> BaseException:
+        """Why no request could be sent."""
+        error = log_error(words, self._channel.host)
+        if isinstance(error, SessionRefused):
+            return error
+        return MasterGone("the connection was lost", host=self._channel.host, stderr=words)
+
+
+class Shells:
+    """The remote shells of one destination: one, and more while slow requests are on their way."""
+
+    def __init__(self, master: Master, facts: Callable[[], Facts], revive: Callable[[], object]) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            master: whose sessions.
+            facts: gives what is known of the live master, logging in where it must.
+            revive: makes sure that a master lives after one was found dead.
+        """
+        self.host = master.destination.host
+        self._master, self._get_facts, self._revive = master, facts, revive
+        self._slots = Slots(master)
+        self._shells: list[RemoteShell] = []
+        self._guard = threading.Lock()
+        self._owner = os.getpid()
+        self._closed = False
+
+    def ask(self, request: Request, *, timeout: float | None = None) -> Reply:
+        """Ask, and wait for the reply.
+
+        Raises:
+            CommandTimeout: it did not come in time; the request is ended.
+            ConnectionFailed: one of its kinds, with `started` as far as it is known.
+        """
+        return self.ask_all([request], timeout=timeout)[0]
+
+    def ask_all(self, requests: list[Request], *, timeout: float | None = None) -> list[Reply]:
+        """Ask several things, one behind the other, in one round trip together.
+
+        Raises:
+            As `ask`. Those behind a lost one that may have started are not asked again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        patience = time.monotonic() + _PATIENCE if deadline is None else deadline
+        replies: list[Reply] = []
+        pause, logins = _FIRST_PAUSE, 0
+        while True:
+            try:
+                shell = self._choose(requests, deadline)
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                for one in self._send(shell, requests[len(replies) :], left):
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    replies.append(shell.reply(one, left))
+                if len(replies) == len(requests):
+                    return replies
+            except SessionRefused:  # noqa: PERF203 - trying again is the loop's purpose
+                self._slots.learn(self._slots.in_use() - 1)
+                if time.monotonic() + pause > patience:
+                    raise
+                # nothing on this side tells when a session of another program ends
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except (MasterGone, ConnectionLost) as reason:
+                again = isinstance(reason, MasterGone) or requests[len(replies)].reads
+                logins += 1
+                if not again or logins > _MOST_LOGINS:
+                    raise
+                self._revive()
+
+    def _send(self, shell: RemoteShell, requests: list[Request], timeout: float | None) -> list[_Pending]:
+        """Send as many as the shell takes, at least one."""
+        pending: list[_Pending] = []
+        for request in requests:
+            try:
+                pending.append(shell.ask(request, timeout))
+            except ConnectionFailed:  # noqa: PERF203 - what was sent before must be known
+                # those that are on their way must not be asked again
+                if not pending:
+                    raise
+                break
+        return pending
+
+    def _choose(self, requests: list[Request], deadline: float | None) -> RemoteShell:
+        """A shell that is free, or a new one where all are at something slow, or the least busy one."""
+        self._forked()
+        with self._guard:
+            self._shells = [shell for shell in self._shells if shell.open]
+            best = min(self._shells, key=lambda shell: (shell.slow, shell.waiting), default=None)
+            if best is not None and not (best.slow or (requests[0].slow and best.waiting)):
+                return best
+            facts = self._get_facts()
+            if best is None:
+                patience = time.monotonic() + _PATIENCE if deadline is None else deadline
+                slot: int | None = self._slots.wait(patience)
+            else:
+                # the last one is for somebody who has a command to run
+                slot = self._slots.take() if self._slots.in_use() < self._slots.limit - 1 else None
+            if slot is None and best is not None:
+                return best
+            shell = self._start(facts, slot or 0)
+            self._shells.append(shell)
+            return shell
+
+    def _start(self, facts: Facts, slot: int) -> RemoteShell:
+        try:
+            if not facts.shell:
+                raise ConnectionFailed(
+                    "the far side runs no command of ours",
+                    host=self.host,
+                    advice="a restricted account? use ossh cp",
+                )
+            return RemoteShell(self._master, facts, self._slots, slot)
+        except BaseException:
+            self._slots.give(slot)
+            raise
+
+    def _forked(self) -> None:
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._guard = threading.Lock()
+            for shell in self._shells:
+                shell.abandon()
+            self._shells = []
+
+    def close(self) -> None:
+        """End those that nobody waits for, and the others with their requests."""
+        self._forked()
+        with self._guard:
+            shells, self._shells = self._shells, []
+        for shell in shells:
+            shell.close()
