@@ -54,7 +54,7 @@ _CHUNK = 65536
 # a prompt may be the beginning of a message, and a secret must not go to a program that does not ask.
 _QUIET = 0.15
 _QUIET_UNCERTAIN_ANSWER = 3.0
-_QUIET_UNCERTAIN_END = 12.0
+_QUIET_UNCERTAIN_END = 10.0
 _TAIL = 12
 
 
@@ -191,6 +191,8 @@ class Conversation:
             )
         except pexpect.ExceptionPexpect as reason:
             raise ToolMissing(f"{argv[0]} cannot be run", host=self.host) from reason
+        # the pause is for programs that end by the closing alone
+        child.ptyproc.delayafterclose = 0
         with _outlived(child):
             try:
                 with self.person.typing_through() if self.person else contextlib.nullcontext():

@@ -182,7 +182,7 @@ def _agent(directory: Path) -> dict[str, str]:
 
 def _agent_of(destination: Destination, env: Mapping[str, str]) -> dict[str, str]:
     """The environment by which ssh-add asks the agent that ssh asks (ssh_config(5), IdentityAgent)."""
-    named = destination.resolved.get("identityagent")
+    (named,) = destination.resolved.options.get("identityagent", ("",))
     variables = {**os.environ, **env}
     if named in {"", "SSH_AUTH_SOCK"}:
         return dict(env)

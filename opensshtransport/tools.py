@@ -7,11 +7,13 @@ Each question has a deadline, as a frozen master or agent answers never.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +71,15 @@ def ask(
         command = sh.Command(program)
     except sh.CommandNotFound as reason:
         raise ToolMissing(f"the program {program!r} was not found", advice="install it") from reason
+    late = threading.Event()
     try:
-        done = command(
+        running = command(
             *arguments,
             _return_cmd=True,
             _ok_code=list(range(256)),
-            _timeout=timeout,
+            # in the background, as the package's own deadline makes each question take a tenth of a second
+            _bg=True,
+            _bg_exc=False,
             _in=None,
             _tty_out=False,
             # dates and messages are read by programs
@@ -82,10 +87,24 @@ def ask(
         )
     except sh.ForkException:
         raise ToolMissing(f"the program {program!r} cannot be run", advice="check its first line") from None
-    except sh.TimeoutException:
-        return Reply(None, "", "")
+
+    def end() -> None:
+        late.set()
+        with contextlib.suppress(ProcessLookupError):
+            running.kill()
+
+    timer = threading.Timer(timeout, end)
+    timer.start()
+    try:
+        done = running.wait()
     except sh.SignalException as reason:
+        if late.is_set():
+            return Reply(None, "", "")
         return Reply(128 - reason.exit_code, "", "")
+    finally:
+        timer.cancel()
+        # who forks next has no thread beside it
+        timer.join()
     return Reply(done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
