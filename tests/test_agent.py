@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -119,11 +120,11 @@ def test_what_it_prints(isolated: Path, shell: str) -> None:
     assert done.stdout.count(b"\n") == 1
     script = f'{done.stdout.decode()}printf %s "$SSH_AUTH_SOCK"; test -S "$SSH_AUTH_SOCK"'
     shown = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True)
-    socket = place / "opensshtransport" / "agent"
-    assert shown.stdout == str(socket)
+    agent = place / "opensshtransport" / "agent"
+    assert shown.stdout == str(agent)
     # it is nobody else's
-    assert socket.stat().st_mode & 0o077 == 0
-    assert socket.parent.stat().st_mode & 0o777 == 0o700
+    assert agent.stat().st_mode & 0o077 == 0
+    assert agent.parent.stat().st_mode & 0o777 == 0o700
     subprocess.run(["pkill", "-f", f"^[^ ]*ssh-agent -a {place}/"], check=True)
 
 
@@ -170,6 +171,70 @@ def test_a_persons_own_agent_comes_first(passphrase_node: Sandbox, isolated: Pat
     assert done.returncode == 255
     assert b"no agent holds it" in done.stderr
     assert node.authentications() == 0
+
+
+@pytest.mark.parametrize("left", ["nothing", "file", "socket"])
+def test_a_stale_variable_hides_nothing(passphrase_node: Sandbox, isolated: Path, left: str) -> None:
+    """Where SSH_AUTH_SOCK names an agent that has ended, the shared one is used."""
+    node, gone = passphrase_node, isolated / "gone"
+    add_key(node)
+    if left == "file":
+        gone.touch()
+    if left == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(gone))
+    done = ossh_run("-F", node.ssh_config, node.host, "echo x", env={"SSH_AUTH_SOCK": str(gone)})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"x\n", b"")
+    assert node.authentications() == 1
+
+
+@pytest.mark.parametrize("written", ["{agent}", "$OTHER_AGENT", "${{OTHER_AGENT}}"])
+def test_identity_agent_holds_the_key(passphrase_node: Sandbox, isolated: Path, written: str) -> None:
+    """A key that the agent of IdentityAgent holds, and the server refuses, is not called held by none."""
+    node = passphrase_node
+    add_key(node)
+    config = with_option(node, isolated, f"IdentityAgent {written.format(agent=runtime() / 'agent')}")
+    env = {"OTHER_AGENT": str(runtime() / "agent"), "SSH_AUTH_SOCK": str(isolated / "none")}
+    done = ossh("login", "-F", config, node.host, env=env)
+    assert done.returncode == 0, done.stderr
+    ossh("logout", "-F", config, node.host, env=env)
+    (node.directory / "authorized_keys").write_text("")
+    done = ossh("login", "-F", config, node.host, env=env)
+    assert b"Permission denied (publickey)" in done.stderr
+    assert b"no agent holds it" not in done.stderr
+
+
+def test_no_identity_agent(passphrase_node: Sandbox, isolated: Path) -> None:
+    """With `IdentityAgent none` no agent's key counts, as ssh asks none."""
+    node = passphrase_node
+    add_key(node)
+    config = with_option(node, isolated, "IdentityAgent none")
+    done = ossh("login", "-F", config, node.host, env={"SSH_AUTH_SOCK": str(runtime() / "agent")})
+    assert done.returncode == 255
+    assert f"the key {key_of(node)} is encrypted and no agent holds it".encode() in done.stderr
+
+
+def test_keys_are_added_to_the_agent(passphrase_node: Sandbox, isolated: Path) -> None:
+    """AddKeysToAgent of ssh_config does its work in a login by a person: the next one asks nothing."""
+    node = passphrase_node
+    config = with_option(node, isolated, "AddKeysToAgent yes")
+    in_a_shell("true")
+    child = pexpect.spawn(str(OSSH), ["login", "-F", str(config), node.host], timeout=30)
+    child.expect("Enter passphrase for .*: ")
+    child.sendline(node.passphrase)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    ossh("logout", "-F", config, node.host)
+    done = from_cron(OSSH_RUN, "-F", config, node.host, "echo x")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"x\n", b"")
+
+
+def with_option(node: Sandbox, directory: Path, line: str) -> Path:
+    """A node's `ssh_config` with one line more."""
+    config = directory / "ssh_config"
+    config.write_text(f"{node.ssh_config.read_text()}{line}\n")
+    return config
 
 
 def test_nobody_and_no_agent(passphrase_node: Sandbox) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 from conftest import MakeConversationNode
 from nodes import config_through
 from pam_nodes import ConversationNode, asks, rule, stored
-from programs import OSSH, OSSH_RUN, ossh, ossh_run, until, write_settings
+from programs import OSSH, OSSH_RUN, ossh, ossh_run, runtime, until, write_settings
 from relay import Relay
 
 from opensshtransport.budget import pause_after
@@ -195,6 +196,15 @@ def test_killed_in_the_midst(make_conversation_node: MakeConversationNode, isola
     process.wait()
     assert re.search(COOLING_DOWN, run(node))
     assert node.answers() == [WRONG]
+
+
+def test_after_a_reboot(asking: ConversationNode, isolated: Path) -> None:
+    """What was counted outlives the runtime directory, which a reboot empties."""
+    set_password(isolated, WRONG)
+    run(asking)
+    shutil.rmtree(runtime())
+    assert re.search(COOLING_DOWN, run(asking))
+    assert asking.answers() == [WRONG]
 
 
 SPOILT = (

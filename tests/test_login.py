@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pexpect
@@ -17,6 +19,7 @@ from nodes import config_through
 from programs import OSSH, ossh, ossh_run, runtime, status, until, write_settings
 from relay import Relay
 
+from opensshtransport.openssh import guard
 from opensshtransport.sandbox import Sandbox
 
 
@@ -160,15 +163,40 @@ def test_in_the_background_of_a_terminal_nobody_is_asked(passphrase_node: Sandbo
     shell.close(force=True)
 
 
-def test_masters_survive_their_terminal(own_node: Sandbox) -> None:
-    """The terminal of the login is closed at once each time, and each time the master lives on."""
-    for _ in range(12):
-        shown, code = at_a_terminal(f"{OSSH} login -q -F {own_node.ssh_config} {own_node.host}")
-        assert code == 0, shown
-        done = ossh_run("-F", own_node.ssh_config, "--no-login", own_node.host, "echo x")
-        assert (done.returncode, done.stdout) == (0, b"x\n")
-        ossh("logout", "-F", own_node.ssh_config, own_node.host)
-    assert own_node.authentications() == 12
+def test_fifty_masters_survive_their_terminal(own_node: Sandbox) -> None:
+    """Fifty logins, whose terminals close at once, leave fifty live masters; each is logged out again.
+
+    Ten in a row by each of five ways to the node at once, so that the machine is busy too.
+    """
+
+    def ten_logins(config: Path) -> list[str]:
+        return [login_and_out(config, own_node.host) for _ in range(10)]
+
+    with contextlib.ExitStack() as relays, ThreadPoolExecutor(5) as pool:
+        configs = [config_through(own_node, relays.enter_context(Relay(own_node.port))) for _ in range(5)]
+        outcomes = [outcome for lane in pool.map(ten_logins, configs) for outcome in lane]
+    assert outcomes == ["live, logged out"] * 50
+    assert own_node.authentications() == own_node.connections() == 50
+    assert not [path for path in runtime().iterdir() if path.is_socket()]
+
+
+def login_and_out(config: Path, host: str) -> str:
+    """Log in at a terminal, and out when it has gone; what became of the master in between."""
+    shown, code = at_a_terminal(f"{OSSH} login -q -F {config} {host}")
+    if code != 0:
+        return shown
+    socket = next(
+        Path(facts["socket"])
+        for facts in (json.loads(file.read_text()) for file in runtime().glob("*.json"))
+        if facts["ssh_config"] == str(config)
+    )
+    argv: list[str | Path] = ["ssh", "-F", "none", "-S", socket, *guard()]
+    done = subprocess.run([*argv, host, "echo x"], capture_output=True, check=False, timeout=30)
+    if (done.returncode, done.stdout) != (0, b"x\n"):
+        return f"dead: {done.stderr.decode()}"
+    ended = subprocess.run([*argv, "-O", "exit", host], capture_output=True, check=False, timeout=30)
+    until(lambda: not socket.exists(), "the master to end")
+    return "live, logged out" if ended.returncode == 0 else ended.stderr.decode()
 
 
 def test_unknown_host_key(own_node: Sandbox, isolated: Path) -> None:

@@ -267,6 +267,42 @@ class TestQuestions:
         settings(own_node, script)
         log_in(own_node)
 
+    def test_a_line_that_goes_on_is_no_question(self, own_node: Sandbox, isolated: Path) -> None:
+        """The beginning of a message, and a pause before its end, do not end a login that asks nothing."""
+        text = (
+            "printf 'Fetching keys...'; sleep 2; echo ' done'; printf 'Contacting'; sleep 2; echo ' centre'"
+        )
+        settings(own_node, write_script(isolated, text))
+        log_in(own_node)
+
+    def test_a_line_that_goes_on_gets_no_secret(self, own_node: Sandbox, isolated: Path) -> None:
+        """A rule waits for the question, though its word stands in a message before."""
+        (isolated / "stored").write_text("right\n")
+        text = (
+            "printf 'Asking for your password'; sleep 1; echo; read -r -t 0 && exit 4\n"
+            "printf 'Password: '; read -r given; test \"$given\" = right"
+        )
+        script = write_script(isolated, text)
+        script.write_text(script.read_text().replace("#!/bin/sh", "#!/bin/bash"))
+        answer = f'{{ command = ["cat", "{isolated}/stored"] }}'
+        rule = f'[[host.{own_node.host}.prompts]]\nexpect = "(?i)password"\nanswer = {answer}\n'
+        settings(own_node, script, rules=rule)
+        log_in(own_node)
+
+    def test_a_question_without_its_looks(self, own_node: Sandbox, isolated: Path) -> None:
+        """A question without a colon is answered by its rule; without one, and nobody there, it ends soon."""
+        script = write_script(isolated, "printf 'Enter the colour'; read -r given; test \"$given\" = blue")
+        rule = f'[[host.{own_node.host}.prompts]]\nexpect = "colour"\nanswer = {{ text = "blue" }}\n'
+        settings(own_node, script, rules=rule)
+        log_in(own_node)
+        log_out(own_node)
+        settings(own_node, script)
+        begin = time.monotonic()
+        error = report(own_node)
+        assert time.monotonic() - begin < 30
+        assert error["error"] == "UnexpectedPrompt"
+        assert "'Enter the colour' is asked, and no rule answers it" in error["message"]
+
 
 class TestFailures:
     """Without the script's success ssh is not tried."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -603,6 +605,44 @@ def test_leaving_at_the_code_prompt(
     assert node.answers() == [PASSWORD]
 
 
+def test_terminal_is_as_it_was(make_conversation_node: MakeConversationNode) -> None:
+    """A login that is told to end at a prompt leaves the terminal in the mode that it found."""
+    node = make_conversation_node(questions("Password: "))
+    child: pexpect.spawn[str] = pexpect.spawn("bash", ["--norc", "--noprofile"], timeout=30, encoding="utf-8")
+    child.sendline(f"{OSSH} login -F {node.ssh_config} {node.host}; read -r line; echo $((6*7))$line")
+    child.expect("Password: ")
+    raw = termios.tcgetattr(child.child_fd)[3]
+    subprocess.run(["pkill", "-TERM", "-P", str(child.pid)], check=True)
+    until(lambda: not clients(node.ssh_config), "ssh to end")
+    child.sendline("cooked")
+    child.expect("42cooked")
+    assert not raw & termios.ICANON
+    child.close(force=True)
+    until(node.idle, "the server to see the end")
+    assert node.answers() == []
+
+
+def test_terminal_goes_without_a_signal(make_conversation_node: MakeConversationNode, isolated: Path) -> None:
+    """Where hang-ups are ignored, as by nohup, a login still ends with its terminal."""
+    node = make_conversation_node(questions("Password: ", "Verification code: "))
+    settings(all_secrets(isolated, ["password"]))
+    leader, follower = pty.openpty()
+    # -c: the terminal becomes the controlling one
+    command = f"trap '' HUP; exec {OSSH} login -F {node.ssh_config} {node.host}"
+    process = subprocess.Popen(
+        ["setsid", "-c", "sh", "-c", command], stdin=follower, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    shown = b""
+    while b"Verification code: " not in shown:
+        shown += os.read(leader, 1000)
+    os.close(leader)
+    assert process.wait(30) != 0
+    nothing_left(node.ssh_config)
+    until(node.idle, "the server to see the end")
+    assert node.answers() == [PASSWORD]
+
+
 def test_killed_at_a_jump_hosts_prompt(make_chain: MakeChain) -> None:
     """The ssh that a ProxyJump has started gets no chance of an empty answer either."""
     chain = make_chain("code", "key")
@@ -634,7 +674,7 @@ def test_killed_without_a_person(make_conversation_node: MakeConversationNode, i
     assert node.answers() == ["1", "1"]
 
 
-# -- accounts that get locked, and many logins ---------------------------------------------------------
+# -- accounts that get locked --------------------------------------------------------------------------
 
 
 def test_account_is_not_locked_by_a_wrong_stored_password(locking_node: LockingNode, isolated: Path) -> None:
@@ -680,19 +720,3 @@ def forget_failures() -> None:
     """Take away what was counted, as when the pause is over."""
     for file in (Path(os.environ["XDG_STATE_HOME"]) / "opensshtransport" / "failures").glob("*"):
         file.unlink()
-
-
-def test_many_logins_at_a_terminal(own_node: Sandbox) -> None:
-    """25 logins at terminals that close at once, each ended by ssh itself, leave a live master each time."""
-    config, host = own_node.ssh_config, own_node.host
-    for _ in range(25):
-        status, shown = finish(terminal(["login", "-q", "-F", config, host]))
-        assert status == 0, shown
-        done = ossh_run("-F", config, "--no-login", host, "echo x")
-        assert (done.returncode, done.stdout) == (0, b"x\n"), done.stderr
-        (socket,) = (path for path in runtime().iterdir() if path.is_socket())
-        subprocess.run(
-            ["ssh", "-S", socket, "-O", "exit", "-F", "none", host], check=True, capture_output=True
-        )
-        until(lambda: not clients(config), "the master to end")
-    assert own_node.authentications() == own_node.connections() == 25
