@@ -10,18 +10,27 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from opensshtransport.command import CompletedCommand
     from opensshtransport.errors import OpenSshTransportError
-    from opensshtransport.execution import CompletedCommand, RemoteProcess
+    from opensshtransport.process import AsyncRemoteProcess, RemoteProcess
     from opensshtransport.transport import AsyncTransport, Transport
 
-__all__ = ["AsyncTransport", "CompletedCommand", "OpenSshTransportError", "RemoteProcess", "Transport"]
+__all__ = [
+    "AsyncRemoteProcess",
+    "AsyncTransport",
+    "CompletedCommand",
+    "OpenSshTransportError",
+    "RemoteProcess",
+    "Transport",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncRemoteProcess": "process",
     "AsyncTransport": "transport",
-    "CompletedCommand": "execution",
+    "CompletedCommand": "command",
     "OpenSshTransportError": "errors",
-    "RemoteProcess": "execution",
+    "RemoteProcess": "process",
     "Transport": "transport",
 }
 

@@ -1,7 +1,9 @@
+#!/bin/sh
 # The remote half of a channel: waits for one request and becomes it. POSIX sh; dash, bash and busybox run it.
 # ossh_mark is a random mark, set before. Lines of our own on stdout and stderr begin with it; what stands before the
 # first of them came from start-up files. The channel's stdin carries requests, then frames (see feed).
 # 4 is the channel's stdin, 5 its stderr; 2 is /dev/null.
+# shellcheck disable=SC2154 # ossh_mark and ossh_request are set before
 # Variables of the shell that becomes the command begin with ossh_: start-up files may have exported others.
 
 # the shell above a command outlives what is sent to the whole group, to report the status
@@ -9,8 +11,8 @@ trap : HUP INT QUIT TERM
 ossh_nl='
 '
 
-# Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, K SECONDS (see finish), or
-# Q (all is done). Empty lines are for start-up files that read one; G has been heard. Where they end without Q,
+# Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, K SECONDS (see finish), P
+# (answer by `heard`), or Q (all is done). Empty lines are for start-up files that read one; G has been heard. Where they end without Q,
 # whoever sent them has died, or the connection has: then the command goes too, unless A came.
 feed() {
 	me=$(exec sh -c 'echo $PPID')
@@ -19,6 +21,7 @@ feed() {
 		case $frame in
 		'' | G) ;;
 		A) ossh_stays=yes ;;
+		P) kill -s USR1 "$ossh_watch" ;;
 		Q) exit ;;
 		E) exec >/dev/null ;;
 		'S '*) group "${frame#S }" ;;
@@ -42,6 +45,21 @@ feed() {
 	exit
 }
 
+# Where a command leaves its input unread, the end of the sender does not get through to feed. But what is
+# written comes back as an error when nobody is there to read it; the first time only to ssh's master.
+watch() {
+	trap 'printf "%s heard\n" "$ossh_mark"' USR1
+	trap 'kill -s KILL $!; exit' USR2
+	trap '' HUP INT QUIT TERM PIPE
+	me=$(exec sh -c 'echo $PPID')
+	while :; do
+		(trap - HUP INT QUIT TERM && exec sleep 5 >/dev/null) &
+		wait $!
+		printf '%s here\n' "$ossh_mark" || break
+	done
+	[ -n "$ossh_stays" ] || finish 5
+}
+
 # finish SECONDS: ends the group by TERM, and after so many seconds by KILL what is left of it.
 finish() {
 	group TERM
@@ -58,12 +76,15 @@ finish() {
 	kill -s KILL $$
 }
 
-# The processes of this session's group, but for the shell above the command and the one that reads frames.
+# The processes of this session's group, but for the shell above the command and those of feed and watch.
 others() {
-	all=$(ps -A -o pid= -o pgid= || ps -o pid,pgid)
-	while read -r p g; do
-		# the ps itself has gone by now
-		[ "$g" = $$ ] && [ "$p" != $$ ] && [ "$p" != "$me" ] && kill -s 0 "$p" && echo "$p"
+	all=$(ps -A -o pid= -o pgid= -o ppid= || ps -o pid,pgid,ppid)
+	while read -r p g parent; do
+		[ "$g" = $$ ] || continue
+		case $p in "$$" | "$me" | "$ossh_watch") continue ;; esac
+		# the shell that does this, and the sleep of watch; the ps itself has gone by now
+		case $parent in "$me" | "$ossh_watch") continue ;; esac
+		kill -s 0 "$p" && echo "$p"
 	done <<-END
 		$all
 	END
@@ -114,15 +135,33 @@ run() {
 	printf '%s started\n' "$ossh_mark"
 	SHLVL=1
 	export SHLVL
-	# in a subshell, as dash would tell of a killed command on the stderr that it gave to the command; feed in
-	# braces, as dash would keep copies of what is closed
+	perform "$@"
+	done_ "$ossh_status"
+}
+
+# perform WORDS...: runs it, with its output to where `become` sends it. In a subshell, as dash would tell of a
+# killed command on the stderr that it gave to the command; feed and watch in braces, as dash would keep copies of
+# what is closed.
+perform() {
 	if [ "$ossh_input" = frames ]; then
-		{ { feed; } <&4 5>&- & } | (exec "$@" 2>&5 4<&- 5>&-)
+		{ watch; } </dev/null 4<&- 5>&- &
+		ossh_watch=$!
+		{ { feed; } <&4 5>&- & } | (become "$@")
+		ossh_status=$?
+		# it holds our stdout
+		kill -s USR2 "$ossh_watch"
+		wait "$ossh_watch"
 	else
 		{ feed; } <&4 >/dev/null 5>&- &
-		(exec "$@" </dev/null 2>&5 4<&- 5>&-)
+		(become "$@" </dev/null)
+		ossh_status=$?
 	fi
-	done_ $?
+}
+
+become() {
+	[ -n "$ossh_key" ] || exec "$@" 2>&5 4<&- 5>&-
+	trap - PIPE
+	exec "$@" >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-
 }
 
 # spill TEXT: a command that is too long for one argument goes into a file that removes itself.
@@ -154,16 +193,10 @@ once() {
 		export SHLVL
 		ossh_umask=$(umask)
 		umask 077
-		: >"$ossh_dir/$ossh_key,out" && : >"$ossh_dir/$ossh_key,err" || refuse ENOSPC
+		{ : >"$ossh_dir/$ossh_key,out" && : >"$ossh_dir/$ossh_key,err"; } || refuse ENOSPC
 		umask "$ossh_umask"
-		if [ "$ossh_input" = frames ]; then
-			{ { feed; } <&4 5>&- & } | (trap - PIPE && exec "$@" >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
-		else
-			{ feed; } <&4 >/dev/null 5>&- &
-			(trap - PIPE && exec "$@" </dev/null >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-)
-		fi
-		ossh_status=$?
-		(umask 077 && echo $ossh_status >"$ossh_draft") && mv -f "$ossh_draft" "$ossh_dir/$ossh_key,status"
+		perform "$@"
+		(umask 077 && echo "$ossh_status" >"$ossh_draft") && mv -f "$ossh_draft" "$ossh_dir/$ossh_key,status"
 	else
 		rm -f "$ossh_draft" "$ossh_file"
 		{ read -r ossh_claimed && read -r ossh_node && read -r ossh_booted && read -r ossh_pid && read -r ossh_start; } <"$ossh_dir/$ossh_key" || refuse EIO
@@ -191,6 +224,7 @@ born() {
 	if [ -r /proc/self/stat ]; then
 		{ read -r stat <"/proc/$1/stat"; } || return 0
 		# the 22nd field (proc(5)), counted after the name, which may have blanks
+		# shellcheck disable=SC2086 # words are wanted
 		set -- ${stat##*) }
 		shift 19
 		echo "$1"
@@ -207,7 +241,7 @@ gate() {
 	refuse swallowed
 }
 
-ossh_stays='' ossh_file=''
+ossh_stays='' ossh_file='' ossh_key='' ossh_watch=''
 # where nobody listens any more, nothing begins
 printf '\n%s ready\n' "$ossh_mark" || exit 0
 printf '\n%s ready\n' "$ossh_mark" >&5

@@ -23,7 +23,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,13 +48,17 @@ _GO_ON = b"A\n"
 _POLL = 0.02
 # Seconds in which ssh ends by itself.
 _LAST_WORDS = 0.5
-# How long a limit that a server's refusal taught is believed.
-_LEARNED_FOR = 600.0
+# A limit that a server's refusal taught grows by one in so many seconds: other programs' sessions end, and
+# another refusal costs little.
+_LEARNED_FOR = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of the bootstrap's own: `ready`, `started`, `end STATUS`, `refused WHY`."""
+    """A line of the bootstrap's own: `ready`, `started`, `end STATUS`, `refused WHY`.
+
+    Where the command gets input in frames, `here` comes every few seconds, and `heard` answers the frame `P`.
+    """
 
     kind: str
     value: str = ""
@@ -145,8 +149,8 @@ class Slots:
     def limit(self) -> int:
         """How many sessions there may be: the setting, or what a refusal by the server has taught."""
         with contextlib.suppress(OSError, ValueError):
-            if time.time() - self._limit_file.stat().st_mtime < _LEARNED_FOR:
-                return max(1, min(self._most, int(self._limit_file.read_text())))
+            grown = int((time.time() - self._limit_file.stat().st_mtime) / _LEARNED_FOR)
+            return max(1, min(self._most, int(self._limit_file.read_text()) + grown))
         return self._most
 
     def learn(self, limit: int) -> None:
@@ -318,11 +322,13 @@ class Channel:
         self.slot = slot
         self.host = master.destination.host
         mark = secrets.token_hex(16)
-        # by this the process group can be found there (`direct.end_group`); the mark itself is not shown
         self.tag = secrets.token_hex(8)
+        # by this the process group can be found there (`ending`), and by nothing in the command's own words
+        self.sign = f"ossh_tag={self.tag}"
         self.out, self.err = Stream(mark), Stream(mark)
         self.log = master.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
         self.opened = time.monotonic()
+        self._beside = slots.in_use() - 1
         coded = self._coded(mark, request)
         self.requested = bool(request) and len(coded) <= _LONGEST_ARGUMENT
         if request and not self.requested:
@@ -365,7 +371,8 @@ class Channel:
 
     def _coded(self, mark: str, request: str) -> str:
         """The bootstrap as one word that every login shell takes as it is."""
-        bootstrap = f"ossh_mark={mark}\nossh_request={shlex.quote(request)}\n{_bootstrap()}"
+        # first what is searched for: ps may show the beginning only
+        bootstrap = f"{self.sign}\nossh_mark={mark}\nossh_request={shlex.quote(request)}\n{_bootstrap()}"
         # a shell that begins with the right descriptors, which is all that it ever knows
         script = f"exec /bin/sh -c {shlex.quote(bootstrap)} {self.tag} 4<&0 5>&2 2>/dev/null"
         return base64.b64encode(script.encode("utf-8", "surrogateescape")).decode("ascii")
@@ -403,6 +410,11 @@ class Channel:
         if self.heard:
             self.send(_GO)
 
+    def refused(self) -> None:
+        """Note that the server refused this session, as others were there."""
+        # of those that were there some may have gone by now, and others of us that were refused too
+        self.slots.learn(max(self._beside, self.slots.in_use() - 1))
+
     def words(self) -> str:
         """What ssh itself said."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
@@ -437,6 +449,16 @@ class Channel:
         self.log.unlink(missing_ok=True)
         self.slots.give(self.slot)
         _open_channels.discard(self)
+
+    def close_later(self, *, after: Sequence[threading.Thread] = (), at_once: bool = False) -> None:
+        """Close in a thread of its own, which waits for ssh's end and first for those who read."""
+
+        def close() -> None:
+            for thread in after:
+                thread.join()
+            self.close(at_once=at_once)
+
+        threading.Thread(target=close, daemon=True).start()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's pipes and process, without a trace on the far side."""

@@ -6,6 +6,7 @@ session was had. Its stderr cannot tell, as it is mixed with the command's; its 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 import subprocess
@@ -21,7 +22,7 @@ from opensshtransport.errors import (
 )
 from opensshtransport.master import Facts, Master
 
-__all__ = ["GRACE", "end_group", "log_error", "logged_status"]
+__all__ = ["GRACE", "end_group", "log_error", "logged_status", "signal_group"]
 
 # Seconds between TERM and KILL.
 GRACE = 5.0
@@ -56,35 +57,95 @@ def log_error(log: str, host: str) -> ConnectionFailed:
     return error
 
 
-def end_group(shared: Master, facts: Facts, mark: str) -> None:
+# The processes of the group whose leader's command line has the mark. `spared` are those that have it too,
+# and their children but for the leader's: they report the status and read frames.
+_SEARCH = r"""
+exec 2>/dev/null
+look() {
+	table=$({ ps -A -ww -o pid= -o ppid= -o pgid= -o args= || ps -o pid,ppid,pgid,args; } |
+		while read -r pid parent group words; do
+			case $words in *"$mark"*) words=marked ;; *) words= ;; esac
+			echo "$pid $parent $group $words"
+		done)
+}
+leader() {
+	echo "$table" | while read -r pid parent group marked; do
+		[ "$pid $marked" = "$group marked" ] && echo "$pid" && break
+	done
+}
+members() {
+	look
+	ours=" "
+	[ -z "$spared" ] || ours=" $(echo "$table" | while read -r pid parent group marked; do
+		[ "$group $marked" = "$leader marked" ] && printf "%s " "$pid"
+	done)"
+	echo "$table" | while read -r pid parent group marked; do
+		[ "$group" = "$leader" ] || continue
+		case $ours in *" $pid "*) continue ;; esac
+		[ -z "$spared" ] || [ "$parent" = "$leader" ] || case $ours in *" $parent "*) continue ;; esac
+		echo "$pid"
+	done
+}
+each() { for pid in $(members); do kill -s "$1" "$pid"; done; }
+look
+leader=$(leader)
+[ -n "$leader" ] || exit 0
+"""
+
+_END = r"""
+each TERM
+end=$(($(date +%s) + grace))
+while [ "$(date +%s)" -lt "$end" ] && [ -n "$(members)" ]; do sleep 0.1 || sleep 1; done
+each KILL
+"""
+
+
+def signal_group(shared: Master, facts: Facts, mark: str, name: str) -> bool:
+    """Send a signal to the processes of a channel's command by a session of its own.
+
+    Args:
+        shared: the master.
+        facts: what is known of it.
+        mark: stands in the command line of the group's leader, from the first moment; so no process but ours
+            gets a signal, whatever became of its number.
+        name: of the signal, without SIG.
+
+    Returns:
+        Whether the session was had.
+    """
+    return _by_another_session(shared, facts, f"mark={mark} spared=yes\n{_SEARCH}each {name}\nexit 0\n")
+
+
+def end_group(shared: Master, facts: Facts, mark: str, *, spared: bool = False, grace: float = GRACE) -> bool:
     """End a remote process group by a session of its own: TERM, then KILL after a grace.
 
-    The group is found by the mark, which stands in the command line of its leader, the shell above the
-    command, from the first moment; so no process but ours gets a signal, whatever became of its number.
-    Our own ssh has the mark in its command line too, but leads no group.
+    Args:
+        shared: the master.
+        facts: what is known of it.
+        mark: as for `signal_group`; "" ends nothing.
+        spared: leave alone what reports the status.
+        grace: seconds between TERM and KILL.
+
+    Returns:
+        Whether the session was had.
     """
     if not mark:
-        return
-    half = len(mark) // 2
-    # the mark is put together there, or the search would find itself; the text has nothing that is
-    # special between single quotes in any login shell
-    script = (
-        f'm={mark[:half]}; m="$m"{mark[half:]}; '
-        "g=$({ ps -A -ww -o pid= -o pgid= -o args= || ps -o pid,pgid,args; } 2>/dev/null | "
-        'while read -r p g a; do case "$p $a" in "$g "*"$m"*) echo "$g"; break;; esac; done); '
-        '[ -n "$g" ] || exit 0; kill -s TERM -- "-$g"; n=0; '
-        f'while kill -s 0 -- "-$g" 2>/dev/null && [ $n -lt {int(GRACE * 10)} ]; '
-        "do sleep 0.1 || sleep 1; n=$((n+1)); done; "
-        'kill -s KILL -- "-$g" 2>/dev/null; :'
-    )
+        return False
+    given = f"mark={mark} spared={'yes' if spared else ''} grace={round(grace)}\n"
+    return _by_another_session(shared, facts, f"{given}{_SEARCH}{_END}exit 0\n")
+
+
+def _by_another_session(shared: Master, facts: Facts, script: str) -> bool:
+    # coded, so that the search does not find itself, and for every login shell
+    coded = base64.b64encode(script.encode()).decode("ascii")
     argv = openssh.guarded_ssh(
         shared.destination,
         openssh.literal(Path(facts.socket)),
-        command=f"exec /bin/sh -c '{script}'",
+        command=f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}",
         no_stdin=True,
     )
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
+        done = subprocess.run(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -92,3 +153,5 @@ def end_group(shared: Master, facts: Facts, mark: str) -> None:
             timeout=4 * GRACE,
             check=False,
         )
+        return done.returncode == 0
+    return False

@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, TypeVar
 
 from opensshtransport import openssh
+from opensshtransport.command import CompletedCommand, Request, check
 from opensshtransport.errors import SettingsError
-from opensshtransport.execution import CompletedCommand, Execution, RemoteProcess, Request, Sink, check
+from opensshtransport.execution import Execution
 from opensshtransport.master import Master
+from opensshtransport.process import AsyncRemoteProcess, RemoteProcess, Sink
 
 __all__ = ["AsyncTransport", "Transport"]
 
@@ -274,9 +276,15 @@ class AsyncTransport:
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
 
-    async def start(self, command: Command, **options: Any) -> RemoteProcess:
+    async def start(self, command: Command, **options: Any) -> AsyncRemoteProcess:
         """As `Transport.start`."""
-        return await self._call(lambda: self._open().start(command, **options))
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, lambda: self._open().start(command, **options))
+        try:
+            return await AsyncRemoteProcess.of(await asyncio.shield(future))
+        except asyncio.CancelledError:
+            future.add_done_callback(_end_unwanted)
+            raise
 
     async def run_many(
         self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
@@ -302,6 +310,11 @@ class AsyncTransport:
 
 
 _check = check
+
+
+def _end_unwanted(started: asyncio.Future[RemoteProcess]) -> None:
+    if not started.cancelled() and started.exception() is None:
+        threading.Thread(target=started.result().end, daemon=True).start()
 
 
 def _later(seconds: float) -> float:

@@ -7,6 +7,7 @@ import importlib.resources
 import itertools
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -280,7 +281,7 @@ def test_a_forked_child_holds_nothing(node: Sandbox, slots: Slots) -> None:
 
 
 def test_a_learned_limit(slots: Slots, node: Sandbox) -> None:
-    """A limit that a refusal taught holds for all processes, for a time, and is never below 1."""
+    """A limit that a refusal taught holds for all processes, grows again, and is never below 1."""
     assert slots.limit == 4
     slots.learn(2)
     assert slots.limit == 2
@@ -293,9 +294,10 @@ def test_a_learned_limit(slots: Slots, node: Sandbox) -> None:
     assert slots.limit == 4
     slots.learn(1)
     file = next(runtime().glob("*.limit"))
-    then = time.time() - 700
-    os.utime(file, (then, then))
-    assert slots.limit == 4
+    for age, limit in [(20, 1), (40, 2), (70, 3), (700, 4)]:
+        then = time.time() - age
+        os.utime(file, (then, then))
+        assert slots.limit == limit
     slots.learn(1)
     file.write_text("rubbish")
     assert slots.limit == 4
@@ -314,6 +316,8 @@ def test_every_budget_of_the_server(keep: Keep, most: int) -> None:
     assert [(one.returncode, one.stdout) for one in done] == [(n, b"%d\n" % n) for n in range(40)]
     assert sorted(map(int, file.read_text().split())) == list(range(40))
     assert node.authentications() == 1
+    # what refusals have taught is no less than what the server gives
+    assert Slots(Master(resolve(node.host, node.ssh_config))).limit >= min(most, 8)
 
 
 def test_sessions_that_others_use(keep: Keep) -> None:
@@ -413,6 +417,41 @@ def test_request_by_stdin(shell: list[str]) -> None:
         assert got == (b"out\n", [Event("ready"), Event("started"), Event("end", "9")], b"err\n")
 
 
+def test_input_that_is_not_read(shell: list[str], tmp_path: Path) -> None:
+    """P is answered as soon as the command has read what came before it, and not earlier."""
+    gate = tmp_path / "gate"
+    command = f"echo up; until [ -e {gate} ]; do sleep 0.1; done; head -c 300000 >/dev/null; exec sleep 300"
+    with far_side(shell) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(quoted_lines(f"run frames sh -c '{command}'"))
+        child.stdin.flush()
+        while child.stdout.readline() != b"up\n":
+            assert child.poll() is None
+        child.stdin.write(b"300000\n" + b"x" * 300_000 + b"P\n")
+        child.stdin.flush()
+        assert select.select([child.stdout], [], [], 0.5)[0] == []
+        gate.touch()
+        assert child.stdout.readline() == M + b" heard\n"
+
+
+def test_end_of_the_sender_behind_input_that_is_not_read(shell: list[str]) -> None:
+    """When nobody reads the output any more, all of the group goes, whatever input is in the way."""
+    with far_side(shell) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(quoted_lines("run frames sh -c 'echo up; sleep 300 & exec sleep 300'"))
+        child.stdin.flush()
+        while child.stdout.readline() != b"up\n":
+            assert child.poll() is None
+        child.stdin.write(b"300000\n" + b"x" * 300_000)
+        child.stdin.flush()
+        child.stdout.close()
+        child.stdin.close()
+        child.wait(30)
+        until(lambda: not group(child.pid), "the group to end")
+
+
 def test_request_at_once(shell: list[str]) -> None:
     """A request that came with the bootstrap runs at a word, after blank lines too; a signal is 128+N."""
     with far_side(shell, 'run none sh -c "echo out; kill -9 \\$\\$"') as child:
@@ -457,6 +496,7 @@ def test_end_of_the_sender_ends_the_group(shell: list[str]) -> None:
             assert child.poll() is None
         assert len(group(child.pid)) >= 3
         child.stdin.close()
+        child.wait(20)
         until(lambda: not group(child.pid), "the group to end")
 
 
@@ -476,6 +516,8 @@ def test_signals(shell: list[str], name: str, status: int) -> None:
         child.stdin.flush()
         lines = child.stdout.readlines()
         assert lines[-1] == M + b" end %d\n" % status
+        # as sshd does: until then the shell seems to live
+        child.wait(20)
         child.stdin.close()
         until(lambda: not group(child.pid), "the group to end")
 

@@ -27,7 +27,7 @@ FLOORS = {
         *("master", "aliases", "channel", "ending"),
         *("login", "conversation", "budget", "sources"),
     },
-    3: {"shell", "execution", "direct", "files", "transfer", "transport"},
+    3: {"shell", "command", "process", "execution", "direct", "files", "transfer", "transport"},
     4: {"cli", "sandbox", "doctor", "configure", "aiida", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -27,7 +27,6 @@ from users import NOISY, ShellName, Startup, User, missing_for_users
 from opensshtransport import AsyncTransport, CompletedCommand, Transport
 from opensshtransport.channel import Slots
 from opensshtransport.errors import CommandFailed, CommandTimeout, MasterGone, SettingsError
-from opensshtransport.execution import RemoteProcess
 from opensshtransport.master import Master
 from opensshtransport.openssh import resolve
 from opensshtransport.sandbox import Sandbox
@@ -234,9 +233,15 @@ def test_slow_start_up_files_of_bash_are_read_once(make_shell_node: MakeShellNod
 @pytest.mark.parametrize("reads", ["line", "everything"])
 @pytest.mark.parametrize("shell", STARTED_SHELLS)
 def test_start_up_files_that_read_stdin(
-    make_shell_node: MakeShellNode, keep: Keep, shell: ShellName, reads: str
+    make_shell_node: MakeShellNode,
+    keep: Keep,
+    monkeypatch: pytest.MonkeyPatch,
+    shell: ShellName,
+    reads: str,
 ) -> None:
     """A start-up file that reads its stdin neither hangs a command without input nor swallows a request."""
+    # it is 10 s, as some start-up files are slow
+    monkeypatch.setattr("opensshtransport.process._READY_WITHIN", 2.0)
     node, _ = make_shell_node(shell, Startup(reads="line" if reads == "line" else "everything"))
     transport = to(node, keep)
     for number in range(4):
@@ -679,14 +684,19 @@ def test_writing_to_a_command_that_has_ended(transport: Transport) -> None:
 )
 @pytest.mark.parametrize("source", [None, b"input"])
 def test_timeout_ends_the_whole_group(
-    user_node: tuple[Sandbox, User], keep: Keep, command: str, source: bytes | None
+    user_node: tuple[Sandbox, User],
+    keep: Keep,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    source: bytes | None,
 ) -> None:
     """After the timeout all of the command's processes end, and the error has what was printed."""
+    monkeypatch.setattr("opensshtransport.ending.GRACE", 1.0)
     node, user = user_node
     transport = to(node, keep)
     transport.run("true")
     with pytest.raises(CommandTimeout) as caught:
-        transport.run(command, timeout=4, input=source)
+        transport.run(command, timeout=1.5, input=source)
     assert isinstance(caught.value.completed, CompletedCommand)
     assert caught.value.completed.stdout == b"up\n"
     transport.close()
@@ -695,7 +705,7 @@ def test_timeout_ends_the_whole_group(
 
 def test_timeout_before_the_start(make_shell_node: MakeShellNode, keep: Keep) -> None:
     """A command whose timeout passes while start-up files run does not run afterwards."""
-    node, user = make_shell_node("bash", Startup(sleep=4.0))
+    node, user = make_shell_node("bash", Startup(sleep=2.0))
     transport = to(node, keep)
     # the login's own questions have passed by then
     transport.run("true")
@@ -1013,8 +1023,8 @@ def test_async_has_the_same_semantics(node: Sandbox, tmp_path: Path) -> None:
             await there.run("sleep 1")
             assert len(os.listdir(tmp_path)) == count  # noqa: PTH208 - a local look
             process = await there.start("echo x; exit 3")
-            assert isinstance(process, RemoteProcess)
-            assert await asyncio.to_thread(process.wait, 20) == 3
-            await asyncio.to_thread(process.close)
+            assert await process.stdout.read() == b"x\n"
+            assert await process.wait(20) == 3
+            await process.close()
 
     asyncio.run(main())
