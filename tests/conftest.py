@@ -53,12 +53,9 @@ _UNWANTED = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "
 
 # Minutes of real servers: `scripts/test --long` runs them too.
 _LONG = {
-    "test_budget",
     "test_channel",
     "test_cuts",
     "test_once",
-    "test_second_factor",
-    "test_secrets",
     "test_transport",
 }
 

@@ -678,11 +678,11 @@ def test_killed_without_a_person(make_conversation_node: MakeConversationNode, i
 
 
 def test_account_is_not_locked_by_a_wrong_stored_password(locking_node: LockingNode, isolated: Path) -> None:
-    """Twenty commands in a row and eight at once with a wrong password: one failure for each pause."""
+    """Eight commands in a row and eight at once with a wrong password: one failure for each pause."""
     settings(f"password = {stored(isolated, 'password', 'wrong')}", host="locks")
     arguments: list[str | Path] = ["-F", locking_node.ssh_config, locking_node.host, "echo x"]
     begin = time.monotonic()
-    for _ in range(20):
+    for _ in range(8):
         done = ossh_run(*arguments)
         assert (done.returncode, done.stdout) == (255, b"")
     crowd = [
@@ -705,14 +705,14 @@ def test_account_is_not_locked_by_a_wrong_stored_password(locking_node: LockingN
 
 
 def test_account_is_not_locked_by_prompts_without_rules(locking_node: LockingNode, isolated: Path) -> None:
-    """Six attempts that cannot answer, each after the pause of the one before: no failure at the server."""
+    """Four attempts that cannot answer, each after the pause of the one before: no failure at the server."""
     settings(rule("nothing like that", "{ text = 'x' }", host="locks"))
-    for _ in range(6):
+    for _ in range(4):
         forget_failures()
         done = ossh_run("-F", locking_node.ssh_config, locking_node.host, "echo x")
         assert b"'Password:' is asked, and no rule answers it" in done.stderr
     until(lambda: not clients(locking_node.ssh_config), "ssh to end")
-    assert locking_node.connections() == 6
+    assert locking_node.connections() == 4
     assert locking_node.failures() == 0
 
 
