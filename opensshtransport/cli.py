@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     # how a library's login process is called
     added.add_argument("--report", action="store_true", help=argparse.SUPPRESS)
     added.add_argument("--no-login", action="store_true", help=argparse.SUPPRESS)
+    added.add_argument("--settings", type=json.loads, help=argparse.SUPPRESS)
     added.add_argument("host", metavar="HOST")
 
     added = command("logout", _logout, "end the master that we opened, and its sessions", "ossh logout daint")
@@ -211,7 +212,7 @@ def _login(arguments: argparse.Namespace) -> int:
     from opensshtransport import conversation, login
 
     begin = time.time()
-    destination = _resolved(arguments)
+    destination = openssh.resolve(arguments.host, arguments.ssh_config, overrides=arguments.settings)
     person = contextlib.nullcontext() if arguments.unattended else conversation.person_at_terminal()
     with person as somebody:
         facts = login.open_master(destination, somebody, login=not arguments.no_login)

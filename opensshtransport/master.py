@@ -400,6 +400,7 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
         return facts
     argv = [sys.executable, "-m", "opensshtransport", "login", "--report"]
     argv += ["-F", str(destination.ssh_config)] if destination.ssh_config else []
+    argv += ["--settings", json.dumps(destination.overrides)] if destination.overrides else []
     argv += [] if person else ["--unattended"]
     argv += [] if login else ["--no-login"]
     done = subprocess.run(

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from opensshtransport.errors import NO_MASTER, ConfigurationError, SettingsError, ToolMissing
@@ -220,6 +220,7 @@ class Destination:
         ssh, scp, sftp: absolute paths of the programs.
         resolved: what `ssh -G` says of the name.
         route: user, host, port and proxy command of every hop, the target last.
+        overrides: settings that count before those of config.toml, as they were given.
     """
 
     host: str
@@ -228,6 +229,7 @@ class Destination:
     ssh: str
     resolved: Resolved
     route: tuple[tuple[str, str, int, str], ...]
+    overrides: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -240,8 +242,20 @@ class Destination:
         return f"{self.resolved.user}@{self.resolved.hostname}:{self.resolved.port}"
 
 
-def resolve(host: str, ssh_config: str | os.PathLike[str] | None = None) -> Destination:
+def resolve(
+    host: str,
+    ssh_config: str | os.PathLike[str] | None = None,
+    *,
+    settings: Settings | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Destination:
     """Find out where a name leads, by `ssh -G` and config.toml.
+
+    Args:
+        host: the name.
+        ssh_config: the configuration file instead of ssh's own, or None.
+        settings: instead of what config.toml says.
+        overrides: settings that count before those of config.toml, with values as they stand there.
 
     Raises:
         SettingsError: the name or config.toml is wrong.
@@ -252,10 +266,11 @@ def resolve(host: str, ssh_config: str | os.PathLike[str] | None = None) -> Dest
     file = None if ssh_config is None else Path(os.path.expanduser(ssh_config)).absolute()  # noqa: PTH111 - `~` of any kind of path
     if file is not None and not file.is_file():
         raise ConfigurationError(f"there is no file {file}", host=host, advice="name an ssh_config file")
-    settings = load(host)
+    settings = load(host, overrides=overrides) if settings is None else settings
     ssh = locate(settings.ssh)
     resolved = ask_resolved(ssh, host, file)
-    return Destination(host, file, settings, ssh, resolved, _route(ssh, host, resolved, file, _MOST_JUMPS))
+    route = _route(ssh, host, resolved, file, _MOST_JUMPS)
+    return Destination(host, file, settings, ssh, resolved, route, dict(overrides or {}))
 
 
 def _route(

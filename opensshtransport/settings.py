@@ -220,7 +220,7 @@ def config_file() -> Path:
     return Path(platformdirs.user_config_dir(APPLICATION)) / "config.toml"
 
 
-def load(host: str, file: Path | None = None) -> Settings:
+def load(host: str, file: Path | None = None, overrides: Mapping[str, object] | None = None) -> Settings:
     """Read what a destination is set to.
 
     Every table of the file is checked, also those of other hosts, so that a mistake shows at once.
@@ -228,15 +228,17 @@ def load(host: str, file: Path | None = None) -> Settings:
     Args:
         host: the destination as the caller names it.
         file: another file than the user's own.
+        overrides: settings that count before those of the file, with values as they stand there.
 
     Raises:
         SettingsError: the file cannot be read, or a key or value in it is wrong.
     """
+    values: dict[str, Any] = {key: _read(key, value, key) for key, value in (overrides or {}).items()}
     file = config_file() if file is None else file
     try:
         tree = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Settings()
+        tree = {}
     except (OSError, ValueError) as reason:
         raise SettingsError(f"{file} cannot be read: {reason}", advice="correct that file") from reason
     unknown = tree.keys() - {"host"}
@@ -245,7 +247,6 @@ def load(host: str, file: Path | None = None) -> Settings:
             f"{file}: there is no key {min(unknown)!r}",
             advice='settings stand in tables [host."PATTERN"]',
         )
-    values: dict[str, Any] = {}
     tables = tree.get("host", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise SettingsError(
