@@ -539,6 +539,55 @@ class TestPrompt:
         assert screen.prompt() is None
 
 
+class TestCertain:
+    """Whether an unfinished line is a prompt for sure, or perhaps the beginning of a message."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Password: ",
+            "Username:",
+            "Continue? ",
+            "Continue [y/n] ",
+            "Continue (yes/no)",
+            "Method [push, sms, phone]",
+            "sftp> ",
+            "(me@h) No colon and no blank",
+            "(me@h) Working on it...",
+            "me@h's password: ",
+            "Enter passphrase for key '/keys/100%': ",
+        ],
+    )
+    def test_certain(self, text: str) -> None:
+        """By its end, or by who asks: after ssh's own words and its prefix nothing else can come."""
+        assert shown(text).certain
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Contacting",
+            "Enter the colour",
+            "Press Enter to continue...",
+            "[=====>",
+            "downloaded (3/10)",
+            "Stage [2]",
+            "Password",
+        ],
+    )
+    def test_uncertain(self, text: str) -> None:
+        """Other lines may be prompts, and may go on."""
+        assert not shown(text).certain
+
+    @pytest.mark.parametrize(
+        "text", ["Fetching keys...", "- Opening your browser ...", "Waiting…", "[####  ] 42%", "keys (42 %)"]
+    )
+    def test_working(self, text: str) -> None:
+        """A program that says what it is at is not asking."""
+        screen = Screen()
+        screen.feed(text)
+        assert screen.prompt() is None
+
+
 class TestMessages:
     """What is read from whole lines."""
 

@@ -608,16 +608,14 @@ def test_leaving_at_the_code_prompt(
 def test_terminal_is_as_it_was(make_conversation_node: MakeConversationNode) -> None:
     """A login that is told to end at a prompt leaves the terminal in the mode that it found."""
     node = make_conversation_node(questions("Password: "))
-    child: pexpect.spawn[str] = pexpect.spawn("bash", ["--norc", "--noprofile"], timeout=30, encoding="utf-8")
-    child.sendline(f"{OSSH} login -F {node.ssh_config} {node.host}; read -r line; echo $((6*7))$line")
+    command = f"{OSSH} login -F {node.ssh_config} {node.host}; echo ended; stty -a"
+    child: pexpect.spawn[str] = pexpect.spawn("sh", ["-c", command], timeout=30, encoding="utf-8")
     child.expect("Password: ")
-    raw = termios.tcgetattr(child.child_fd)[3]
+    assert not termios.tcgetattr(child.child_fd)[3] & termios.ICANON
     subprocess.run(["pkill", "-TERM", "-P", str(child.pid)], check=True)
-    until(lambda: not clients(node.ssh_config), "ssh to end")
-    child.sendline("cooked")
-    child.expect("42cooked")
-    assert not raw & termios.ICANON
-    child.close(force=True)
+    child.expect("ended")
+    assert " icanon" in finish(child)[1]
+    nothing_left(node.ssh_config)
     until(node.idle, "the server to see the end")
     assert node.answers() == []
 
