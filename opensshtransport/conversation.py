@@ -192,7 +192,7 @@ class Conversation:
         except pexpect.ExceptionPexpect as reason:
             raise ToolMissing(f"{argv[0]} cannot be run", host=self.host) from reason
         # the pause is for programs that end by the closing alone
-        child.ptyproc.delayafterclose = 0
+        child.ptyproc.delayafterclose = 0  # type: ignore[attr-defined]  # the stubs have forgotten it
         with _outlived(child):
             try:
                 with self.person.typing_through() if self.person else contextlib.nullcontext():
@@ -246,15 +246,18 @@ class Conversation:
                 # what it has left in the background may keep the terminal open
                 self._messages += screen.end()
                 return
-            prompt = None if ready else screen.prompt()
-            if prompt is not None and prompt != self._asked:
-                self._consider(terminal, screen, prompt, time.monotonic() - heard)
+            if not ready:
+                self._consider(terminal, screen, time.monotonic() - heard)
 
-    def _consider(self, terminal: int, screen: Screen, prompt: Prompt, quiet: float) -> None:
-        """Act on a prompt after which nothing has come for some seconds, if that is long enough for it."""
+    def _consider(self, terminal: int, screen: Screen, quiet: float) -> None:
+        """Act on what is asked, if for long enough nothing has come."""
+        unseen = _unseen(terminal)
+        prompt = screen.prompt(unseen=unseen)
+        if prompt is None or prompt == self._asked:
+            return
         decision = choose(self.rules, prompt, self._given, hops=self.hops)
         enough = _QUIET_UNCERTAIN_END if decision.outcome is Outcome.UNEXPECTED else _QUIET_UNCERTAIN_ANSWER
-        if prompt.certain or quiet >= enough:
+        if prompt.certain or unseen or quiet >= enough:
             self._asked = prompt
             self._answer(terminal, screen, prompt, decision)
 
@@ -348,6 +351,16 @@ def _read(terminal: int) -> bytes:
     except OSError:
         # Linux says EIO when the last process has closed the pseudo-terminal
         return b""
+
+
+def _unseen(terminal: int) -> bool:
+    """Whether a line is being read without echo, as programs ask for secrets."""
+    try:
+        modes = termios.tcgetattr(terminal)[3]
+    except termios.error:
+        return False
+    # a screen of its own, with keys read one by one, has no echo either
+    return bool(modes & termios.ICANON) and not modes & termios.ECHO
 
 
 def _size(person: Person | None) -> tuple[int, int]:

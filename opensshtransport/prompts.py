@@ -206,10 +206,11 @@ class Screen:
     Pictures (QR codes) are not kept: show a person the characters as they came.
     """
 
-    __slots__ = ("_askers", "_echo", "_held", "_hidden", "_line", "_partial", "_returned")
+    __slots__ = ("_askers", "_echo", "_held", "_hidden", "_last", "_line", "_partial", "_returned")
 
     def __init__(self) -> None:
         self._line = ""
+        self._last = ""  # the last whole line since the last answer
         self._partial = ""  # an escape whose end has not arrived
         self._returned = False  # after a \r: what comes next overwrites the line, unless it is \n
         self._askers: dict[tuple[str, str], None] = {}  # prefixes of the prompt so far, in order
@@ -247,13 +248,26 @@ class Screen:
             self._askers[asker] = None
         if not text.strip():
             return []
+        self._last = text
         return [Message(text.rstrip(), message_kind(text), hop=asker[1] if asker else None)]
 
-    def prompt(self) -> Prompt | None:
-        """Return the unfinished line as a prompt, or None if it is blank or only tells something."""
-        if self._returned or self._hidden or not self._line.strip():
+    def prompt(self, *, unseen: bool = False) -> Prompt | None:
+        """Return the unfinished line as a prompt, or None if it is blank or only tells something.
+
+        Where a server's prompt ends with its line, that line is the prompt: nothing else has its prefix.
+
+        Args:
+            unseen: the terminal does not show what is typed, so something is asked. Then too the whole line
+                before may be the prompt.
+        """
+        if self._returned or self._hidden:
             return None
-        asker, text = _split(self._line)
+        line = self._line
+        if not line.strip() and (unseen or self._askers):
+            line = self._last
+        if not line.strip():
+            return None
+        asker, text = _split(line)
         if message_kind(text) in _TELLING and not _ENDS_LIKE_PROMPT.search(text):
             return None
         if _HOST_KEY.search(text):
@@ -276,7 +290,7 @@ class Screen:
             sent: what was sent, without the line's end. Many servers let a code be echoed; it must not come
                 back as a message. None: somebody else types, so nothing is kept up to the end of the line.
         """
-        self._line, self._held, self._returned = "", "", False
+        self._line, self._last, self._held, self._returned = "", "", "", False
         self._askers.clear()
         self._echo, self._hidden = sent, sent is None
 

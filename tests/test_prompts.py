@@ -588,6 +588,35 @@ class TestCertain:
         assert screen.prompt() is None
 
 
+class TestWholeLine:
+    """Prompts that end with their line."""
+
+    @pytest.mark.parametrize("text", ["(me@h) Code:\r\n", "(me@h) Read this:\r\n\r\nCode:\r\n\r\n"])
+    def test_of_a_server(self, text: str) -> None:
+        """What follows ssh's prefix is asked, by its last line."""
+        prompt = shown(text)
+        assert (prompt.text, prompt.kind, prompt.hop) == ("Code:", PromptKind.KEYBOARD_INTERACTIVE, "h")
+
+    def test_unseen(self) -> None:
+        """Without prefix it is a prompt only while the terminal hides what is typed."""
+        screen = Screen()
+        screen.feed("Hello\r\nEnter the code\r\n")
+        assert screen.prompt() is None
+        assert screen.prompt(unseen=True) == Prompt("Enter the code", PromptKind.OTHER)
+
+    def test_answered(self) -> None:
+        """What was answered is asked no more, and what stood there before is no prompt."""
+        screen = Screen()
+        screen.feed("(me@h) Code:\r\n")
+        screen.answered(Secret("1234"))
+        screen.feed("\r\n")
+        assert screen.prompt(unseen=True) is None
+
+    def test_nothing(self) -> None:
+        """Where nothing has been said, nothing is asked in words."""
+        assert Screen().prompt(unseen=True) is None
+
+
 class TestMessages:
     """What is read from whole lines."""
 

@@ -289,6 +289,21 @@ class TestQuestions:
         settings(own_node, script, rules=rule)
         log_in(own_node)
 
+    def test_a_question_in_a_whole_line(self, own_node: Sandbox, isolated: Path) -> None:
+        """A secret that is asked for in a line of its own is answered by its rule, or said not to be."""
+        text = "echo 'Enter the word'; read -rs given; test \"$given\" = blue"
+        script = write_script(isolated, text)
+        script.write_text(script.read_text().replace("#!/bin/sh", "#!/bin/bash"))
+        rule = f'[[host.{own_node.host}.prompts]]\nexpect = "word"\nanswer = {{ text = "blue" }}\n'
+        settings(own_node, script, rules=rule)
+        log_in(own_node)
+        log_out(own_node)
+        settings(own_node, script)
+        begin = time.monotonic()
+        error = report(own_node)
+        assert time.monotonic() - begin < 8
+        assert "'Enter the word' is asked, and no rule answers it" in error["message"]
+
     def test_a_question_without_its_looks(self, own_node: Sandbox, isolated: Path) -> None:
         """A question without a colon is answered by its rule; without one, and nobody there, it ends soon."""
         script = write_script(isolated, "printf 'Enter the colour'; read -r given; test \"$given\" = blue")

@@ -288,6 +288,8 @@ def test_joined_answers(make_conversation_node: MakeConversationNode, isolated: 
         ("No colon and no blank", "No colon and no blank"),
         (r"Two lines\nand a question? ", "and a question?"),
         (r"An answer? [y/n]\t", "An answer? [y/n]"),
+        (r"A whole line:\n", "A whole line:"),
+        (r"A whole line\n\n", "A whole line"),
     ],
 )
 def test_unexpected_prompt(
@@ -306,6 +308,18 @@ def test_unexpected_prompt(
     until(node.idle, "the server to see the end")
     assert node.answers() == []
     nothing_left(node.ssh_config)
+
+
+@pytest.mark.parametrize("echo", ["echo_on", "echo_off"])
+def test_prompt_that_ends_its_line(
+    make_conversation_node: MakeConversationNode, isolated: Path, echo: str
+) -> None:
+    """A prompt with the end of its line is answered by its rule, whether the answer is shown or not."""
+    node = make_conversation_node(rf"{echo} Enter the code\n" + "\nexpect 4711\nallow\n")
+    settings(rule("^Enter the code$", stored(isolated, "code", "4711")))
+    done = ossh("login", "-F", node.ssh_config, node.host)
+    assert done.returncode == 0, done.stderr
+    assert node.answers() == ["4711"]
 
 
 def test_no_rules_and_nobody_there(make_conversation_node: MakeConversationNode) -> None:
