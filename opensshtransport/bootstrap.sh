@@ -57,6 +57,8 @@ watch() {
 		wait $!
 		printf '%s here\n' "$ossh_mark" || break
 	done
+	# the command's own end is not all that is to come
+	trap '' USR2
 	[ -n "$ossh_stays" ] || finish 5
 }
 

@@ -124,7 +124,7 @@ class Execution:
         streams: bool = False,
     ) -> RemoteProcess:
         patience = time.monotonic() + _PATIENCE if deadline is None else deadline
-        pause, logins = _FIRST_PAUSE, 0
+        pause, logins, refused = _FIRST_PAUSE, 0, False
         while True:
             facts = self.facts()
             channel = self._take(facts, request, deadline)
@@ -139,7 +139,10 @@ class Execution:
                 if channel.requested:
                     self._swallows_until = time.monotonic() + _SWALLOWED_FOR
             except SessionRefused:
-                channel.refused()
+                # the first time it may be a session that is about to go
+                if refused:
+                    channel.refused()
+                refused = True
                 process.close()
                 if time.monotonic() + pause > patience:
                     raise

@@ -494,9 +494,17 @@ class AsyncRemoteProcess:
         loop = asyncio.get_running_loop()
         pipes = (process.stdout, process.stderr)
         process.stdout = process.stderr = None
-        for reader, pipe in zip((made.stdout, made.stderr), pipes, strict=True):
-            protocol = asyncio.StreamReaderProtocol(reader)
-            made._pipes.append((await loop.connect_read_pipe(lambda it=protocol: it, pipe))[0])  # type: ignore[misc]  # a bound name
+        try:
+            for reader, pipe in zip((made.stdout, made.stderr), pipes, strict=True):
+                protocol = asyncio.StreamReaderProtocol(reader)
+                connected, _ = await loop.connect_read_pipe(lambda it=protocol: it, pipe)  # type: ignore[misc]  # a bound name
+                made._pipes.append(connected)
+        except BaseException:
+            made._let_go()
+            for pipe in pipes[len(made._pipes) :]:
+                if pipe is not None:
+                    pipe.close()
+            raise
         return made
 
     @property

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, TypeVar
 
 from opensshtransport import openssh
@@ -278,12 +278,12 @@ class AsyncTransport:
 
     async def start(self, command: Command, **options: Any) -> AsyncRemoteProcess:
         """As `Transport.start`."""
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._pool, lambda: self._open().start(command, **options))
+        starting = self._pool.submit(lambda: self._open().start(command, **options))
         try:
-            return await AsyncRemoteProcess.of(await asyncio.shield(future))
+            return await AsyncRemoteProcess.of(await asyncio.shield(asyncio.wrap_future(starting)))
         except asyncio.CancelledError:
-            future.add_done_callback(_end_unwanted)
+            # in its thread, as the loop may have ended by then
+            starting.add_done_callback(_end_unwanted)
             raise
 
     async def run_many(
@@ -312,9 +312,9 @@ class AsyncTransport:
 _check = check
 
 
-def _end_unwanted(started: asyncio.Future[RemoteProcess]) -> None:
+def _end_unwanted(started: Future[RemoteProcess]) -> None:
     if not started.cancelled() and started.exception() is None:
-        threading.Thread(target=started.result().end, daemon=True).start()
+        started.result().end()
 
 
 def _later(seconds: float) -> float:

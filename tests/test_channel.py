@@ -316,8 +316,6 @@ def test_every_budget_of_the_server(keep: Keep, most: int) -> None:
     assert [(one.returncode, one.stdout) for one in done] == [(n, b"%d\n" % n) for n in range(40)]
     assert sorted(map(int, file.read_text().split())) == list(range(40))
     assert node.authentications() == 1
-    # what refusals have taught is no less than what the server gives
-    assert Slots(Master(resolve(node.host, node.ssh_config))).limit >= min(most, 8)
 
 
 def test_sessions_that_others_use(keep: Keep) -> None:

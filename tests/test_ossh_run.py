@@ -145,7 +145,7 @@ def test_every_login_shell(shell_user_node: tuple[Sandbox, User]) -> None:
     assert node.authentications() == before + 1
 
 
-@pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "tcsh", "fish"])
+@pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "tcsh", "fish", "busybox"])
 def test_noise_is_dropped(make_shell_node: MakeShellNode, shell: str) -> None:
     """What start-up files print on stdout is not taken for the command's output."""
     node, _ = make_shell_node(shell, NOISY)  # type: ignore[arg-type]  # the parameter's type is lost by pytest

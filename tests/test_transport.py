@@ -26,9 +26,11 @@ from users import NOISY, ShellName, Startup, User, missing_for_users
 
 from opensshtransport import AsyncTransport, CompletedCommand, Transport
 from opensshtransport.channel import Slots
+from opensshtransport.ending import end_group
 from opensshtransport.errors import CommandFailed, CommandTimeout, MasterGone, SettingsError
 from opensshtransport.master import Master
 from opensshtransport.openssh import resolve
+from opensshtransport.process import RemoteProcess
 from opensshtransport.sandbox import Sandbox
 
 MEBIBYTE = 1 << 20
@@ -617,11 +619,9 @@ def test_terminate_and_kill(transport: Transport, way: str, status: int, stdin: 
     process.close()
 
 
-def test_a_signal_reaches_a_command_that_reads_no_input(user_node: tuple[Sandbox, User], keep: Keep) -> None:
-    """A command whose input is full can be killed all the same."""
-    node, user = user_node
-    transport = to(node, keep)
-    process = transport.start("sleep 300")
+def stuffed(transport: Transport, command: str) -> RemoteProcess:
+    """A command that is up and reads none of the megabytes that a thread writes to it."""
+    process = transport.start(f"echo up; {command}")
 
     def write() -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -629,14 +629,60 @@ def test_a_signal_reaches_a_command_that_reads_no_input(user_node: tuple[Sandbox
                 assert process.stdin is not None
                 process.stdin.write(b"x" * MEBIBYTE)
 
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    writer.join(2)
+    # when all that lies between is full
+    writer.join(1)
+    assert writer.is_alive()
+    return process
+
+
+@pytest.mark.parametrize(("way", "status"), [("terminate", 143), ("kill", 137)])
+def test_a_signal_passes_input_that_is_not_read(
+    user_node: tuple[Sandbox, User], keep: Keep, way: str, status: int
+) -> None:
+    """`terminate` and `kill` reach a command whose input is full, and its status is told."""
+    node, user = user_node
+    transport = to(node, keep)
+    process = stuffed(transport, "sleep 300 & sleep 300")
     begin = time.monotonic()
-    process.end()
-    assert time.monotonic() - begin < 40
-    writer.join(20)
-    assert not writer.is_alive()
+    getattr(process, way)()
+    assert process.wait(20) == status
+    assert time.monotonic() - begin < 10
+    process.close()
+    transport.close()
+    until(lambda: not sleepers(user), "the command to end")
+
+
+def test_a_signal_comes_one_time(user_node: tuple[Sandbox, User], keep: Keep) -> None:
+    """A signal that passes the input does not come again when the input is read."""
+    node, user = user_node
+    transport = to(node, keep)
+    gate = user.home / "gate"
+    gate.unlink(missing_ok=True)
+    count = "trap 'echo caught' USR1; n=0"
+    loop = f"until [ -e {gate} ] && [ $((n=n+1)) = 5 ]; do sleep 0.1; done; head -c {8 * MEBIBYTE} >/dev/null"
+    process = stuffed(transport, f"{count}; {loop}; sleep 1; exit 7")
+    assert process.stdout is not None
+    for _ in range(2):
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == b"caught\n"
+    gate.touch()
+    assert process.wait(20) == 7
+    assert process.stdout.read() == b""
+    process.close()
+
+
+def test_end_passes_input_that_is_not_read(user_node: tuple[Sandbox, User], keep: Keep) -> None:
+    """`end` ends a command whose input is full, and what ignores TERM, as timeouts do."""
+    node, user = user_node
+    transport = to(node, keep)
+    process = stuffed(transport, "sh -c 'trap \"\" TERM; while :; do sleep 300; done' & sleep 300")
+    begin = time.monotonic()
+    process.end(grace=1)
+    assert time.monotonic() - begin < 12
     transport.close()
     until(lambda: not sleepers(user), "the command to end")
 
@@ -703,6 +749,39 @@ def test_timeout_ends_the_whole_group(
     until(lambda: not sleepers(user), "the command to end")
 
 
+def test_no_grace_is_wasted(transport: Transport) -> None:
+    """A command that ends by TERM is waited for no longer."""
+    transport.run("true")
+    for source in (None, b"input"):
+        begin = time.monotonic()
+        with pytest.raises(CommandTimeout):
+            transport.run("sleep 300", timeout=0.5, input=source)
+        assert time.monotonic() - begin < 3.5
+
+
+def test_nobody_elses_processes(user_node: tuple[Sandbox, User], keep: Keep) -> None:
+    """A search for a mark that no command has ends nothing, and one for a command ends no other."""
+    node, user = user_node
+    transport = to(node, keep)
+    first, second = (transport.start("echo up; sleep 300") for _ in range(2))
+    for process in (first, second):
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+    master = Master(resolve(node.host, node.ssh_config))
+    facts = master.facts()
+    assert facts is not None
+    assert end_group(master, facts, f"ossh_tag={secrets.token_hex(8)}")
+    assert first.poll() is second.poll() is None
+    assert end_group(master, facts, first._channel.sign, spared=True)
+    assert first.wait(20) == 143
+    assert second.poll() is None
+    second.kill()
+    for process in (first, second):
+        process.close()
+    transport.close()
+    until(lambda: not sleepers(user), "the commands to end")
+
+
 def test_timeout_before_the_start(make_shell_node: MakeShellNode, keep: Keep) -> None:
     """A command whose timeout passes while start-up files run does not run afterwards."""
     node, user = make_shell_node("bash", Startup(sleep=2.0))
@@ -724,11 +803,11 @@ RUNS_LONG = """
         sys.stdout.write("up\\n")
         sys.stdout.flush()
     with Transport({host!r}, ssh_config={config!r}) as there:
-        there.run({command!r}, stdout=up, input={source!r})
+        there.run({command!r}, stdout=up, input={source})
 """
 
 
-@pytest.mark.parametrize("source", [None, b"input"])
+@pytest.mark.parametrize("source", [None, b"input", b"x" * 8 * MEBIBYTE], ids=["none", "some", "megabytes"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_callers_end_is_the_commands(
     user_node: tuple[Sandbox, User], number: signal.Signals, source: bytes | None
@@ -740,7 +819,7 @@ def test_the_callers_end_is_the_commands(
             host=node.host,
             config=str(node.ssh_config),
             command="echo up; sh -c 'trap \"\" TERM; while :; do sleep 300; done' & sleep 300",
-            source=source,
+            source=None if source is None else f"b'x' * {len(source)}",
         )
     )
     ossh("login", "-F", node.ssh_config, node.host)
@@ -1026,5 +1105,85 @@ def test_async_has_the_same_semantics(node: Sandbox, tmp_path: Path) -> None:
             assert await process.stdout.read() == b"x\n"
             assert await process.wait(20) == 3
             await process.close()
+
+    asyncio.run(main())
+
+
+def test_start_is_awaited(node: Sandbox) -> None:
+    """A conversation with a running command, its signals and its status, while the loop goes on."""
+
+    async def main() -> None:
+        async with AsyncTransport(node.host, ssh_config=node.ssh_config) as there:
+            async with await there.start(
+                "while read x; do echo got $x; echo err $x >&2; done; exit 9"
+            ) as talk:
+                assert talk.stdin is not None
+                for number in range(20):
+                    assert await talk.poll() is None
+                    await talk.stdin.write(b"%d\n" % number)
+                    assert await talk.stdout.readline() == b"got %d\n" % number
+                    assert await talk.stderr.readline() == b"err %d\n" % number
+                await talk.stdin.close()
+                assert await talk.stdout.read() == b""
+                assert await talk.wait(20) == 9
+                assert talk.returncode == await talk.poll() == await talk.wait() == 9
+            for way, status in (("terminate", 143), ("kill", 137)):
+                process = await there.start("echo up; sleep 300 & sleep 300", stdin=False)
+                assert await process.stdout.readline() == b"up\n"
+                with pytest.raises(TimeoutError):
+                    await process.wait(0.05)
+                await getattr(process, way)()
+                assert await process.wait(20) == status
+                await process.close()
+            with pytest.raises(FileNotFoundError):
+                await there.start("true", cwd="/nonesuch")
+            process = await there.start(["head", "-c", str(4 * MEBIBYTE), "/dev/zero"])
+            assert await process.stdout.read() == bytes(4 * MEBIBYTE)
+            await process.close()
+
+    asyncio.run(main())
+
+
+def test_leaving_an_async_block_ends_the_command(user_node: tuple[Sandbox, User]) -> None:
+    """An `async with` that is left ends what still runs, and so does a cancelled `start` and `wait`."""
+    node, user = user_node
+
+    async def main() -> None:
+        async with AsyncTransport(node.host, ssh_config=node.ssh_config) as there:
+            async with await there.start("echo up; sleep 300 & sleep 300") as process:
+                assert await process.stdout.readline() == b"up\n"
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(process.wait(), 0.1)
+            starting = [asyncio.ensure_future(there.start("sleep 300")) for _ in range(8)]
+            await asyncio.sleep(0.02)
+            for one in starting:
+                one.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            assert any(one.cancelled() for one in starting)
+            for one in starting:
+                if not one.cancelled():
+                    await one.result().end()
+
+    asyncio.run(main())
+    until(lambda: not sleepers(user), "the commands to end", timeout=40)
+
+
+def test_many_processes_do_not_hold_up_the_loop(own_node: Sandbox, keep: Keep) -> None:
+    """Processes that say nothing hold up neither the loop nor commands, as long as there are sessions."""
+
+    async def main() -> None:
+        async with AsyncTransport(own_node.host, ssh_config=own_node.ssh_config) as there:
+            silent = [await there.start("read x; exit $x") for _ in range(6)]
+            waits = [asyncio.ensure_future(one.wait()) for one in silent]
+            reads = [asyncio.ensure_future(one.stdout.read()) for one in silent]
+            done = await asyncio.gather(*(there.run(f"echo {n}") for n in range(100)))
+            assert [one.stdout for one in done] == [b"%d\n" % n for n in range(100)]
+            for number, one in enumerate(silent):
+                assert one.stdin is not None
+                await one.stdin.write(b"%d\n" % number)
+            assert await asyncio.gather(*waits) == [*range(6)]
+            assert await asyncio.gather(*reads) == [b""] * 6
+            for one in silent:
+                await one.close()
 
     asyncio.run(main())
