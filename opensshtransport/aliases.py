@@ -9,11 +9,8 @@ named by `%C`, which ssh itself computes anew from user, host and port at each c
 from __future__ import annotations
 
 import functools
-import glob
 import hashlib
 import os
-import pwd
-import re
 import secrets
 import shlex
 import shutil
@@ -28,15 +25,14 @@ from opensshtransport.errors import ConfigurationError
 from opensshtransport.master import Facts, Master, locked, replace_file
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import config_file, private_directory
+from opensshtransport.ssh_config import files, keywords
 from opensshtransport.wrapper import wrapper
 
 __all__ = ["control_path", "name_of", "publish"]
 
-_SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 # `Match` by these words depends on ssh_config and the destination alone (ssh_config(5), Match).
 _STATIC_MATCH = {"host", "originalhost", "user", "localuser", "tagged"}
 _LONGEST_NAME = 200
-_DEEPEST_INCLUDE = 16
 
 
 def name_of(host: str, ssh_config: Path | None) -> str | None:
@@ -139,54 +135,7 @@ def withdraw(master: Master) -> None:
 def _watched(ssh_config: Path | None) -> Iterator[Path]:
     """All files that decide where a name leads, and the directories in which an Include could find more."""
     yield config_file()
-    # a relative Include in a person's file, also in one named by -F, is one of ~/.ssh (ssh_config(5))
-    home = _home() / ".ssh"
-    if ssh_config is not None:
-        yield from _included(ssh_config, home, 0)
-    else:
-        yield from _included(home / "config", home, 0)
-        yield from _included(_SYSTEM_CONFIG, _SYSTEM_CONFIG.parent, 0)
-
-
-def _home() -> Path:
-    """The home directory as ssh has it: from the password database, not from HOME."""
-    return Path(pwd.getpwuid(os.getuid()).pw_dir)
-
-
-def _included(file: Path, base: Path, depth: int) -> Iterator[Path]:
-    yield file
-    for keyword, arguments in _lines(file):
-        if keyword != "include" or depth >= _DEEPEST_INCLUDE:
-            continue
-        for pattern in arguments:
-            path = _home() / pattern[2:] if pattern.startswith("~/") else Path(pattern)
-            path = path if path.is_absolute() else base / path
-            if glob.has_magic(str(path)):
-                yield _before_magic(path)
-            found = sorted(glob.glob(str(path)))  # noqa: PTH207 - absolute patterns, glob(3)'s order
-            for match in found or ([] if glob.has_magic(str(path)) else [str(path)]):
-                yield from _included(Path(match), base, depth + 1)
-
-
-def _before_magic(path: Path) -> Path:
-    while glob.has_magic(str(path)):
-        path = path.parent
-    return path
-
-
-def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """The keywords, in lower case, and arguments of an ssh_config file; none of one that cannot be read."""
-    try:
-        text = file.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return
-    for line in text.splitlines():
-        match = re.match(r"\s*([A-Za-z]\w*)(?:\s*=\s*|\s+)(.*)", line)
-        if match:
-            try:
-                yield match[1].lower(), shlex.split(match[2], comments=True)
-            except ValueError:
-                yield match[1].lower(), match[2].split()
+    yield from files(ssh_config)
 
 
 def _dynamic(watched: Sequence[Path], resolved: Destination) -> bool:
@@ -194,7 +143,7 @@ def _dynamic(watched: Sequence[Path], resolved: Destination) -> bool:
     if resolved.resolved.get("canonicalizehostname", "false") not in {"no", "false"}:
         return True
     for file in watched:
-        for keyword, arguments in _lines(file) if file.is_file() and file != config_file() else ():
+        for keyword, arguments in keywords(file) if file.is_file() and file != config_file() else ():
             if keyword == "match" and not _static(arguments):
                 return True
             # environment variables and tokens, in versions that know them there

@@ -160,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--no-host", action="store_true", help="leave out the host at the end")
     added.add_argument("host", metavar="HOST")
 
+    added = command("doctor", _doctor, "check each link from here to the scheduler", "ossh doctor daint")
+    _add_ssh_config(added)
+    added.add_argument("--login", action="store_true", help="log in where no master lives; else never")
+    added.add_argument("--json", action="store_true", help="a JSON list of objects")
+    added.add_argument("host", metavar="HOST")
+
     added = command(
         "agent",
         _agent,
@@ -311,6 +317,30 @@ def _ssh_command(arguments: argparse.Namespace) -> int:
     argv = openssh.guarded_options(destination, aliases.control_path(shared, socket))
     print(shlex.join(argv if arguments.no_host else [*argv, destination.host]))
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from opensshtransport import conversation, doctor
+
+    ssh_config = None if arguments.ssh_config is None else Path(arguments.ssh_config).expanduser().absolute()
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    person = conversation.person_at_terminal() if arguments.login else contextlib.nullcontext()
+    openssh.check_destination(arguments.host)
+    findings = []
+    with person as somebody:
+        walk = doctor.examine(arguments.host, ssh_config, log_in=arguments.login, person=somebody)
+        for finding in walk:
+            finding = dataclasses.replace(
+                finding, seen=printable(finding.seen), advice=printable(finding.advice)
+            )
+            findings.append(finding)
+            if not arguments.json:
+                print(doctor.text(finding, colour=colour), flush=True)
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        print(doctor.summary(findings))
+    return doctor.status(findings)
 
 
 def _agent(_arguments: argparse.Namespace) -> int:

@@ -21,13 +21,25 @@ HOUSE = Path(opensshtransport.__file__).parent
 
 # A new room gets its place here.
 FLOORS = {
-    0: {"errors", "answers", "prompts", "settings"},
-    1: {"openssh", "tools", "wrapper"},
+    0: {"entries", "paths", "errors", "answers", "prompts", "settings"},
+    1: {"openssh", "tools", "wrapper", "ssh_config"},
     2: {
         *("master", "aliases", "channel", "ending"),
         *("login", "conversation", "budget", "sources"),
     },
-    3: {"shell", "command", "process", "execution", "direct", "files", "transfer", "transport"},
+    3: {
+        "shell",
+        "command",
+        "process",
+        "execution",
+        "direct",
+        *("session", "meter", "archive", "stripes", "trees", "sftp"),
+        "files",
+        "transfer",
+        "transport",
+        "links",
+        "far_side",
+    },
     4: {"cli", "sandbox", "doctor", "configure", "aiida", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -40,7 +52,7 @@ STARTERS = {
     "pexpect": {"conversation"},
     "subprocess": {
         *("openssh", "master", "aliases", "channel", "ending"),
-        *("execution", "direct", "transfer", "sandbox"),
+        *("execution", "direct", "transfer", "sandbox", "far_side", "conversation"),
     },
     "multiprocessing": set[str](),
 }

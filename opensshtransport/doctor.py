@@ -1,0 +1,123 @@
+"""`ossh doctor HOST`: the chain from here to the scheduler, link by link.
+
+Each link is told as fine, warning or broken, with what was seen and the one thing to do. What needs a link
+that is broken is skipped, and says so. Without `login` nothing is ever logged in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from opensshtransport import far_side, links, login
+from opensshtransport.conversation import Person
+from opensshtransport.errors import OpenSshTransportError
+from opensshtransport.far_side import FarSide
+from opensshtransport.links import Finding, broken, fine, skipped
+from opensshtransport.master import Facts, Master
+from opensshtransport.openssh import Destination
+
+__all__ = ["Finding", "examine", "status", "summary", "text"]
+
+_COLOURS = {"fine": "32", "warning": "33", "broken": "31", "skipped": "2"}
+# What needs which links.
+_NEEDS = {
+    "ssh_config": ("openssh",),
+    "connection": ("name",),
+    "host keys": ("connection",),
+    "keys": ("runtime directory",),
+    "master": ("runtime directory", "settings", "script"),
+}
+
+
+def examine(
+    host: str, ssh_config: Path | None = None, *, log_in: bool = False, person: Person | None = None
+) -> Iterator[Finding]:
+    """Walk the chain; each link gives one finding.
+
+    Args:
+        host: the destination.
+        ssh_config: the configuration file instead of ssh's own, or None.
+        log_in: whether a login may be made.
+        person: who may be asked in it.
+    """
+    found: dict[str, Finding] = {}
+
+    def told(link: str, ask: Callable[[], Finding]) -> Finding:
+        lacking = [need for need in _NEEDS.get(link, ()) if found[need].state in {"broken", "skipped"}]
+        finding = skipped(f"needs the link {lacking[0]}") if lacking else _or_broken(ask)
+        found[link] = dataclasses.replace(finding, link=link)
+        return found[link]
+
+    in_file, of_script, settings = links.settings_file(host)
+    yield told("openssh", lambda: links.programs(settings))
+    yield told("runtime directory", links.runtime)
+    yield told("settings", lambda: in_file)
+    destinations: list[Destination] = []
+    yield told("ssh_config", lambda: links.configuration(host, ssh_config, settings, destinations))
+    destination = destinations[0] if destinations else None
+    for name, local in links.LINKS:
+        yield told(name, lambda ask=local: _with(destination, ask))  # type: ignore[misc]
+        if name == "ticket":
+            yield told("script", lambda: of_script)
+    facts: list[Facts] = []
+    yield told(
+        "master", lambda: _with(destination, lambda to: _master(to, facts, log_in=log_in, person=person))
+    )
+    far = FarSide(Master(destination), facts[0]) if destination and facts else None
+    for name, remote in far_side.LINKS:
+        yield told(name, lambda ask=remote: ask(far) if far else skipped("needs a live master"))  # type: ignore[misc]
+
+
+def _or_broken(ask: Callable[[], Finding]) -> Finding:
+    try:
+        return ask()
+    except OpenSshTransportError as error:
+        return broken(error.message, error.advice)
+    except OSError as error:
+        return broken(str(error), "correct what it names")
+
+
+def _with(destination: Destination | None, ask: Callable[[Destination], Finding]) -> Finding:
+    return skipped("needs the link ssh_config") if destination is None else ask(destination)
+
+
+def _master(destination: Destination, facts: list[Facts], *, log_in: bool, person: Person | None) -> Finding:
+    """The master, by a round trip; what is known of it is added to `facts`."""
+    master = Master(destination)
+    listening, live = master.listening(), master.check()
+    advice = f"run: ossh login {destination.host}"
+    if live is None and not log_in:
+        if listening is None:
+            return skipped(
+                "none lives, and what follows needs one", f"run: ossh doctor --login {destination.host}"
+            )
+        return broken(f"the one at {listening} does not answer: the network or the server is gone", advice)
+    facts.append(login.open_master(destination, person, login=log_in))
+    found = facts[0]
+    since = datetime.datetime.fromtimestamp(found.since).astimezone()
+    whose = "" if found.ours else ", your own"
+    return fine(f"live since {since:%Y-%m-%d %H:%M:%S}, process {found.pid}{whose}")
+
+
+def status(findings: Iterable[Finding]) -> int:
+    """The exit status: 0 fine, 1 with warnings, 2 where something is broken."""
+    states = {finding.state for finding in findings}
+    return 2 if "broken" in states else 1 if "warning" in states else 0
+
+
+def text(finding: Finding, *, colour: bool) -> str:
+    """A finding as a line, and below it what to do."""
+    state = f"{finding.state:<7}"
+    if colour:
+        state = f"\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m"
+    advice = f"\n{'':<8}{'':<18}-> {finding.advice}" if finding.advice else ""
+    return f"{state} {finding.link:<17} {finding.seen}{advice}"
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """The last line."""
+    counts = {state: sum(each.state == state for each in findings) for state in _COLOURS}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)

@@ -1,0 +1,554 @@
+"""The links of the chain that end at the login: what `ossh doctor` can tell without one.
+
+Each link is a function that gives one `Finding`. Nothing here logs in, and nothing is sent to a server but
+what anybody may ask it: its greeting and its host key. Questions to local programs fork (`tools`): so these
+links are walked before anything that starts a thread.
+
+The trap: `ssh -G` does not tell a value that somebody chose from ssh's default. So what is missing is wrong
+only where nothing else is there to log in by.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import shlex
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from opensshtransport import login, openssh, sources, ssh_config, tools
+from opensshtransport.answers import Answer, Ask, Join, Secret, Text, Totp
+from opensshtransport.budget import MOST_FAILURES, Budget
+from opensshtransport.errors import OpenSshTransportError, SettingsError
+from opensshtransport.openssh import Destination, Resolved
+from opensshtransport.settings import Settings, config_file, load, runtime_directory
+
+__all__ = ["Finding", "State", "broken", "fine", "skipped", "warning"]
+
+State = Literal["fine", "warning", "broken", "skipped"]
+
+_PROBE_TIMEOUT = 10.0
+# What ssh sees of a server before it logs in (RFC 4253, section 4.2).
+_GREETING = b"SSH-"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found at one link.
+
+    Attributes:
+        state: "skipped" where something that it needs is not there.
+        seen: what was seen, one line; never a secret.
+        advice: the one thing to do, or "".
+        link: its name.
+    """
+
+    state: State
+    seen: str
+    advice: str = ""
+    link: str = ""
+
+
+def fine(seen: str) -> Finding:
+    """All is well here."""
+    return Finding("fine", seen)
+
+
+def warning(seen: str, advice: str) -> Finding:
+    """It works, but not for everything, or not for long."""
+    return Finding("warning", seen, advice)
+
+
+def broken(seen: str, advice: str) -> Finding:
+    """Nothing will work before this does."""
+    return Finding("broken", seen, advice)
+
+
+def skipped(seen: str, advice: str = "") -> Finding:
+    """It cannot be told now."""
+    return Finding("skipped", seen, advice)
+
+
+# -- programs, directories, files ----------------------------------------------------------------------
+
+
+def programs(settings: Settings) -> Finding:
+    """OpenSSH, and its version."""
+    ssh = openssh.locate(settings.ssh)
+    major, minor = openssh.version(ssh)
+    needed = [settings.scp, settings.sftp, "ssh-keygen", "ssh-add", "ssh-agent", "ssh-keyscan"]
+    missing = [program for program in needed if shutil.which(program) is None]
+    seen = f"OpenSSH {major}.{minor} at {ssh}"
+    if missing:
+        return warning(f"{seen}, but no {', '.join(missing)}", "install the whole OpenSSH client")
+    return fine(seen)
+
+
+def runtime() -> Finding:
+    """The directory of sockets and locks."""
+    directory = runtime_directory()
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    if named and Path(named) != directory.parent:
+        return warning(
+            f"{directory}, as XDG_RUNTIME_DIR cannot hold sockets: {named}",
+            "point XDG_RUNTIME_DIR to a short directory of your own on a local disk",
+        )
+    return fine(f"{directory}, sockets of {len(os.fsencode(directory)) + 17} bytes")
+
+
+# Where a mistake in config.toml is told by another link.
+_OF_SCRIPT = re.compile(r"\.authentication_script\b")
+
+
+def settings_file(host: str) -> tuple[Finding, Finding, Settings]:
+    """config.toml: what is found of it and of the authentication script, and what to go on with."""
+    file = config_file()
+    try:
+        settings = load(host)
+    except SettingsError as error:
+        told = broken(error.message, error.advice)
+        if _OF_SCRIPT.search(error.message):
+            return skipped(f"{file} names a script that is of no use"), told, Settings()
+        return told, skipped(f"{file} cannot be read"), Settings()
+    found = fine(str(file) if file.exists() else "no config.toml, and none is needed")
+    return found, script(settings), settings
+
+
+def script(settings: Settings) -> Finding:
+    """The authentication script: there and executable, as `load` has checked, and its interpreter."""
+    path = settings.authentication_script
+    if path is None:
+        return fine("none is set")
+    with path.open("rb") as file:
+        first = file.readline(256).decode(errors="replace")
+    interpreter = first[2:].split()[:1] if first.startswith("#!") else []
+    if interpreter and shutil.which(interpreter[0]) is None:
+        return broken(
+            f"{path} wants {interpreter[0]}, which is not there", f"correct the first line of {path}"
+        )
+    return fine(str(path))
+
+
+def configuration(
+    host: str, file: Path | None, settings: Settings, destinations: list[Destination]
+) -> Finding:
+    """ssh_config: its permissions and its syntax; what it makes of the name is added to `destinations`."""
+    told = _permissions(file)
+    try:
+        destinations.append(openssh.resolve(host, file, settings=settings))
+    except OpenSshTransportError as error:
+        return told or broken(error.message, error.advice)
+    return told or fine(str(file or ssh_config.person_file()))
+
+
+def _permissions(file: Path | None) -> Finding | None:
+    """What is wrong with the permissions of ssh's files, if something is."""
+    top = ssh_config.home() / ".ssh"
+    if file is None and top.is_dir() and (told := _writable(top)):
+        return warning(told, f"run: chmod 700 {top}")
+    for path in ssh_config.files(file):
+        if path.is_file() and (told := _writable(path)):
+            # of the person's own files ssh refuses such a one (readconf.c), of one given by -F it does not
+            return (warning if file else broken)(told, f"run: chmod 600 {shlex.quote(str(path))}")
+    return None
+
+
+def _writable(path: Path) -> str:
+    about = path.stat()
+    if about.st_uid not in {0, os.getuid()}:
+        return f"{path} belongs to user {about.st_uid}"
+    return f"{path} can be written by others" if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+
+
+# -- what it leads to ----------------------------------------------------------------------------------
+
+# Options of ssh_config that disturb us: the values that do, what they do, what to do about it.
+_TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
+    (
+        "sessiontype",
+        r"none|subsystem",
+        "broken",
+        "no command can run",
+        "remove SessionType from ssh_config",
+    ),
+    ("stdinnull", r"yes|true", "broken", "commands read no input", "remove StdinNull from ssh_config"),
+    (
+        "forkafterauthentication",
+        r"yes|true",
+        "broken",
+        "commands end before they have run",
+        "remove ForkAfterAuthentication from ssh_config",
+    ),
+    (
+        "remotecommand",
+        r"(?!none$).+",
+        "warning",
+        "ossh sets it aside, but plain ssh, rsync and git fail with it",
+        "give it an alias of its own in ssh_config",
+    ),
+    (
+        "requesttty",
+        r"force|yes|true",
+        "warning",
+        "ossh sets it aside, but for other programs it changes what they send",
+        "write -t where a terminal is wanted",
+    ),
+    *(
+        (
+            forward,
+            r".+",
+            "warning",
+            "each login makes it, and one of two logins fails to",
+            "forward ports by an alias of its own in ssh_config",
+        )
+        for forward in ("localforward", "remoteforward", "dynamicforward")
+    ),
+    (
+        "stricthostkeychecking",
+        r"no|false|off",
+        "warning",
+        "anybody can pass for the server",
+        "remove StrictHostKeyChecking from ssh_config",
+    ),
+)
+
+
+def resolution(destination: Destination) -> Finding:
+    """Where the name leads, by which way, and which options would disturb us."""
+    found: list[tuple[State, str, str]] = []
+    # -T, with which we ask, hides what ssh_config says of RequestTTY
+    argv = openssh.resolve_command(destination.ssh, destination.host, destination.ssh_config)
+    said = tools.ask(argv[0], *(word for word in argv[1:] if word != "-T"), timeout=30).stdout
+    options = openssh.parse_resolved(said).options
+    for option, pattern, state, why, advice in _TROUBLE:
+        value = options.get(option, ("",))[0]
+        if re.fullmatch(pattern, value, re.IGNORECASE):
+            found.append((state, f"{option} {value}: {why}", advice))
+    if any(state == "broken" for state, _, _ in found):
+        found = [each for each in found if each[0] == "broken"]
+    if found:
+        return Finding(found[0][0], "; ".join(seen for _, seen, _ in found), found[0][2])
+    resolved = destination.resolved
+    interval, count = (int(resolved.get(f"serveralive{name}", "0")) for name in ("interval", "countmax"))
+    if destination.settings.server_alive_interval is None and 0 < interval * count < 60:
+        return warning(
+            f"serveraliveinterval {interval} x {count}: a login that waits for a push is ended",
+            "keep ServerAliveInterval times ServerAliveCountMax at 60 or more",
+        )
+    way = [f"{user}@{name}:{port}" for user, name, port, _ in destination.route]
+    seen = destination.address + (f" by way of {', '.join(way[:-1])}" if way[:-1] else "")
+    if destination.route[0][3]:
+        seen += " by a ProxyCommand"
+    own = resolved.get("controlpath")
+    return fine(seen + (f"; a master of your own at {own} is used" if own else ""))
+
+
+def hops(destination: Destination) -> list[tuple[str, Resolved]]:
+    """Each hop, the target last: its name, and what ssh_config makes of that."""
+    asked = [(destination.host, destination.resolved)]
+    left = list(destination.resolved.jumps)
+    while left:
+        options, name = openssh.jump_options(left.pop())
+        resolved = openssh.ask_resolved(destination.ssh, name, destination.ssh_config, options)
+        asked.insert(0, (name, resolved))
+        # `-J a,b` reaches b through a, whatever ssh_config says of b
+        left = left or list(resolved.jumps)
+    return asked
+
+
+def name_resolution(destination: Destination) -> Finding:
+    """The first hop's name."""
+    _, name, port, command = destination.route[0]
+    if command:
+        return skipped("a ProxyCommand finds the way")
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as reason:
+        text = getattr(reason, "strerror", None) or str(reason)
+        return broken(
+            f"{name} is not known to the name service ({text})", "correct HostName, or is a VPN needed?"
+        )
+    return fine(f"{name} is {', '.join(dict.fromkeys(str(entry[4][0]) for entry in found))}")
+
+
+def connection(destination: Destination) -> Finding:
+    """TCP to the first hop, and its greeting."""
+    _, name, port, command = destination.route[0]
+    if command:
+        return skipped("a ProxyCommand makes the connection")
+    try:
+        begin = time.monotonic()
+        with socket.create_connection((name, port), timeout=_PROBE_TIMEOUT) as link:
+            took = time.monotonic() - begin
+            greeting = link.recv(256)
+    except (OSError, UnicodeError) as reason:
+        text = getattr(reason, "strerror", None) or str(reason)
+        return broken(
+            f"{name} port {port} cannot be reached ({text})", "check Port, the network, and the VPN"
+        )
+    if not greeting:
+        return broken(
+            f"{name} port {port} ends the connection at once",
+            "wait: too many may be logging in, or ask your centre",
+        )
+    if _GREETING not in greeting:
+        return broken(f"at {name} port {port} no ssh server answers", "correct HostName and Port")
+    said = greeting.decode(errors="replace").splitlines()[0]
+    return fine(f"{name} port {port} answers in {took * 1000:.0f} ms: {said}")
+
+
+def host_keys(destination: Destination) -> Finding:
+    """Whether each hop's host key is known, and the first hop's is the one that it shows now."""
+    seen = []
+    for number, (name, resolved) in enumerate(hops(destination)):
+        if resolved.get("knownhostscommand"):
+            seen.append(f"{name} by KnownHostsCommand")
+            continue
+        known = _known_keys(resolved)
+        if not known:
+            return warning(
+                f"the host key of {name} is not known",
+                f"compare its fingerprint with your centre's pages: ossh login {destination.host}",
+            )
+        # behind a jump host nobody can be asked without a login, which checks it anyway
+        shown = _shown_keys(resolved) if number == 0 and not resolved.get("proxycommand") else {}
+        for kind, key in shown.items():
+            if any(marker == "@revoked" and key == other for marker, _, other in known):
+                return broken(f"the host key of {name} is revoked", "ask your centre")
+            others = [other for marker, of_kind, other in known if of_kind == kind and not marker]
+            if others and key not in others:
+                return broken(
+                    f"the host key of {name} ({kind}) is not the one that is known",
+                    f"ask your centre, before you run: ssh-keygen -R {shlex.quote(_known_as(resolved))}",
+                )
+        seen.append(f"{name} known{' and unchanged' if shown else ''}")
+    return fine(", ".join(seen))
+
+
+def _known_as(resolved: Resolved) -> str:
+    """The name under which a host key is kept (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+    if alias := resolved.get("hostkeyalias"):
+        return alias
+    return resolved.hostname if resolved.port == 22 else f"[{resolved.hostname}]:{resolved.port}"
+
+
+def _known_keys(resolved: Resolved) -> list[tuple[str, str, str]]:
+    """The known keys of a hop: marker, kind and key."""
+    found = []
+    for option in ("userknownhostsfile", "globalknownhostsfile"):
+        for name in resolved.get(option).split():
+            path = Path(os.path.expanduser(name))  # noqa: PTH111 - as ssh writes it
+            if not path.is_file():
+                continue
+            said = tools.ask("ssh-keygen", "-F", _known_as(resolved), "-f", str(path)).stdout
+            for line in said.splitlines():
+                words = line.split()
+                marker = words.pop(0) if line.startswith("@") else ""
+                if not line.startswith("#") and len(words) >= 3:
+                    found.append((marker, words[1], words[2]))
+    return found
+
+
+def host_key_is_known(resolved: Resolved) -> bool:
+    """Whether ssh would ask a person about a hop's host key."""
+    return bool(resolved.get("knownhostscommand") or _known_keys(resolved))
+
+
+def _shown_keys(resolved: Resolved) -> dict[str, str]:
+    """The host keys that a server shows to anybody, by kind; none where it does not answer."""
+    if shutil.which("ssh-keyscan") is None:
+        return {}
+    seconds = f"{_PROBE_TIMEOUT / 2:.0f}"
+    argv = ["-T", seconds, "-p", str(resolved.port), "--", resolved.hostname]
+    said = tools.ask("ssh-keyscan", *argv, timeout=2 * _PROBE_TIMEOUT).stdout
+    rows = (line.split() for line in said.splitlines() if not line.startswith("#"))
+    return {words[1]: words[2] for words in rows if len(words) == 3}
+
+
+# -- what lets us in -----------------------------------------------------------------------------------
+
+
+def agent_environment(destination: Destination) -> dict[str, str]:
+    """The environment by which ssh-add asks the agent that a login would ask."""
+    return login._agent_of(destination, login._agent(runtime_directory()))
+
+
+def keys(destination: Destination) -> Finding:
+    """Private keys and the agent: whether one of them can be used without a person."""
+    resolved = destination.resolved
+    if resolved.get("pubkeyauthentication") in {"no", "false"}:
+        return fine("no keys are used (PubkeyAuthentication no)")
+    env = agent_environment(destination)
+    listing = tools.ask("ssh-add", "-l", env=env)
+    held = {
+        line.split()[1]
+        for line in listing.stdout.splitlines()
+        if len(line.split()) > 1 and listing.returncode == 0
+    }
+    names = [Path(os.path.expanduser(name)) for name in resolved.options.get("identityfile", ())]  # noqa: PTH111 - as ssh writes it
+    there = [path for path in names if path.is_file()]
+    for path in there:
+        if path.stat().st_uid == os.getuid() and path.stat().st_mode & 0o077:
+            return broken(
+                f"ssh ignores {path}, as others can read it", f"run: chmod 600 {shlex.quote(str(path))}"
+            )
+    encrypted = tools.encrypted_keys([str(path) for path in there], env)
+    usable = [path for path in there if str(path) not in encrypted]
+    agent = _agent_in_words(listing, held, env)
+    if usable:
+        own = [path for path in usable if _fingerprint(path) in held]
+        return fine(f"{usable[0]}{' (held by the agent)' if usable[0] in own else ''}; {agent}")
+    if encrypted:
+        return warning(
+            f"{encrypted[0]} has a passphrase, and the agent does not hold it; {agent}",
+            f'run: eval "$(ossh agent)" && ssh-add {shlex.quote(encrypted[0])}',
+        )
+    if held and not resolved.flag("identitiesonly"):
+        return fine(f"no key file; {agent}")
+    if held and any(_fingerprint(path.with_name(f"{path.name}.pub")) in held for path in names):
+        return fine(f"the key is in the agent alone; {agent}")
+    if not _by_keys(resolved):
+        return fine(f"none, and other ways are preferred; {agent}")
+    return warning(
+        f"there is no key at {', '.join(map(str, names[:3]))}; {agent}", f"run: ossh setup {destination.host}"
+    )
+
+
+def _by_keys(resolved: Resolved) -> bool:
+    preferred = resolved.get("preferredauthentications")
+    return not preferred or "publickey" in preferred.split(",")
+
+
+def _agent_in_words(listing: tools.Reply, held: Iterable[str], env: dict[str, str]) -> str:
+    if listing.returncode == 0:
+        return f"the agent holds {len(list(held))}"
+    if listing.returncode == 1:
+        return "the agent holds none"
+    place = env.get("SSH_AUTH_SOCK", os.environ.get("SSH_AUTH_SOCK", ""))
+    return f"no agent answers at {place}" if place else "no agent"
+
+
+def _fingerprint(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    words = tools.ask("ssh-keygen", "-l", "-f", str(path)).stdout.split()
+    return words[1] if len(words) > 1 else ""
+
+
+def certificate(destination: Destination) -> Finding:
+    """The certificate that lives longest, and its end."""
+    ends: list[tuple[float, Path, datetime.datetime | None]] = []
+    for path in login.certificates(destination):
+        try:
+            end = tools.certificate_end(path)
+        except ValueError as reason:
+            return broken(str(reason), "get a new certificate")
+        ends.append((end.timestamp() if end else float("inf"), path, end))
+    if not ends:
+        return fine("none is used")
+    _, path, end = max(ends)
+    if end is None:
+        return fine(f"{path}, without end")
+    gets_one = destination.settings.authentication_script is not None
+    return _until(
+        str(path),
+        end,
+        destination.settings.min_validity,
+        f"run: ossh login {destination.host}" if gets_one else "get a new certificate",
+    )
+
+
+def ticket(destination: Destination) -> Finding:
+    """The Kerberos ticket and its end, where the server is asked by GSSAPI."""
+    resolved = destination.resolved
+    if not resolved.flag("gssapiauthentication"):
+        return fine("not used (GSSAPIAuthentication no)")
+    preferred = resolved.get("preferredauthentications").split(",")
+    # Debian's ssh_config turns it on for everybody; it is needed where nothing else may be tried
+    needed = all(method.startswith("gssapi") for method in preferred) or destination.settings.keytab
+    end = tools.ticket_end()
+    if end is None:
+        return broken("there is no ticket", "run: kinit") if needed else fine("none, and other ways are left")
+    if not needed and end < datetime.datetime.now().astimezone():
+        return fine("an old one, and other ways are left")
+    return _until("it", end, min(destination.settings.min_validity, 600), "run: kinit")
+
+
+def _until(what: str, end: datetime.datetime, margin: float, advice: str) -> Finding:
+    now = datetime.datetime.now().astimezone()
+    moment = f"{end:%Y-%m-%d %H:%M:%S}"
+    if end <= now:
+        return broken(f"{what} ended at {moment}", advice)
+    if end < now + datetime.timedelta(seconds=margin):
+        return warning(f"{what} ends soon, at {moment}", advice)
+    return fine(f"{what} lives until {moment}")
+
+
+def secrets(destination: Destination) -> Finding:
+    """Whether each stored secret of the settings can be had; it is never shown."""
+    count = 0
+    for answer in dict.fromkeys(_stored(destination.settings)):
+        try:
+            sources.resolve_answer(answer, ask=_ask_nobody, tell=_ignore, deadline=time.monotonic())
+        except OpenSshTransportError as error:
+            return broken(error.message, error.advice)
+        count += 1
+    return fine(f"{count} resolvable" if count else "none are stored")
+
+
+def _stored(settings: Settings) -> Iterator[Answer]:
+    """What the answers of the settings are made of; of codes only the seed, as no code must be used up."""
+    left: list[Answer | None] = [rule.answer for rule in settings.prompts]
+    left += [settings.password, settings.code, settings.pin]
+    while left:
+        answer = left.pop(0)
+        if isinstance(answer, Totp):
+            left.append(answer.source)
+        elif isinstance(answer, Join):
+            left += answer.parts
+        elif answer is not None and not isinstance(answer, Ask | Text):
+            yield answer
+
+
+def _ask_nobody(_: Ask) -> Secret:
+    raise SettingsError("a person is to be asked")
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+def failed_logins(destination: Destination) -> Finding:
+    """How many logins have failed, and whether another may be tried without a person."""
+    spent = Budget(destination).read()
+    advice = f"run: ossh login {destination.host}"
+    if spent.failures >= MOST_FAILURES:
+        return broken(
+            f"{spent.failures} in a row, the last: {spent.reason}; none is tried without a person", advice
+        )
+    left = spent.until - time.time()
+    if spent.failures:
+        pause = f"none without a person for {left:.0f} s" if left > 0 else "another may be tried"
+        return warning(f"{spent.failures} in a row, the last: {spent.reason}; {pause}", advice)
+    return fine("none")
+
+
+# In the order in which a connection meets them.
+LINKS: tuple[tuple[str, Callable[[Destination], Finding]], ...] = (
+    ("resolution", resolution),
+    ("name", name_resolution),
+    ("connection", connection),
+    ("host keys", host_keys),
+    ("keys", keys),
+    ("certificate", certificate),
+    ("ticket", ticket),
+    ("secrets", secrets),
+    ("failed logins", failed_logins),
+)
