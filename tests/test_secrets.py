@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import importlib.util
+import importlib
 import os
 import re
 import secrets
@@ -476,9 +476,9 @@ def test_missing_package(asking: ConversationNode, store: Path, isolated: Path, 
     place = isolated / "packages"
     place.mkdir()
     for name in ("opensshtransport", "pexpect", "platformdirs", "ptyprocess", "sh", "tomli"):
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            origin = Path(spec.origin)
+        # by the module itself: once imported, sh has no specification any more
+        with contextlib.suppress(ModuleNotFoundError):
+            origin = Path(str(importlib.import_module(name).__file__))
             origin = origin.parent if origin.stem == "__init__" else origin
             (place / origin.name).symlink_to(origin)
     answers = {
