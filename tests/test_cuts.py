@@ -49,19 +49,29 @@ def quiet(file: Path) -> None:
     until(settled, "the commands to end")
 
 
+def works(there: Transport) -> bool:
+    """Whether a command comes through: the fault before may have come after its command's end."""
+    try:
+        return there.run("true", timeout=60).returncode == 0
+    except ConnectionFailed:
+        return False
+
+
 def arm(relay: Relay, there: Transport, chance: random.Random) -> None:
     """Let the connection break at a random byte: at times in the login, mostly later."""
     relay.disarm()
     if chance.random() < 0.1:
         relay.cut_after(chance.randrange(LOGIN), chance.choice(FAULTS))
         return
-    there.run("true", timeout=60)
+    until(lambda: works(there), "a connection", timeout=60)
     relay.cut_after(chance.randrange(COMMAND), chance.choice(FAULTS))
 
 
-@pytest.mark.timeout(600)
-def test_200_cuts(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int) -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", range(4))
+def test_200_cuts(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int, part: int) -> None:
     """200 commands over connections that are cut at random: each outcome agrees with what the server saw."""
+    seed += part
     print(f"SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
     chance = random.Random(seed)
     write_settings(FAST)
@@ -69,7 +79,7 @@ def test_200_cuts(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int) -> N
     there = keep(Transport(own_node.host, ssh_config=config_through(own_node, relay)))
     file = tmp_path / "ran"
     outcomes: dict[int, object] = {}
-    for number in range(200):
+    for number in range(50):
         arm(relay, there, chance)
         try:
             done = there.run(f"echo {number} >> {file}; echo out {number}", timeout=60)
@@ -91,15 +101,17 @@ def test_200_cuts(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int) -> N
     tally = Counter(map(str, outcomes.values()))
     print(tally, relay.faults)  # noqa: T201
     # that the test hits: many cuts, many commands that were right all the same, and all kinds of them
-    assert relay.faults > 60
-    assert tally["ok"] > 20
-    assert tally["True"] + tally["None"] > 5
+    assert relay.faults > 15
+    assert tally["ok"] > 5
+    assert tally["True"] + tally["None"] > 0
     assert there.run("echo x").stdout == b"x\n"
 
 
-@pytest.mark.timeout(600)
-def test_60_cuts_with_once(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int) -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", range(2))
+def test_60_cuts_with_once(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int, part: int) -> None:
     """60 commands with a key, asked for again until there is an answer: each ran exactly one time."""
+    seed += part
     print(f"SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
     chance = random.Random(seed)
     write_settings(FAST)
@@ -108,7 +120,7 @@ def test_60_cuts_with_once(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: 
     file = tmp_path / "ran"
     env = {"XDG_STATE_HOME": str(tmp_path / "state")}
     again = 0
-    for number in range(60):
+    for number in range(30):
         deadline = time.monotonic() + 60
         while True:
             # not for ever: else no answer could come
@@ -128,5 +140,5 @@ def test_60_cuts_with_once(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: 
                 break
     relay.disarm()
     quiet(file)
-    assert ran(file) == Counter(range(60)), f"SEED={seed}"
-    assert again > 5
+    assert ran(file) == Counter(range(30)), f"SEED={seed}"
+    assert again > 2
