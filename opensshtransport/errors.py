@@ -418,6 +418,7 @@ _STRERROR: tuple[tuple[str, int], ...] = (
     ("Resource busy", errno.EBUSY),
     ("Out of memory", errno.ENOMEM),
     ("No such file", errno.ENOENT),
+    ("Symbolic link not followed", errno.ENOTDIR),
     ("Directory nonexistent", errno.ENOENT),
     ("nonexistent directory", errno.ENOENT),
     ("invalid user", errno.EINVAL),
@@ -426,12 +427,20 @@ _STRERROR: tuple[tuple[str, int], ...] = (
     (": not found", errno.ENOSYS),
 )
 
+_WITHIN = (
+    (" to a subdirectory of itself, '", errno.EINVAL),
+    (": cannot operate on dangling symlink '", errno.ENOENT),
+)
+
 
 def errno_of(said: str) -> int | None:
     """The errno that a failed operation ended with, or None where its words tell nothing."""
     lines = said.strip().splitlines()
     last = lines[-1] if lines else ""
     if own := re.fullmatch(r"ossh: (E[A-Z0-9]+)", last):
-        return int(getattr(errno, own.group(1)))
+        return getattr(errno, own.group(1), None)
     lowered = last.lower()
-    return next((number for words, number in _STRERROR if lowered.endswith(words.lower())), None)
+    if found := next((number for words, number in _STRERROR if lowered.endswith(words.lower())), None):
+        return found
+    # GNU's own words, which end by a name in quotes
+    return next((number for words, number in _WITHIN if words in last), None)

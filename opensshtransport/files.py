@@ -45,19 +45,21 @@ class Files:
         """
         self._shells = shells
         self._timeout = timeout
-        self._mark = secrets.token_hex(8)
         self._home: str | None = None
 
     # -- asking --------------------------------------------------------------------------------------------
 
     def _request(
-        self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False
+        self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False, mark: str = ""
     ) -> Request:
-        marks = f"m={self._mark}" if reads else f"m={self._mark} d={secrets.token_hex(6)}"
+        # where another user sees the mark (ps), it is worth nothing any more
+        marks = (f"m={mark} " if mark else "") + ("" if reads else f"d={secrets.token_hex(6)}")
         return Request(script=f"{marks}\n{script}", payload=payload, reads=reads, slow=slow)
 
-    def _reply(self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False) -> Reply:
-        request = self._request(script, payload=payload, reads=reads, slow=slow)
+    def _reply(
+        self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False, mark: str = ""
+    ) -> Reply:
+        request = self._request(script, payload=payload, reads=reads, slow=slow, mark=mark)
         return self._shells.ask(request, timeout=self._timeout)
 
     def _ask(
@@ -67,13 +69,14 @@ class Files:
         payload: bytes = b"",
         reads: bool = True,
         slow: bool = False,
+        mark: str = "",
     ) -> bytes:
         """Ask, with paths as the last words, and give what was printed."""
         for path in paths:
             if not os.fsdecode(path):
                 raise self._error(errno.ENOENT, path)
         line = " ".join([script, *map(quoted, paths)])
-        reply = self._reply(line, payload=payload, reads=reads, slow=slow)
+        reply = self._reply(line, payload=payload, reads=reads, slow=slow, mark=mark)
         if reply.status:
             raise self._failed(reply, *paths)
         return reply.out
@@ -102,8 +105,9 @@ class Files:
 
     def stat(self, path: PathLike, *, follow_symlinks: bool = True) -> Stat:
         """As os.stat: size, mode, owner, times."""
-        raw = self._ask("stat_ -L" if follow_symlinks else "stat_", path)
-        return next(iter(parse_records(raw, self._mark).values()))
+        mark = _mark()
+        raw = self._ask("stat_ -L" if follow_symlinks else "stat_", path, mark=mark)
+        return next(iter(parse_records(raw, mark).values()))
 
     def lstat(self, path: PathLike) -> Stat:
         """As os.lstat: of a symlink itself."""
@@ -175,11 +179,11 @@ class Files:
     # -- many paths ----------------------------------------------------------------------------------------
 
     def _many(
-        self, script: str, paths: Iterable[PathLike], *, reads: bool = True
+        self, script: str, paths: Iterable[PathLike], *, reads: bool = True, mark: str = ""
     ) -> tuple[list[str], list[Reply]]:
         """Ask the same about many paths, which the far side reads on stdin; in one round trip."""
         names = [self._plain(path) for path in paths]
-        requests = [self._request(script, payload=chunk, reads=reads) for chunk in chunks(names)]
+        requests = [self._request(script, payload=chunk, reads=reads, mark=mark) for chunk in chunks(names)]
         return names, self._shells.ask_all(requests, timeout=self._timeout)
 
     def _plain(self, path: PathLike) -> str:
@@ -197,28 +201,27 @@ class Files:
             OSError: of what is there but cannot be looked at.
         """
         option = "-L " if follow_symlinks else ""
-        names, replies = self._many(f'xargs -0 -r stat {option}-c "$m$record"', paths)
+        mark = _mark()
+        names, replies = self._many(f'xargs -0 -r stat {option}-c "$m$record"', paths, mark=mark)
         found: dict[str, Stat] = {}
+        doubtful = False
         for reply in replies:
-            found.update(parse_records(reply.out, self._mark))
-            for line in reply.errors.splitlines():
-                number = errno_of(line)
-                if number not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, None}:
-                    # which one it is, is asked again: rare, and exact
-                    for name in names:
-                        if name and name not in found:
-                            self._there(name, follow_symlinks)
+            found.update(parse_records(reply.out, mark))
+            numbers = {errno_of(line) for line in reply.errors.splitlines()}
+            doubtful = doubtful or bool(numbers - _NOTHING_THERE)
+        missing = [name for name in dict.fromkeys(names) if name and name not in found] if doubtful else []
+        # which one it is, is asked again: rare, and exact
+        asked = [self._request(f"stat_ {option}{shlex.quote(name)}", mark=mark) for name in missing]
+        for name, reply in zip(missing, self._shells.ask_all(asked, timeout=self._timeout), strict=True):
+            if reply.status and errno_of(reply.errors) not in _NOTHING_THERE:
+                raise self._failed(reply, name)
         return [found.get(name) for name in names]
-
-    def _there(self, name: str, follow_symlinks: bool) -> None:
-        try:
-            self.stat(name, follow_symlinks=follow_symlinks)
-        except (FileNotFoundError, NotADirectoryError):
-            return
 
     def exists_many(self, paths: Iterable[PathLike]) -> list[bool]:
         """As `exists` for thousands of paths in one round trip."""
-        return [found is not None for found in self.stat_many(paths)]
+        names, replies = self._many("exist", paths)
+        told = iter(b"".join(reply.out for reply in replies))
+        return [bool(name) and next(told) == ord("1") for name in names]
 
     def remove_many(self, paths: Iterable[PathLike], *, missing_ok: bool = False) -> None:
         """As `remove` for thousands of paths in one round trip; all are tried.
@@ -226,20 +229,21 @@ class Files:
         Raises:
             OSError: of the first that could not be removed.
         """
-        names = [self._plain(path) for path in paths]
-        requests = [
-            self._request(script, payload=chunk, reads=False)
-            for chunk in chunks(names)
-            for script in ("missing", "xargs -0 -r rm -f --", "present")
-        ]
-        replies = self._shells.ask_all(requests, timeout=self._timeout)
-        for missing, removed, left in zip(replies[::3], replies[1::3], replies[2::3], strict=True):
-            if still := left.out.split(b"\0")[:-1]:
-                raise self._failed(removed, still[0])
-            if missing.out and not missing_ok:
-                raise self._error(errno.ENOENT, missing.out.split(b"\0")[0])
-        if "" in names and not missing_ok:
-            raise self._error(errno.ENOENT, "")
+        names, replies = self._many("remove", paths, reads=False)
+        failed = {"": self._error(errno.ENOENT, "")} if not missing_ok else {}
+        for reply in replies:
+            if reply.status:
+                raise self._failed(reply)
+            told = iter(os.fsdecode(reply.out).split("\0")[:-1])
+            for said in told:
+                kind, _, name = said.partition(" ")
+                if kind == "left":
+                    failed[name] = self._failed(Reply(b"", next(told), 1), name)
+                elif not missing_ok:
+                    failed[name] = self._error(errno.ENOENT, name)
+        for name in names:
+            if name in failed:
+                raise failed[name]
 
     # -- directories ---------------------------------------------------------------------------------------
 
@@ -251,7 +255,8 @@ class Files:
 
     def scandir(self, path: PathLike = ".") -> list[DirEntry]:
         """As os.scandir, sorted: names together with what lstat tells of them."""
-        found = parse_trees(self._ask("scan", path), self._mark)
+        mark = _mark()
+        found = parse_trees(self._ask("scan", path, mark=mark), mark)
         entries = next(iter(found.values()), {})
         return [
             dataclasses.replace(entries[name], path=posixpath.join(os.fsdecode(path), name))
@@ -267,18 +272,17 @@ class Files:
     ) -> Iterator[tuple[str, list[str], list[str]]]:
         """As os.walk, sorted; the tree comes in one round trip, and each link that is followed in one."""
         start = os.fsdecode(top)
+        mark = _mark()
         try:
-            raw = self._ask(f"scan_all {quoted(top)} #", slow=True) if start else b""
-            if not start:
-                raise self._error(errno.ENOENT, top)
+            raw = self._ask("scan_all", top, slow=True, mark=mark)
         except OSError as reason:
             if isinstance(reason, OpenSshTransportError):
                 raise
             if onerror is not None:
                 onerror(reason)
             return
-        listing, _, closed = raw.partition(f"{self._mark} unreadable\n".encode())
-        ((real, entries),) = parse_trees(listing, self._mark).items()
+        listing, _, closed = raw.partition(f"{mark} unreadable\n".encode())
+        ((real, entries),) = parse_trees(listing, mark).items()
         unreadable = {os.fsdecode(name)[len(real) + 1 :] for name in closed.split(b"\0") if name}
         children: dict[str, list[DirEntry]] = {}
         for name, entry in entries.items():
@@ -337,7 +341,7 @@ class Files:
 
     def rglob(self, pattern: str, *, root: PathLike | None = None) -> list[str]:
         """As `glob` with `**/` before the pattern: paths at any depth below a directory; sorted."""
-        return self.glob(f"**/{pattern}", root="." if root is None else root)
+        return self.glob(f"**/{pattern}", root=root)
 
     def _glob_names(self, base: str, parts: Sequence[str], directories: bool) -> set[str]:
         """For a pattern without `**`: sh expands a wider one, which is filtered here."""
@@ -357,18 +361,20 @@ class Files:
         depth = parts.index("**")
         before, rest = parts[:depth], parts[depth:]
         wider = [quoted(base or "./") + word for word in words(before)]
-        raw = self._ask(f"printf '%s\\0' {quoted(base or './')}; trees {' '.join(wider)}", slow=True)
+        mark = _mark()
+        script = f"printf '%s\\0' {quoted(base or './')}; trees {' '.join(wider)}"
+        raw = self._ask(script, slow=True, mark=mark)
         top = os.fsdecode(raw.partition(b"\0")[0])
-        wanted = self._glob_names(base, before, False) if before else {top if base else ""}
         found: set[str] = set()
-        for place, entries in parse_trees(raw, self._mark).items():
+        for place, entries in parse_trees(raw, mark).items():
             start = place if base else place.removeprefix("./")
-            if before and start not in wanted:
+            if before and not matches(place[len(top) :], before):
                 continue
             names, links = select(entries, rest)
             for name in names:
                 entry = entries.get(name)
-                if not directories or entry is None or entry.is_dir():
+                # a `**` at the end takes no link for a directory
+                if not directories or entry is None or entry.is_dir(follow_symlinks=rest[-1] != "**"):
                     found.add(posixpath.join(start, name).rstrip("/") if name else start.rstrip("/") or start)
             for link, remaining in links:
                 found.update(self.glob("/".join(remaining), root=posixpath.join(start, link)))
@@ -378,7 +384,9 @@ class Files:
         self, path: PathLike, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False
     ) -> None:
         """As pathlib.Path.mkdir."""
-        self._change(f"mkdir_ {mode:o} '{_flag(parents)}' '{_flag(exist_ok)}'", path)
+        text = path_text(path)
+        plain = text.rstrip("/") or text[:1]
+        self._change(f"mkdir_ {mode:o} '{_flag(parents)}' '{_flag(exist_ok)}'", plain)
 
     def makedirs(self, path: PathLike, mode: int = 0o777, *, exist_ok: bool = False) -> None:
         """As os.makedirs."""
@@ -443,7 +451,8 @@ class Files:
         """
         if isinstance(mode, str) and not _MODE.fullmatch(mode):
             raise SettingsError(f"{mode!r} is no mode", advice="write it as for chmod, like u+x,go-w")
-        text = mode if isinstance(mode, str) else f"{mode:04o}"
+        # chmod(1) keeps a directory's setgid bit where there are less than five digits
+        text = mode if isinstance(mode, str) else f"{mode:05o}"
         self._change(f"chmod {'-R ' if recursive else ''}-- {text}", path, slow=recursive)
 
     def chown(
@@ -462,7 +471,13 @@ class Files:
         if not owner:
             raise SettingsError("neither user nor group", advice="give one of them")
         options = ("-h " if not follow_symlinks else "") + ("-R " if recursive else "")
-        self._change(f"chown {options}-- {shlex.quote(owner)}", path, slow=recursive)
+        reply = self._reply(
+            f"chown {options}-- {shlex.quote(owner)} {quoted(path)}", reads=False, slow=recursive
+        )
+        if _NOBODY.search(reply.errors.partition("\n")[0]):
+            raise LookupError(f"{self._shells.host}: no such user or group: {owner!r}")
+        if reply.status:
+            raise self._failed(reply, path)
 
     def touch(self, path: PathLike, mode: int = 0o666, *, exist_ok: bool = True) -> None:
         """As pathlib.Path.touch."""
@@ -539,7 +554,10 @@ class Files:
         return len(content)
 
     def append(self, path: PathLike, content: bytes) -> None:
-        """Add to the end of a file: all of it or nothing; where there is none, it is made."""
+        """Add to the end of a file, which is made where there is none.
+
+        Nothing is added before all of the content is there; a full disk may cut it.
+        """
         self._change(f"append {len(content)}", path, payload=bytes(content))
 
     def head(self, path: PathLike, lines: int = 10, *, size: int | None = None) -> bytes:
@@ -551,7 +569,14 @@ class Files:
         return self._ask(f"part tail {_amount(lines, size)}", path)
 
 
+# What is not there, for `stat_many`.
+_NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, None}
+_NOBODY = re.compile(r"^chown: (?:invalid|unknown) (?:user|group|spec)")
 _MODE = re.compile(r"[0-7]{1,5}|[ugoa]*[-+=][rwxXstugo]*(?:[-+=][rwxXstugo]*)*(?:,[ugoa]*[-+=][rwxXstugo]*)*")
+
+
+def _mark() -> str:
+    return secrets.token_hex(8)
 
 
 def _flag(value: bool) -> str:

@@ -1,6 +1,8 @@
+#!/bin/sh
 # The file operations. Each runs in a subshell; what it says on stderr is translated into an errno by the other side.
 # Paths never begin with `-`. `m` is a random mark before each record of a file, so that no name can look like one;
 # `d` makes the names of drafts.
+# shellcheck disable=SC2154 # m and d come with the request, umask_ from the shell
 
 case $(stat -c %.9Y /) in
 *.*) times='%.9X %.9Y %.9Z' ;;
@@ -17,13 +19,26 @@ limited() { printf '%o' $((0$1 & ~0$umask_)); }
 # real PATH: the file that a path leads to, if its directory is there; a mark at the end keeps newlines.
 real() { readlink -n -f "$1" && echo .; }
 
+# above PATH: sets `up` to the directory of a path, which must be there; dash would not tell why it is not.
+above() {
+	case $1 in
+	*/*) up=${1%/*}/ ;;
+	*) up=./ ;;
+	esac
+	[ -d "$up" ] || { stat "$up." >/dev/null && fail ENOTDIR; exit 1; }
+}
+
 # beside PATH: sets `draft` to a new name in the same directory.
 beside() {
-	case $1 in
-	*/*) draft=${1%/*}/ ;;
-	*) draft=./ ;;
-	esac
-	draft=$draft.ossh-$d
+	above "$1"
+	draft=$up.ossh-$d
+}
+
+# file PATH: what is read must be no directory.
+file() {
+	[ -d "$1" ] || return 0
+	[ -r "$1" ] || fail EACCES
+	fail EISDIR
 }
 
 stat_() { stat -c "$m$record" "$@"; }
@@ -41,8 +56,8 @@ below() {
 
 scan() {
 	# its own words tell why it cannot be read
-	[ -d "$1" ] || find "$1/" -maxdepth 0
-	[ -x "$1" ] || fail EACCES
+	[ -d "$1" ] || { find "$1/" -maxdepth 0; exit 1; }
+	[ -r "$1" ] && [ -x "$1" ] || fail EACCES
 	below "$1" -maxdepth 1
 }
 
@@ -59,6 +74,7 @@ names() { find "$1/" -mindepth 1 -maxdepth 1 -print0; }
 # unreadable PATH: directories whose content is not to be had.
 unreadable() {
 	printf '%s unreadable\n' "$m"
+	# shellcheck disable=SC2016 # it is another shell's to read
 	find "$1/" -type d -print0 2>/dev/null | xargs -0 -r sh -c 'for d; do [ -r "$d" ] && [ -x "$d" ] || printf "%s\0" "$d"; done' sh
 }
 
@@ -78,9 +94,23 @@ trees() {
 	:
 }
 
-# of NUL-separated paths on stdin: those that are there, or those that are missing
-present() { xargs -0 -r sh -c 'for p; do [ -e "$p" ] || [ -L "$p" ] && printf "%s\0" "$p"; done; :' sh; }
-missing() { xargs -0 -r sh -c 'for p; do [ -e "$p" ] || [ -L "$p" ] || printf "%s\0" "$p"; done; :' sh; }
+# exist: of each of the NUL-separated paths on stdin, 1 where something is there.
+# shellcheck disable=SC2016 # it is another shell's to read
+exist() { xargs -0 -r sh -c 'for p; do [ -e "$p" ] && printf 1 || printf 0; done' sh; }
+
+# remove: the NUL-separated paths on stdin; prints the missing ones, and each that is left with why.
+# shellcheck disable=SC2016 # it is another shell's to read
+remove() {
+	xargs -0 -r sh -c '
+		for p; do [ -e "$p" ] || [ -L "$p" ] || printf "missing %s\0" "$p"; done
+		rm -f -- "$@" 2>/dev/null || for p; do
+			if [ -e "$p" ] || [ -L "$p" ]; then
+				# nothing but this one is to be heard, and it may go now
+				said=$(rm -f -- "$p" 2>&1) || printf "left %s\0%s\0" "$p" "$said"
+			fi
+		done
+		:' sh
+}
 
 directory() {
 	# mkdir MODE PATH
@@ -95,7 +125,11 @@ mkdir_() {
 	fi
 	if [ "$2" ]; then
 		up=${4%/*}
-		[ "$up" = "$4" ] || [ -z "$up" ] || mkdir -p "$up" || exit
+		if [ "$up" != "$4" ] && [ "$up" ] && [ ! -d "$up" ]; then
+			# a file on the way: with -p mkdir(1) may name another error than mkdir(2)
+			! there "$up" || { mkdir "$4"; exit; }
+			mkdir -p "$up" || exit
+		fi
 	fi
 	directory "$1" "$4" && return
 	# another one may have been faster
@@ -110,35 +144,40 @@ rmtree() {
 		stat "$1" >/dev/null
 		exit 1
 	fi
-	case $(cd -- "$1" && pwd -P) in
-	/ | "$(cd && pwd -P)") fail EPERM ;;
+	# not what holds the home directory either
+	top=$(cd -- "$1" && pwd -P) && case $(cd -- "$HOME" && pwd -P)/ in
+	"${top%/}"/*) fail EPERM ;;
 	esac
 	rm -rf -- "$1"
 }
 
 rename() {
-	stat -c %d "$1" >/dev/null || exit
-	if [ "$1" -ef "$2" ] && [ ! -L "$1" ] && [ ! -L "$2" ]; then
-		# rename(2) does nothing for two names of one file
-		exit 0
-	fi
-	if [ -d "$2" ] && [ ! -L "$2" ]; then
-		[ -d "$1" ] && [ ! -L "$1" ] || fail EISDIR
-	elif there "$2"; then
-		[ ! -d "$1" ] || [ -L "$1" ] || fail ENOTDIR
-	fi
 	case ${2%/} in
-	*/*) up=${2%/}; up=${up%/*}/ ;;
-	*) up=. ;;
+	*/*) up=${2%/} up=${up%/*}/ ;;
+	*) up=./ ;;
 	esac
-	from=$(stat -c %d "$1") && to=$(stat -L -c %d "$up") || exit
-	[ "$from" = "$to" ] || fail EXDEV
+	# where both are missing, rename(2) tells of the directory
+	ids=$(stat -c %d:%i "$1" "$up.") || exit
+	from=${ids%%[!0-9:]*} to=${ids##*[!0-9:]}
+	if there "$2"; then
+		# of two names of one file it takes none
+		[ "$from" != "$(stat -c %d:%i "$2")" ] || exit 0
+		if [ -d "$2" ] && [ ! -L "$2" ]; then
+			[ -d "$1" ] && [ ! -L "$1" ] || fail EISDIR
+		else
+			[ ! -d "$1" ] || [ -L "$1" ] || fail ENOTDIR
+		fi
+	fi
+	[ "${from%:*}" = "${to%:*}" ] || fail EXDEV
+	# mv(1) puts no link in the place of what it leads to
+	if [ -L "$1" ] && [ "$1" -ef "$2" ]; then rm -f "$2" || exit; fi
 	mv -f -T "$1" "$2"
 }
 
 symlink() {
-	there "$2" && fail EEXIST
-	ln -s -- "$1" "$2"
+	! there "$2" || fail EEXIST
+	# into a directory that has appeared since then it would be put
+	ln -s -n -- "$1" "$2"
 }
 
 link_() {
@@ -154,7 +193,15 @@ link_() {
 resolved() {
 	rest='' path=$1
 	case $path in /*) ;; *) path=$PWD/$path ;; esac
+	hops=0
 	while ! found=$(real "$path"); do
+		if [ -L "$path" ] && [ "$hops" -lt 40 ]; then
+			# a link that leads nowhere leads there nevertheless
+			hops=$((hops + 1))
+			to=$(readlink -n "$path" && echo .)
+			case $to in /*) path=${to%.} ;; *) path=${path%/*}/${to%.} ;; esac
+			continue
+		fi
 		last=${path##*/}
 		path=${path%/*}
 		case $last in '' | .) continue ;; esac
@@ -168,10 +215,19 @@ touch_() {
 	# mode, exist_ok, path
 	if there "$3"; then
 		[ "$2" ] || fail EEXIST
-	else
-		umask "$(printf '%o' $((0777 & ~0$1 | 0$umask_)))"
+		touch "$3"
+		exit
 	fi
-	touch "$3"
+	umask "$(printf '%o' $((0777 & ~0$1 | 0$umask_)))"
+	if [ "$2" ]; then
+		touch "$3"
+		exit
+	fi
+	# open(2) with O_EXCL: of several one makes it
+	above "$3"
+	(set -C && : >"$3") && exit
+	! there "$3" || fail EEXIST
+	exit 1
 }
 
 # target PATH: sets `target` to what writing to a path replaces.
@@ -183,7 +239,8 @@ target() {
 		target=${target%.}
 	fi
 	[ ! -d "$target" ] || fail EISDIR
-	! there "$target" || [ -w "$target" ] || fail EACCES
+	# why it cannot be written, the shell tells
+	! there "$target" || [ -w "$target" ] || : >>"$target" || exit
 }
 
 # keep SIZE: stdin into `draft`, all of it or nothing.
@@ -195,8 +252,9 @@ keep() {
 
 write() {
 	# size, mode, exist_ok, path
+	case $4 in */) fail EISDIR ;; esac
+	[ "$3" ] || ! there "$4" || fail EEXIST
 	target "$4"
-	[ "$3" ] || ! there "$target" || fail EEXIST
 	if [ -e "$target" ] && [ ! -f "$target" ]; then
 		cat >"$target"
 		exit
@@ -207,14 +265,31 @@ write() {
 		chmod "$(stat -c %a "$target")" "$draft"
 	elif [ "$2" != 666 ]; then
 		chmod "$(limited "$2")" "$draft"
-	fi && mv -f -T "$draft" "$target" && exit
+	fi && if [ "$3" ]; then mv -f -T "$draft" "$target"; else appear "$target"; fi && exit
 	rm -f "$draft"
 	exit 1
+}
+
+# appear PATH: `draft` gets this name, if nobody has it: link(2) takes no name twice.
+appear() {
+	if ln "$draft" "$1" 2>/dev/null; then
+		rm -f "$draft"
+	elif there "$1"; then
+		rm -f "$draft"
+		fail EEXIST
+	else
+		# a file system without hard links
+		mv -f -T "$draft" "$1"
+	fi
 }
 
 append() {
 	target "$2"
 	beside "$target"
+	if [ ! -w "${draft%/*}" ]; then
+		: >>"$target" || exit
+		draft=$(mktemp) || exit
+	fi
 	(keep "$1") || exit
 	cat "$draft" >>"$target"
 	status=$?
@@ -225,23 +300,25 @@ append() {
 truncate_() {
 	[ -e "$2" ] || { stat -L "$2" >/dev/null; exit 1; }
 	[ ! -d "$2" ] || fail EISDIR
-	[ -w "$2" ] || fail EACCES
+	[ -w "$2" ] || : >>"$2" || exit
 	truncate -c -s "$1" "$2"
 }
 
 read_() {
-	[ ! -d "$1" ] || fail EISDIR
+	file "$1"
 	cat "$1"
 }
 
 part() {
 	# head or tail, -n or -c, how much, path
-	[ ! -d "$4" ] || fail EISDIR
+	file "$4"
+	# for nothing of it, a file may not be looked at
+	[ -e "$4" ] || { stat -L "$4" >/dev/null; exit 1; }
 	"$1" "$2" "$3" "$4"
 }
 
 checksum() {
-	[ ! -d "$2" ] || fail EISDIR
+	file "$2"
 	"$1" "$2"
 }
 
@@ -264,7 +341,10 @@ copy_() {
 	if [ -d "$2" ] && { [ ! -L "$2" ] || case $1 in *L*) ;; *) false ;; esac; }; then
 		there "$to" && [ ! -d "$to" ] && fail ENOTDIR
 		# into itself?
-		inner=$(real "${to%/}") && outer=$(real "$2") || { stat -L "$to" >/dev/null; exit 1; }
+		if ! inner=$(real "${to%/}") || ! outer=$(real "$2"); then
+			stat -L "$to" >/dev/null
+			exit 1
+		fi
 		case $inner in "${outer%.}"/* | "$outer") fail EINVAL ;; esac
 		if [ -d "$to" ]; then
 			cp "$1" "$2/." "$to"

@@ -18,7 +18,7 @@ PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 # Bytes of paths in one request; many of them are sent one behind the other.
 _CHUNK = 1 << 19
-_USER = re.compile(r"~([A-Za-z_][A-Za-z0-9_.-]*)?(?=/|$)")
+_USER = re.compile(r"~([A-Za-z_][A-Za-z0-9_.-]*)?(?=/|\Z)")
 _WILD = re.compile(r"[*?\[]")
 
 

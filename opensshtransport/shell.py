@@ -34,7 +34,7 @@ from opensshtransport.errors import (
 )
 from opensshtransport.master import Facts, Master
 
-__all__ = ["RemoteShell", "Reply", "Request", "Shells"]
+__all__ = ["Abandon", "RemoteShell", "Reply", "Request", "Shells", "far_half"]
 
 _PIECE = 1 << 18
 # Up to this a request is read by the shell itself, byte by byte; above, by a program.
@@ -48,6 +48,8 @@ _READY_WITHIN = 60.0
 # A request that takes longer than these seconds gets a shell of its own for what comes after it.
 _SLOW = 0.3
 _PATIENCE = 120.0
+# Seconds in which the reader ends a shell that is closed.
+_CLOSED_WITHIN = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _MOST_LOGINS = 2
 
@@ -69,13 +71,12 @@ class Request:
     slow: bool = False
 
     @property
-    def line(self) -> bytes:
-        """The request as it is sent."""
+    def head(self) -> bytes:
+        """What is sent before the payload."""
         script = self.script.encode("utf-8", "surrogateescape")
-        head = b"LINES %d" % (script.count(b"\n") + 1)
         if len(script) > _SHORT_REQUEST:
-            return b"BYTES %d %d\n%b%b" % (len(script), len(self.payload), script, self.payload)
-        return b"%b %d\n%b\n%b" % (head, len(self.payload), script, self.payload)
+            return b"BYTES %d %d\n%b" % (len(script), len(self.payload), script)
+        return b"LINES %d %d\n%b\n" % (script.count(b"\n") + 1, len(self.payload), script)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,68 @@ class _Pending:
     done: threading.Event = field(default_factory=threading.Event)
 
 
+class _Ended(MasterGone):
+    """This shell takes no request any more, or gives back one that only reads; another shell takes it."""
+
+
+class _GivenUp(Exception):
+    """Nobody waits for the reply any more; seen by nobody either."""
+
+
+class Abandon:
+    """Lets another thread give up what is asked within this context, by calling it. It never blocks."""
+
+    def __init__(self) -> None:
+        self._given_up = False
+        self._pending: _Pending | None = None
+        self._guard = threading.Lock()
+
+    def __enter__(self) -> Abandon:
+        _calls.abandon = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del _calls.abandon
+
+    def __call__(self) -> None:
+        """Give it up."""
+        with self._guard:
+            self._given_up = True
+            if self._pending is not None and self._pending.reply is None:
+                self._pending.failure = _GivenUp()
+                self._pending.done.set()
+
+    def watch(self, pending: _Pending | None) -> None:
+        """Note what is waited for now, before it is waited for.
+
+        Raises:
+            _GivenUp: it is too late.
+        """
+        with self._guard:
+            self._pending = pending
+            if self._given_up:
+                raise _GivenUp
+
+
+# What the present thread asks, if it is within an `Abandon`.
+_calls = threading.local()
+
+
+def _watch(pending: _Pending | None) -> None:
+    abandon: Abandon | None = getattr(_calls, "abandon", None)
+    if abandon is not None:
+        abandon.watch(pending)
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
 @cache
-def _script() -> str:
+def far_half() -> str:
     """The far side's half, without its comments."""
     home = importlib.resources.files("opensshtransport")
-    text = "".join(home.joinpath(name).read_text() for name in ("shell.sh", "files.sh"))
+    text = "".join(home.joinpath(name).read_text() for name in ("shell.sh", "files.sh", "transfer.sh"))
     return re.sub(r"^\s*#.*\n|^\s+", "", text, flags=re.MULTILINE)
 
 
@@ -122,7 +180,7 @@ class RemoteShell:
         list(self._replies.feed(f"{token} ready\n".encode()))
         # the token goes over stdin: a command line can be read by others there
         self._hello = f"{token}\n".encode()
-        serve = f"IFS= read -r ossh_token <&4\n{_script()}\nserve <&4 4<&-"
+        serve = f"IFS= read -r ossh_token <&4\n{far_half()}\nserve <&4 4<&-"
         self._channel = Channel(master, facts, slots, slot, serve, go=False)
         self._slots = slots
         self._queue: deque[_Pending] = deque()
@@ -131,9 +189,13 @@ class RemoteShell:
         self._opened = threading.Event()
         self._failure: BaseException | None = None
         self._closed = False
+        self._at_once = False
         self._retired = False
         self._used = time.monotonic()
-        threading.Thread(target=self._read, daemon=True).start()
+        # only the reader closes what it reads from: another thread's file may have the number by then
+        self._wake: tuple[int, int] | None = os.pipe()
+        self._reader = threading.Thread(target=self._read, args=self._wake[:1], daemon=True)
+        self._reader.start()
 
     @property
     def open(self) -> bool:
@@ -158,25 +220,29 @@ class RemoteShell:
 
         Args:
             request: what to ask.
-            timeout: seconds until the shell must be there; None for ever.
+            timeout: seconds until the shell must be there and the request sent; None for ever.
 
         Raises:
-            CommandTimeout: it is not there yet; nothing was sent.
+            CommandTimeout: it is not sent in time; where half of it was, the shell is ended.
             ConnectionFailed: one of its kinds; nothing was sent.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
         if not self._opened.wait(timeout):
-            raise CommandTimeout(f"no session within {timeout:g} s", host=self._channel.host)
+            raise self._late("no session", timeout)
         pending = _Pending(request)
         # the order of sending is the order of the queue
-        with self._sending:
+        if not self._sending.acquire(timeout=-1 if timeout is None else _left(deadline) or 0):
+            raise self._late("another request was not sent", timeout)
+        try:
             with self._guard:
                 if self._closed or self._retired:
-                    raise self._failure or MasterGone("the remote shell has ended", host=self._channel.host)
+                    raise self._failure or _Ended("the remote shell has ended", host=self._channel.host)
                 self._used = time.monotonic()
                 pending.begun = self._used if not self._queue else 0.0
                 self._queue.append(pending)
             try:
-                self._channel.send(request.line)
+                for raw in (request.head, request.payload):
+                    self._push(raw, deadline, timeout)
             except BrokenPipeError:
                 # the reader tells what became of it
                 pass
@@ -184,7 +250,32 @@ class RemoteShell:
                 # what follows half a request would be taken for the rest of it
                 self.close(at_once=True)
                 raise
+        finally:
+            self._sending.release()
         return pending
+
+    def _push(self, raw: bytes, deadline: float | None, timeout: float | None) -> None:
+        """Send, without being stuck where the far side takes nothing."""
+        pipe = self._channel.ssh.stdin
+        view = memoryview(raw)
+        poll = select.poll()
+        try:
+            if pipe is not None:
+                poll.register(pipe.fileno(), select.POLLOUT)
+        except ValueError:
+            raise BrokenPipeError from None
+        while view:
+            # so much can be written then without blocking (pipe(7))
+            if self._closed or poll.poll(_LOOK * 1000):
+                self._channel.send(bytes(view[: select.PIPE_BUF]))
+                view = view[select.PIPE_BUF :]
+            elif deadline is not None and time.monotonic() > deadline:
+                raise self._late("the request was not sent", timeout)
+            else:
+                _watch(None)
+
+    def _late(self, what: str, timeout: float | None) -> CommandTimeout:
+        return CommandTimeout(f"{what} within {timeout or 0:g} s", host=self._channel.host)
 
     def reply(self, pending: _Pending, timeout: float | None = None) -> Reply:
         """Wait for a reply.
@@ -198,20 +289,31 @@ class RemoteShell:
             ConnectionFailed: one of its kinds, with `started` as far as it is known.
         """
         try:
+            _watch(pending)
             if not pending.done.wait(timeout):
-                raise CommandTimeout(f"no reply within {timeout:g} s", host=self._channel.host)
+                raise self._late("no reply", timeout)
+            if isinstance(pending.failure, _GivenUp):
+                raise pending.failure
         except BaseException:
             self._abandon(pending)
             raise
         if pending.reply is None:
-            raise pending.failure or MasterGone("the remote shell has ended", host=self._channel.host)
+            raise pending.failure or _Ended("the remote shell has ended", host=self._channel.host)
         return pending.reply
 
     def _abandon(self, pending: _Pending) -> None:
         """Nobody waits for a reply any more."""
         with self._guard:
             pending.abandoned = True
+            if pending not in self._queue:
+                return
             self._retired = True
+            for other in self._queue:
+                # who only reads need not wait behind it
+                if other.request.reads and not other.abandoned:
+                    other.abandoned = True
+                    other.failure = _Ended("asked elsewhere", host=self._channel.host)
+                    other.done.set()
             alone = all(other.abandoned for other in self._queue)
         if alone:
             self.close(at_once=True)
@@ -220,28 +322,42 @@ class RemoteShell:
                 target=end_group, args=(self._master, self._facts, self._channel.tag), daemon=True
             ).start()
 
+    def retire(self) -> None:
+        """End it when the requests that are on their way have their replies."""
+        with self._guard:
+            self._retired = True
+            idle = not self._queue
+        if idle:
+            self.close()
+
     def close(self, *, at_once: bool = False) -> None:
         """End it; requests that are on their way get no reply."""
         with self._guard:
             self._closed = True
-        self._channel.close(at_once=at_once)
+            self._at_once = self._at_once or at_once
+            if self._wake is not None:
+                os.write(self._wake[1], b".")
+        if threading.current_thread() is not self._reader:
+            self._reader.join(_CLOSED_WITHIN)
 
     def abandon(self) -> None:
         """In a forked child: it is the parent's."""
         self._closed = True
+        wake, self._wake = self._wake, None
+        for number in wake or ():
+            os.close(number)
 
-    def _read(self) -> None:
+    def _read(self, woken: int) -> None:
         began = time.monotonic()
         failure: BaseException | None = None
         ssh = self._channel.ssh
         if ssh.stdout is None or ssh.stderr is None:
             raise AssertionError("a channel has pipes")
-        out, err = ssh.stdout, ssh.stderr
         poll = select.poll()
         try:
-            poll.register(out.fileno(), select.POLLIN)
-            poll.register(err.fileno(), select.POLLIN)
-            number = out.fileno()
+            number = ssh.stdout.fileno()
+            for descriptor in (woken, number, ssh.stderr.fileno()):
+                poll.register(descriptor, select.POLLIN)
             while not self._closed:
                 ready = poll.poll(_LOOK * 1000)
                 if not ready:
@@ -257,6 +373,9 @@ class RemoteShell:
                         break
                     continue
                 for descriptor, _ in ready:
+                    if descriptor == woken:
+                        # the loop ends by it
+                        continue
                     piece = os.read(descriptor, _PIECE)
                     if not piece and descriptor == number:
                         return
@@ -265,7 +384,7 @@ class RemoteShell:
                     if descriptor == number:
                         self._take(piece)
         except (OSError, ValueError) as reason:
-            # closed by another thread, or told above
+            # a broken pipe is what `_end` tells
             failure = reason if isinstance(reason, ConnectionFailed) else None
         finally:
             self._end(failure)
@@ -326,16 +445,23 @@ class RemoteShell:
     def _end(self, failure: BaseException | None) -> None:
         """Tell all who wait."""
         with self._guard:
-            self._closed = True
+            ours, self._closed = self._closed, True
             left = list(self._queue)
             self._queue.clear()
+            wake, self._wake = self._wake, None
+        for number in wake or ():
+            os.close(number)
         if left or not self._opened.is_set():
-            with contextlib.suppress(Exception):
-                self._channel.ssh.wait(2)
+            if not ours:
+                with contextlib.suppress(Exception):
+                    self._channel.ssh.wait(2)
             words = self._channel.words()
-            self._failure = failure or self._lost(words)
+            self._failure = failure or (None if ours else self._lost(words))
+            if isinstance(self._failure, SessionRefused):
+                self._channel.refused()
             for pending in left:
-                pending.failure = failure or ConnectionLost(
+                # one that was asked elsewhere has its outcome
+                pending.failure = pending.failure or ConnectionLost(
                     "the connection was lost; it is not known whether the operation took effect",
                     host=self._channel.host,
                     started=None,
@@ -343,7 +469,7 @@ class RemoteShell:
                 )
                 pending.done.set()
         self._opened.set()
-        self._channel.close(at_once=bool(left))
+        self._channel.close(at_once=self._at_once or bool(left))
 
     def _lost(self, words: str) -> BaseException:
         """Why no request could be sent."""
@@ -369,8 +495,8 @@ class Shells:
         self._slots = Slots(master)
         self._shells: list[RemoteShell] = []
         self._guard = threading.Lock()
+        self._opening = threading.Lock()
         self._owner = os.getpid()
-        self._closed = False
 
     def ask(self, request: Request, *, timeout: float | None = None) -> Reply:
         """Ask, and wait for the reply.
@@ -387,39 +513,45 @@ class Shells:
         Raises:
             As `ask`. Those behind a lost one that may have started are not asked again.
         """
+        if not requests:
+            return []
         deadline = None if timeout is None else time.monotonic() + timeout
         patience = time.monotonic() + _PATIENCE if deadline is None else deadline
         replies: list[Reply] = []
         pause, logins = _FIRST_PAUSE, 0
         while True:
+            sent: list[_Pending] = []
             try:
+                _watch(None)
                 shell = self._choose(requests, deadline)
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                for one in self._send(shell, requests[len(replies) :], left):
-                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    replies.append(shell.reply(one, left))
+                sent = self._send(shell, requests[len(replies) :], deadline)
+                for one in sent:
+                    # one by one: those that came before a failure count
+                    replies.append(shell.reply(one, _left(deadline)))  # noqa: PERF401
                 if len(replies) == len(requests):
                     return replies
-            except SessionRefused:  # noqa: PERF203 - trying again is the loop's purpose
-                self._slots.learn(self._slots.in_use() - 1)
+            except _Ended:
+                continue
+            except SessionRefused:
                 if time.monotonic() + pause > patience:
                     raise
                 # nothing on this side tells when a session of another program ends
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except (MasterGone, ConnectionLost) as reason:
-                again = isinstance(reason, MasterGone) or requests[len(replies)].reads
+                # all that was sent may have been done, and not only the first without a reply
+                again = isinstance(reason, MasterGone) or all(one.request.reads for one in sent)
                 logins += 1
                 if not again or logins > _MOST_LOGINS:
                     raise
                 self._revive()
 
-    def _send(self, shell: RemoteShell, requests: list[Request], timeout: float | None) -> list[_Pending]:
+    def _send(self, shell: RemoteShell, requests: list[Request], deadline: float | None) -> list[_Pending]:
         """Send as many as the shell takes, at least one."""
         pending: list[_Pending] = []
         for request in requests:
             try:
-                pending.append(shell.ask(request, timeout))
+                pending.append(shell.ask(request, _left(deadline)))
             except ConnectionFailed:  # noqa: PERF203 - what was sent before must be known
                 # those that are on their way must not be asked again
                 if not pending:
@@ -427,13 +559,25 @@ class Shells:
                 break
         return pending
 
-    def _choose(self, requests: list[Request], deadline: float | None) -> RemoteShell:
-        """A shell that is free, or a new one where all are at something slow, or the least busy one."""
-        self._forked()
+    def _free(self, request: Request) -> tuple[RemoteShell | None, bool]:
+        """The least busy shell, and whether a request should take it."""
         with self._guard:
             self._shells = [shell for shell in self._shells if shell.open]
             best = min(self._shells, key=lambda shell: (shell.slow, shell.waiting), default=None)
-            if best is not None and not (best.slow or (requests[0].slow and best.waiting)):
+            return best, best is not None and not (best.slow or (request.slow and best.waiting))
+
+    def _choose(self, requests: list[Request], deadline: float | None) -> RemoteShell:
+        """A shell that is free, or a new one where all are at something slow, or the least busy one."""
+        self._forked()
+        best, fits = self._free(requests[0])
+        if best is not None and fits:
+            return best
+        # one at a time: of many threads one opens it, or logs in
+        if not self._opening.acquire(timeout=-1 if deadline is None else _left(deadline) or 0):
+            raise CommandTimeout("no session within the timeout", host=self.host)
+        try:
+            best, fits = self._free(requests[0])
+            if best is not None and fits:
                 return best
             facts = self._get_facts()
             if best is None:
@@ -445,17 +589,63 @@ class Shells:
             if slot is None and best is not None:
                 return best
             shell = self._start(facts, slot or 0)
-            self._shells.append(shell)
+            with self._guard:
+                self._shells.append(shell)
             return shell
+        finally:
+            self._opening.release()
+
+    @property
+    def slots(self) -> Slots:
+        """The budget of sessions."""
+        return self._slots
+
+    @property
+    def master(self) -> Master:
+        """Whose sessions these are."""
+        return self._master
+
+    def facts(self) -> Facts:
+        """What is known of the live master; where none lives, a login is made."""
+        return self._get_facts()
+
+    def revive(self) -> None:
+        """Make sure that a master lives, after one was found dead."""
+        self._revive()
+
+    def channel(self, script: str, *, wait: bool = True) -> Channel | None:
+        """A session of its own for a script; None where none is free and none is waited for.
+
+        Raises:
+            ConnectionFailed: one of its kinds; nothing had started.
+        """
+        facts = self._get_facts()
+        slot: int | None = None
+        if wait:
+            slot = self._slots.wait(time.monotonic() + _PATIENCE)
+        elif self._slots.in_use() < self._slots.limit - 1:
+            # the last one is for somebody who has a command to run
+            slot = self._slots.take()
+        if slot is None:
+            return None
+        try:
+            self._check_free(facts)
+            return Channel(self._master, facts, self._slots, slot, script, go=False)
+        except BaseException:
+            self._slots.give(slot)
+            raise
+
+    def _check_free(self, facts: Facts) -> None:
+        if not facts.shell:
+            raise ConnectionFailed(
+                "the far side runs no command of ours",
+                host=self.host,
+                advice="a restricted account? use ossh cp",
+            )
 
     def _start(self, facts: Facts, slot: int) -> RemoteShell:
         try:
-            if not facts.shell:
-                raise ConnectionFailed(
-                    "the far side runs no command of ours",
-                    host=self.host,
-                    advice="a restricted account? use ossh cp",
-                )
+            self._check_free(facts)
             return RemoteShell(self._master, facts, self._slots, slot)
         except BaseException:
             self._slots.give(slot)
@@ -464,15 +654,15 @@ class Shells:
     def _forked(self) -> None:
         if self._owner != os.getpid():
             self._owner = os.getpid()
-            self._guard = threading.Lock()
+            self._guard, self._opening = threading.Lock(), threading.Lock()
             for shell in self._shells:
                 shell.abandon()
             self._shells = []
 
     def close(self) -> None:
-        """End those that nobody waits for, and the others with their requests."""
+        """End those that nobody waits for now, and the others when their requests have their replies."""
         self._forked()
         with self._guard:
             shells, self._shells = self._shells, []
         for shell in shells:
-            shell.close()
+            shell.retire()

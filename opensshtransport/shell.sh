@@ -1,10 +1,13 @@
+#!/bin/sh
 # The remote half of `RemoteShell`: serves requests one after another, each in a subshell. Runs in the bootstrap, of
 # which 4 is stdin. ossh_token, read first, is known to nobody else there: it parts the replies.
 # A request is a line `LINES N PAYLOAD` or `BYTES N PAYLOAD`, so much of sh, and so many bytes of its stdin.
+# shellcheck disable=SC2154 # ossh_mark, ossh_token and ossh_script are set before
 
 LC_ALL=C
 export LC_ALL
 unset LANGUAGE POSIXLY_CORRECT QUOTING_STYLE CDPATH TMPDIR
+# shellcheck disable=SC2034 # for the file operations
 umask_=$(umask)
 
 # fail ERRNO: ends the request with this error.
@@ -19,9 +22,17 @@ answer() {
 	printf '%s errors\n%s%s end %s\n' "$ossh_token" "$errors" "$ossh_token" $?
 }
 
+# exact N: so many bytes of stdin, and not one more, in pieces.
+exact() {
+	dd bs=65536 count=$(($1 / 65536)) iflag=fullblock
+	[ $(($1 % 65536)) -eq 0 ] || dd bs=$(($1 % 65536)) count=1 iflag=fullblock
+}
+
 serve() {
 	nl='
 '
+	# a start-up file may have gone elsewhere
+	cd -- "$HOME" || cd /
 	printf '%s started\n' "$ossh_mark"
 	while IFS=' ' read -r kind size payload; do
 		request=''
@@ -36,11 +47,25 @@ serve() {
 		BYTES) request=$(dd bs="$size" count=1 iflag=fullblock) ;;
 		*) continue ;;
 		esac
-		if [ "$payload" -gt 0 ]; then
+		if [ "$payload" -gt 1048576 ]; then
+			# what the request leaves unread must not be taken for the next one
+			exact "$payload" | {
+				answer "$request" 3>&1
+				exec cat >/dev/null
+			}
+		elif [ "$payload" -gt 0 ]; then
+			# dd has read it all before it writes
 			dd bs="$payload" count=1 iflag=fullblock | answer "$request" 3>&1
 		else
 			answer "$request" 3>&1 </dev/null
 		fi
 	done
+	exit 0
+}
+
+# once_: one script for all of stdin.
+once_() {
+	printf '%s started\n' "$ossh_mark"
+	answer "$ossh_script" 3>&1
 	exit 0
 }

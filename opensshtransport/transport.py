@@ -8,16 +8,22 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Any, TypeVar
+from functools import wraps
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 from opensshtransport import openssh
 from opensshtransport.command import CompletedCommand, Request, check
 from opensshtransport.errors import SettingsError
 from opensshtransport.execution import Execution
+from opensshtransport.files import Files
 from opensshtransport.master import Master
+from opensshtransport.meter import Progress, Transferred
+from opensshtransport.paths import PathLike
 from opensshtransport.process import AsyncRemoteProcess, RemoteProcess, Sink
+from opensshtransport.shell import Shells
+from opensshtransport.transfer import Sources, Transfer, Way
 
 __all__ = ["AsyncTransport", "Transport"]
 
@@ -31,8 +37,8 @@ _CHUNK = 1 << 18
 _THREADS = 64
 
 
-class Transport:
-    """One destination, to run commands on, from any number of threads.
+class Transport(Files):
+    """One destination, to run commands on and to work with its files, from any number of threads.
 
     Opening one costs no round trip where a master lives; where none does, the first operation logs in.
 
@@ -41,6 +47,8 @@ class Transport:
         ssh_config: another configuration file for all that ssh reads.
         login: whether a login may be made where no master lives.
         person: whether somebody at the terminal may be asked for it.
+        timeout: seconds that one operation on files may take; None for ever.
+        settings: those that count before config.toml's, with values as they stand there.
 
     Raises:
         SettingsError: the name or config.toml is wrong.
@@ -54,9 +62,14 @@ class Transport:
         ssh_config: str | os.PathLike[str] | None = None,
         login: bool = True,
         person: bool = True,
+        timeout: float | None = None,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         self.host = host
-        self._execution = Execution(Master(openssh.resolve(host, ssh_config)), login=login, person=person)
+        master = Master(openssh.resolve(host, ssh_config, overrides=settings))
+        self._execution = Execution(master, login=login, person=person)
+        super().__init__(Shells(master, self._execution.facts, self._execution.revive), timeout=timeout)
+        self._transfer = Transfer(self._shells, self)
 
     def __enter__(self) -> Transport:
         return self
@@ -67,6 +80,7 @@ class Transport:
     def close(self) -> None:
         """Give back what is open but unused. The master lives on."""
         self._execution.close()
+        self._shells.close()
 
     def run(
         self,
@@ -191,6 +205,109 @@ class Transport:
         process.when_read(writers)
         return process
 
+    def put(
+        self,
+        source: Sources,
+        destination: PathLike,
+        *,
+        recursive: bool | None = None,
+        dereference: bool = False,
+        preserve: bool = False,
+        overwrite: bool = True,
+        resume: bool = True,
+        verify: bool = False,
+        progress: Callable[[Progress], object] | bool | None = None,
+        exclude: Sequence[str] = (),
+        limit_rate: float | None = None,
+        way: Way | None = None,
+    ) -> Transferred:
+        """Move files and trees there, as `cp -r` does; each appears under its name when it is complete.
+
+        Args:
+            source: a local path, with `~` and patterns as in a shell, or several.
+            destination: a path there: a new name, or a directory that exists.
+            recursive: whether directories are moved; None: where the source is one.
+            dereference: move what links in a tree lead to; a link named as source is always followed.
+            preserve: keep modes, times, and hard links within a tree.
+            overwrite: whether files that are there are replaced.
+            resume: go on where an earlier transfer of the same was broken off.
+            verify: compare sha256 sums before anything appears.
+            progress: is told now and then; True for a bar by tqdm.
+            exclude: patterns of names, or of paths below the top, that are left out.
+            limit_rate: bytes a second.
+            way: how the bytes go; chosen by what is to be moved where it is None.
+
+        Raises:
+            OSError: its own subclasses, for a file here or (as `HOST:path`) there.
+            TransferFailed: several files of a tree could not be moved; the others are in their places.
+            ConnectionFailed: one of its kinds; asked again, the transfer goes on where it was.
+        """
+        return self._transfer.put(
+            source,
+            destination,
+            recursive=recursive,
+            dereference=dereference,
+            preserve=preserve,
+            overwrite=overwrite,
+            resume=resume,
+            verify=verify,
+            progress=progress,
+            exclude=exclude,
+            limit_rate=limit_rate,
+            way=way,
+        )
+
+    def get(
+        self,
+        source: Sources,
+        destination: PathLike = ".",
+        *,
+        recursive: bool | None = None,
+        dereference: bool = False,
+        preserve: bool = False,
+        overwrite: bool = True,
+        resume: bool = True,
+        verify: bool = False,
+        progress: Callable[[Progress], object] | bool | None = None,
+        exclude: Sequence[str] = (),
+        limit_rate: float | None = None,
+        way: Way | None = None,
+    ) -> Transferred:
+        """Move files and trees here; all as for `put`.
+
+        Args:
+            source: a path there, with `~` and patterns, or several.
+            destination: a local path: a new name, or a directory that exists.
+            recursive: as for `put`.
+            dereference: as for `put`.
+            preserve: as for `put`.
+            overwrite: as for `put`.
+            resume: as for `put`.
+            verify: as for `put`.
+            progress: as for `put`.
+            exclude: as for `put`.
+            limit_rate: as for `put`.
+            way: as for `put`.
+
+        Raises:
+            OSError: as for `put`.
+            ConnectionFailed: as for `put`.
+        """
+        return self._transfer.get(
+            source,
+            destination,
+            recursive=recursive,
+            dereference=dereference,
+            preserve=preserve,
+            overwrite=overwrite,
+            resume=resume,
+            verify=verify,
+            progress=progress,
+            exclude=exclude,
+            limit_rate=limit_rate,
+            way=way,
+        )
+
     def run_many(
         self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
     ) -> list[CompletedCommand]:
@@ -212,6 +329,21 @@ class Transport:
                 for future in futures:
                     future.cancel()
                 raise
+
+
+_P = ParamSpec("_P")
+
+
+def _awaited(
+    method: Callable[Concatenate[Transport, _P], _T],
+) -> Callable[Concatenate[AsyncTransport, _P], Coroutine[Any, Any, _T]]:
+    """A method of `Transport` to await: it runs in a thread."""
+
+    @wraps(method)
+    async def call(self: AsyncTransport, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._call(lambda: method(self._open(), *args, **kwargs))
+
+    return call
 
 
 class AsyncTransport:
@@ -307,6 +439,58 @@ class AsyncTransport:
                     task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
+
+    async def walk(self, top: PathLike, **options: Any) -> AsyncIterator[tuple[str, list[str], list[str]]]:
+        """As `Transport.walk`, for `async for`."""
+        steps = await self._call(lambda: self._open().walk(top, **options))
+        while (step := await self._call(lambda: next(steps, None))) is not None:
+            yield step
+
+    stat = _awaited(Transport.stat)
+    put = _awaited(Transport.put)
+    get = _awaited(Transport.get)
+    lstat = _awaited(Transport.lstat)
+    exists = _awaited(Transport.exists)
+    lexists = _awaited(Transport.lexists)
+    is_file = _awaited(Transport.is_file)
+    is_dir = _awaited(Transport.is_dir)
+    is_symlink = _awaited(Transport.is_symlink)
+    readlink = _awaited(Transport.readlink)
+    realpath = _awaited(Transport.realpath)
+    normalize = _awaited(Transport.normalize)
+    home = _awaited(Transport.home)
+    whoami = _awaited(Transport.whoami)
+    disk_usage = _awaited(Transport.disk_usage)
+    tree_size = _awaited(Transport.tree_size)
+    checksum = _awaited(Transport.checksum)
+    stat_many = _awaited(Transport.stat_many)
+    exists_many = _awaited(Transport.exists_many)
+    remove_many = _awaited(Transport.remove_many)
+    listdir = _awaited(Transport.listdir)
+    scandir = _awaited(Transport.scandir)
+    glob = _awaited(Transport.glob)
+    rglob = _awaited(Transport.rglob)
+    mkdir = _awaited(Transport.mkdir)
+    makedirs = _awaited(Transport.makedirs)
+    rmdir = _awaited(Transport.rmdir)
+    rmtree = _awaited(Transport.rmtree)
+    remove = _awaited(Transport.remove)
+    unlink = _awaited(Transport.unlink)
+    rename = _awaited(Transport.rename)
+    replace = _awaited(Transport.replace)
+    symlink = _awaited(Transport.symlink)
+    chmod = _awaited(Transport.chmod)
+    chown = _awaited(Transport.chown)
+    touch = _awaited(Transport.touch)
+    truncate = _awaited(Transport.truncate)
+    copy = _awaited(Transport.copy)
+    read_bytes = _awaited(Transport.read_bytes)
+    read_text = _awaited(Transport.read_text)
+    write_bytes = _awaited(Transport.write_bytes)
+    write_text = _awaited(Transport.write_text)
+    append = _awaited(Transport.append)
+    head = _awaited(Transport.head)
+    tail = _awaited(Transport.tail)
 
 
 _check = check

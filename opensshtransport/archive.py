@@ -1,0 +1,450 @@
+"""A tree of files as a tar stream: listed, packed, and unpacked without ever leaving its directory.
+
+The traps: a member's name may be absolute or climb by `..`; a link may be planted first and written through
+later; devices and fifos have no business in a transfer. And `tarfile` keeps every member that it has seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import io
+import os
+import stat as modes
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Literal, Protocol
+
+from opensshtransport.entries import DirEntry
+
+__all__ = ["Item", "Kind", "Reader", "Writer", "excluded", "from_entries", "list_tree", "pack", "unpack"]
+
+Kind = Literal["file", "directory", "symlink", "other"]
+
+_PIECE = 1 << 18
+_NO_HOLE = 1 << 16
+# Files up to this size are read before anything of them is sent, so that none of these can spoil a stream.
+_HELD = 1 << 20
+_ZEROS = bytes(_NO_HOLE)
+
+
+def _nothing(*_: object) -> None:
+    """Nobody is to be told."""
+
+
+def _all(_: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One member of a tree.
+
+    Attributes:
+        name: its path below the top, as text of `os.fsdecode`; "" for the top.
+        kind: `file`, `directory`, `symlink`, or `other`, which is never transferred.
+        size: bytes; 0 for what is no file.
+        mode: permission bits.
+        mtime_ns: nanoseconds since the epoch.
+        path: where it is on this side, or on the other.
+        twin: what hard links of one file have in common, or None.
+    """
+
+    name: str
+    kind: Kind
+    size: int
+    mode: int
+    mtime_ns: int
+    path: str
+    twin: tuple[int, int] | None = None
+
+
+def _kind(mode: int) -> Kind:
+    if modes.S_ISREG(mode):
+        return "file"
+    if modes.S_ISDIR(mode):
+        return "directory"
+    return "symlink" if modes.S_ISLNK(mode) else "other"
+
+
+def _item(
+    name: str, path: str, mode: int, size: int, mtime_ns: int, nlink: int, file: tuple[int, int]
+) -> Item:
+    kind = _kind(mode)
+    twin = file if kind == "file" and nlink > 1 else None
+    return Item(name, kind, size if kind == "file" else 0, modes.S_IMODE(mode), mtime_ns, path, twin)
+
+
+def excluded(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a path below the top, or a directory above it, is left out.
+
+    Args:
+        name: the path below the top.
+        patterns: of names (`*.o`), or of paths where they have a slash (`build/*.o`), as fnmatch has them.
+    """
+    pieces = name.split("/")
+    return any(
+        fnmatch.fnmatchcase("/".join(pieces[: depth + 1]), pattern.strip("/"))
+        if "/" in pattern.strip("/")
+        else fnmatch.fnmatchcase(piece, pattern.strip("/"))
+        for pattern in patterns
+        for depth, piece in enumerate(pieces)
+    )
+
+
+def list_tree(
+    top: str,
+    *,
+    prefix: str = "",
+    dereference: bool = False,
+    exclude: Sequence[str] = (),
+    failed: Callable[[OSError], object],
+) -> Iterator[Item]:
+    """List a local file or tree, the top first, directories before what is in them.
+
+    Args:
+        top: where it is; a link there is followed.
+        prefix: the name of the top.
+        dereference: take what links lead to.
+        exclude: patterns of what is left out, see `excluded`.
+        failed: is told what cannot be read.
+    """
+    found = Path(top).stat()
+    yield _item(
+        prefix,
+        top,
+        found.st_mode,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_nlink,
+        (found.st_dev, found.st_ino),
+    )
+    if not modes.S_ISDIR(found.st_mode):
+        return
+    above: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(top, "", ((found.st_dev, found.st_ino),))]
+    while above:
+        directory, below, parents = above.pop()
+        try:
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except OSError as reason:
+            failed(reason)
+            continue
+        deeper = []
+        for entry in entries:
+            name = f"{below}/{entry.name}" if below else entry.name
+            if excluded(name, exclude):
+                continue
+            try:
+                seen = entry.stat(follow_symlinks=dereference)
+            except OSError as reason:
+                failed(reason)
+                continue
+            file = (seen.st_dev, seen.st_ino)
+            full = f"{prefix}/{name}" if prefix else name
+            yield _item(full, entry.path, seen.st_mode, seen.st_size, seen.st_mtime_ns, seen.st_nlink, file)
+            if modes.S_ISDIR(seen.st_mode):
+                if file in parents:
+                    failed(OSError(errno.ELOOP, os.strerror(errno.ELOOP), entry.path))
+                else:
+                    deeper.append((entry.path, name, (*parents, file)))
+        above.extend(reversed(deeper))
+
+
+def from_entries(
+    entries: dict[str, DirEntry], *, prefix: str = "", exclude: Sequence[str] = ()
+) -> list[Item]:
+    """The items of a listing of the far side, directories before what is in them."""
+    return [
+        _item(
+            f"{prefix}/{name}" if prefix else name,
+            entry.path,
+            entry.stat.mode,
+            entry.stat.size,
+            entry.stat.mtime_ns,
+            entry.stat.nlink,
+            (entry.stat.dev, entry.stat.ino),
+        )
+        for name, entry in sorted(entries.items(), key=lambda pair: pair[0].split("/"))
+        if not excluded(name, exclude)
+    ]
+
+
+class Writer(Protocol):
+    """What an archive is written to."""
+
+    def write(self, raw: bytes, /) -> int:
+        """Take all of it."""
+
+
+class Reader(Protocol):
+    """What an archive is read from."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Give up to so many bytes, none at the end."""
+
+
+class _Exactly(io.RawIOBase):
+    """A file that gives as many bytes as were announced, so that a file that shrinks spoils no archive."""
+
+    def __init__(self, file: IO[bytes], size: int, progress: Callable[[int], object]) -> None:
+        self._file, self._left, self._progress = file, size, progress
+        self.short = False
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._left if size < 0 else min(size, self._left)
+        piece = self._file.read(wanted)
+        if len(piece) < wanted:
+            self.short = True
+            piece += bytes(wanted - len(piece))
+        self._left -= wanted
+        self._progress(wanted)
+        return piece
+
+
+def pack(
+    items: Iterable[Item],
+    writer: Writer,
+    *,
+    preserve: bool = False,
+    failed: Callable[[Item, OSError], object],
+    progress: Callable[[Item, int], object] = _nothing,
+) -> None:
+    """Write a tar stream of local files.
+
+    Args:
+        items: what goes in.
+        writer: takes the stream.
+        preserve: keep exact times, and hard links within the tree.
+        failed: is told what cannot be read, or changed meanwhile: if any of that arrives, it is not for use.
+        progress: is told how many bytes of an item have gone.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    with tarfile.open(
+        fileobj=_as_file(writer),
+        mode="w|",
+        bufsize=_PIECE,
+        format=tarfile.PAX_FORMAT,
+        encoding="utf-8",
+        errors="surrogateescape",
+    ) as archive:
+        for item in items:
+            _forget(archive)
+            name = item.name or "."
+            member = tarfile.TarInfo(name)
+            member.mode, member.mtime = item.mode, item.mtime_ns // 10**9
+            if preserve:
+                # exact, where a float would round; as a number it costs no further header
+                member.pax_headers = {"mtime": f"{item.mtime_ns // 10**9}.{item.mtime_ns % 10**9:09}"}
+            try:
+                if item.kind == "directory":
+                    member.type = tarfile.DIRTYPE
+                    archive.addfile(member)
+                elif item.kind == "symlink":
+                    member.type, member.linkname = tarfile.SYMTYPE, os.readlink(item.path)  # noqa: PTH115 - a Path would shorten it
+                    archive.addfile(member)
+                elif item.kind == "file" and preserve and item.twin is not None and item.twin in seen:
+                    member.type, member.linkname = tarfile.LNKTYPE, seen[item.twin]
+                    archive.addfile(member)
+                elif item.kind == "file":
+                    _pack_file(archive, member, item, failed, progress)
+                    if item.twin is not None:
+                        seen[item.twin] = name
+                else:
+                    failed(item, OSError(errno.EINVAL, "neither file, directory nor link", item.path))
+            except BrokenPipeError:
+                raise
+            except OSError as reason:
+                failed(item, reason)
+
+
+def _forget(archive: tarfile.TarFile) -> None:
+    """Drop the members that were seen: there may be any number of them."""
+    archive.members = []  # type: ignore[attr-defined]  # documented for no release, and in all of them
+
+
+def _pack_file(
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    item: Item,
+    failed: Callable[[Item, OSError], object],
+    progress: Callable[[Item, int], object],
+) -> None:
+    # a fifo that has taken the file's place must not be waited for
+    descriptor = os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        member.size = item.size
+        if item.size <= _HELD:
+            content = file.read(item.size + 1)
+            after = os.fstat(file.fileno())
+            if len(content) != item.size or after.st_mtime_ns != item.mtime_ns:
+                raise OSError(errno.EBUSY, "the file changed while it was read", item.path)
+            archive.addfile(member, io.BytesIO(content))
+            progress(item, item.size)
+            return
+        exactly = _Exactly(file, item.size, lambda size: progress(item, size))
+        archive.addfile(member, exactly)
+        after = os.fstat(file.fileno())
+    if exactly.short or (after.st_size, after.st_mtime_ns) != (item.size, item.mtime_ns):
+        failed(item, OSError(errno.EBUSY, "the file changed while it was read", item.path))
+
+
+def _as_file(stream: Writer | Reader) -> IO[bytes]:
+    # tarfile's streams need nothing but `write`, or `read`
+    return stream  # type: ignore[return-value]
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where an archive is unpacked, and which directories of it are ours."""
+
+    top: Path
+    made: set[str]
+
+    def path(self, name: str) -> Path:
+        """The path of a member, which leads through directories that were unpacked here.
+
+        Raises:
+            OSError: the name leads elsewhere.
+        """
+        pieces = [piece for piece in name.split("/") if piece not in {"", "."}]
+        if name.startswith("/") or ".." in pieces:
+            raise OSError(errno.EPERM, "the archive leads out of its directory", name)
+        parent = "/".join(pieces[:-1])
+        if parent and parent not in self.made:
+            self._make(pieces[:-1], name)
+        return self.top.joinpath(*pieces)
+
+    def _make(self, pieces: Sequence[str], name: str) -> None:
+        for depth in range(1, len(pieces) + 1):
+            below = "/".join(pieces[:depth])
+            if below in self.made:
+                continue
+            path = self.top / below
+            if path.is_symlink():
+                raise OSError(errno.EPERM, "the archive writes through a link", name)
+            path.mkdir(exist_ok=True)
+            self.made.add(below)
+
+
+def unpack(
+    reader: Reader,
+    top: Path,
+    *,
+    preserve: bool = False,
+    wanted: Callable[[str], bool] = _all,
+    failed: Callable[[str, OSError], object],
+    progress: Callable[[str, int], object] = _nothing,
+) -> list[Callable[[], None]]:
+    """Read a tar stream into a directory that is there and is nobody else's.
+
+    Args:
+        reader: gives the stream.
+        top: the directory.
+        preserve: keep modes and times; else modes are subject to the umask.
+        wanted: whether a member, by its path below the top, is unpacked.
+        failed: is told what was refused or cannot be written.
+        progress: is told how many bytes of a member have come.
+
+    Returns:
+        What is left to do when all streams of a tree have been read: modes and times of directories, the
+        deepest last.
+
+    Raises:
+        OSError: the stream is broken or cut, or no space is left.
+    """
+    place = _Place(top, {""})
+    umask = os.umask(0o077)
+    os.umask(umask)
+    later: list[tuple[Path, tarfile.TarInfo]] = []
+    try:
+        with tarfile.open(
+            fileobj=_as_file(reader), mode="r|", bufsize=_PIECE, encoding="utf-8", errors="surrogateescape"
+        ) as archive:
+            for member in archive:
+                _forget(archive)
+                name = member.name.removeprefix("./").rstrip("/")
+                if name in {"", "."} or not wanted(name):
+                    continue
+                try:
+                    path = _unpack_member(archive, member, name, place, progress)
+                    if member.isdir():
+                        later.append((path, member))
+                    elif not member.islnk():
+                        _settle(path, member, preserve, umask)
+                except OSError as reason:
+                    if reason.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+                        raise
+                    failed(name, reason)
+    except tarfile.TarError as reason:
+        raise OSError(errno.EIO, f"the archive is broken: {reason}", str(top)) from reason
+    # a directory without write permission must get its content first
+    return [partial(_settle, path, member, preserve, umask) for path, member in later]
+
+
+def _settle(path: Path, member: tarfile.TarInfo, preserve: bool, umask: int) -> None:
+    if not member.issym():
+        path.chmod(member.mode if preserve else member.mode & 0o777 & ~umask)
+    if preserve:
+        nanoseconds = int(float(member.mtime) * 1e9)
+        if "mtime" in member.pax_headers:
+            whole, _, fraction = member.pax_headers["mtime"].partition(".")
+            nanoseconds = int(whole) * 10**9 + int(fraction.ljust(9, "0")[:9])
+        os.utime(path, ns=(nanoseconds, nanoseconds), follow_symlinks=False)
+
+
+def _unpack_member(
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    name: str,
+    place: _Place,
+    progress: Callable[[str, int], object],
+) -> Path:
+    path = place.path(name)
+    if member.isdir():
+        if path.is_symlink():
+            raise OSError(errno.EPERM, "the archive writes through a link", name)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o700)
+        place.made.add(path.relative_to(place.top).as_posix())
+        return path
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    if member.issym():
+        path.symlink_to(member.linkname)
+    elif member.islnk():
+        os.link(place.path(member.linkname), path, follow_symlinks=False)
+    elif member.isfile():
+        source = archive.extractfile(member)
+        if source is None:
+            raise OSError(errno.EIO, "the archive has no content for a file", name)
+        with path.open("xb", buffering=0) as file:
+            copy_exactly(source, file, member.size, lambda size: progress(name, size))
+    else:
+        raise OSError(errno.EINVAL, "neither file, directory nor link", name)
+    return path
+
+
+def copy_exactly(source: IO[bytes], file: IO[bytes], size: int, progress: Callable[[int], object]) -> None:
+    """Copy so many bytes to an empty file; runs of zeros become holes.
+
+    Raises:
+        OSError: the source ended early.
+    """
+    left = size
+    while left:
+        piece = source.read(min(_PIECE, left))
+        if not piece:
+            raise OSError(errno.EIO, "the stream ended early")
+        if len(piece) >= _NO_HOLE and piece.startswith(_ZEROS) and not any(piece):
+            file.seek(len(piece), os.SEEK_CUR)
+        else:
+            view = memoryview(piece)
+            while view:
+                view = view[file.write(view) :]
+        left -= len(piece)
+        progress(len(piece))
+    file.truncate(size)

@@ -1,0 +1,216 @@
+"""`Session`: a script on the far side whose stdin and stdout carry raw bytes, as fast as ssh moves them.
+
+The trap: our ssh may be killed while the master keeps the pipes, so neither reading nor writing may wait for
+ever; and a far side that has failed reads no more, so why it failed is read when writing breaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import select
+import shlex
+from typing import IO
+
+from opensshtransport.channel import Channel, Stream
+from opensshtransport.ending import log_error
+from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SessionRefused
+from opensshtransport.shell import Reply, Shells, far_half
+
+__all__ = ["Session", "open_session"]
+
+_PIECE = 1 << 18
+_PIPE = 1 << 20
+# Seconds after which it is looked whether ssh still lives.
+_LOOK = 0.25
+# fcntl(2), F_SETPIPE_SZ; Linux only
+_SET_PIPE_SIZE = 1031
+
+
+def open_session(shells: Shells, script: str, *, wait: bool = True) -> Session | None:
+    """Start a script in a session of its own.
+
+    Args:
+        shells: whose destination.
+        script: sh, with the functions of our `.sh` files.
+        wait: for a free session; else None where none is.
+
+    Raises:
+        ConnectionFailed: one of its kinds; nothing had started.
+    """
+    token = secrets.token_hex(16)
+    # the token goes over stdin: a command line can be read by others there
+    serve = f"IFS= read -r ossh_token <&4\n{far_half()}\nonce_ <&4 4<&-"
+    channel = shells.channel(f"ossh_script={shlex.quote(script)}\n{serve}", wait=wait)
+    return None if channel is None else Session(channel, token)
+
+
+class Session:
+    """One script; `finish` gives what came of it, `close` ends it."""
+
+    def __init__(self, channel: Channel, token: str) -> None:
+        """Wait until the script has started.
+
+        Raises:
+            ConnectionFailed: one of its kinds; nothing had started.
+        """
+        self._channel = channel
+        self._stream = Stream(token)
+        list(self._stream.feed(f"{token} ready\n".encode()))
+        self._parts: list[bytes] = []
+        self._errors: list[bytes] | None = None
+        self._status: int | None = None
+        self._ended = False
+        ssh = channel.ssh
+        if ssh.stdout is None or ssh.stdin is None or ssh.stderr is None:
+            raise AssertionError("a channel has pipes")
+        self._out, self._in = ssh.stdout, ssh.stdin
+        self._err: IO[bytes] | None = ssh.stderr
+        for pipe in (self._out, self._in):
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
+        try:
+            self._start(token)
+            os.set_blocking(self._in.fileno(), False)
+        except BaseException:
+            channel.close(at_once=True)
+            raise
+
+    def _start(self, token: str) -> None:
+        while True:
+            piece = self._arrived()
+            if not piece:
+                raise self._why()
+            started = False
+            for part in self._channel.out.feed(piece):
+                if isinstance(part, bytes):
+                    self._take(part)
+                elif part.kind == "ready":
+                    # from here on the start-up files read no more of what is sent
+                    self._channel.go()
+                    self._channel.send(f"{token}\n".encode())
+                elif part.kind == "refused":
+                    raise ConnectionFailed(
+                        "a start-up file of the login shell reads stdin, so nothing can be sent",
+                        host=self._channel.host,
+                        advice="let it read only where `test -t 0` holds",
+                    )
+                elif part.kind == "started":
+                    started = True
+            if started:
+                return
+
+    def _why(self) -> ConnectionFailed:
+        """Why nothing has started."""
+        with contextlib.suppress(Exception):
+            self._channel.ssh.wait(2)
+        words = self._channel.words()
+        error = log_error(words, self._channel.host)
+        if isinstance(error, SessionRefused):
+            self._channel.refused()
+            return error
+        return MasterGone("the connection was lost", host=self._channel.host, stderr=words)
+
+    def _lost(self) -> ConnectionLost:
+        with contextlib.suppress(Exception):
+            self._channel.ssh.wait(2)
+        return ConnectionLost(
+            "the connection was lost",
+            host=self._channel.host,
+            started=True,
+            stderr=self._channel.words(),
+        )
+
+    def _arrived(self) -> bytes:
+        """The next bytes, as they come; b"" where no more will."""
+        poll = select.poll()
+        poll.register(self._out.fileno(), select.POLLIN)
+        # what start-up files print there must not fill the pipe
+        if self._err is not None:
+            poll.register(self._err.fileno(), select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll(_LOOK * 1000)]
+            if self._out.fileno() in ready:
+                return os.read(self._out.fileno(), _PIECE)
+            if self._err is not None and ready and not os.read(self._err.fileno(), _PIECE):
+                poll.unregister(self._err.fileno())
+                self._err = None
+            if not ready and self._channel.ssh.poll() is not None and not poll.poll(0):
+                return b""
+
+    def _take(self, piece: bytes) -> None:
+        for part in self._stream.feed(piece):
+            if isinstance(part, bytes):
+                (self._parts if self._errors is None else self._errors).append(part)
+            elif part.kind == "errors":
+                self._errors = []
+            elif part.kind == "end":
+                self._status = int(part.value)
+                self._ended = True
+
+    def read(self, size: int = _PIECE) -> bytes:
+        """Up to so many bytes of the script's output; b"" at its end.
+
+        Raises:
+            ConnectionLost: it broke before.
+        """
+        while not self._parts and self._errors is None and not self._ended:
+            piece = self._arrived()
+            if not piece:
+                raise self._lost()
+            self._take(piece)
+        if not self._parts:
+            return b""
+        first = self._parts[0]
+        if len(first) <= size:
+            return self._parts.pop(0)
+        self._parts[0] = first[size:]
+        return first[:size]
+
+    def write(self, raw: bytes | memoryview) -> int:
+        """Send all of it.
+
+        Raises:
+            BrokenPipeError: the script reads no more; `finish` tells why.
+            ConnectionLost: it broke.
+        """
+        view = memoryview(raw)
+        poll = select.poll()
+        poll.register(self._in.fileno(), select.POLLOUT)
+        while view:
+            while not poll.poll(_LOOK * 1000):
+                if self._channel.ssh.poll() is not None:
+                    raise BrokenPipeError
+            view = view[os.write(self._in.fileno(), view) :]
+        return len(raw)
+
+    def end_input(self) -> None:
+        """Send the end of the input."""
+        self._in.close()
+
+    def finish(self) -> Reply:
+        """Send the end of the input, and wait for the script's.
+
+        Raises:
+            ConnectionLost: the connection broke before.
+        """
+        try:
+            self.end_input()
+            rest = []
+            while piece := self.read():
+                rest.append(piece)
+            while not self._ended:
+                piece = self._arrived()
+                if not piece:
+                    raise self._lost()
+                self._take(piece)
+            text = b"".join(self._errors or []).decode("utf-8", "surrogateescape")
+            return Reply(b"".join(rest), text, self._status or 0)
+        finally:
+            self._channel.close(at_once=not self._ended)
+
+    def close(self) -> None:
+        """End it, whatever it is at."""
+        self._channel.close(at_once=not self._ended)
