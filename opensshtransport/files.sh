@@ -169,8 +169,18 @@ rename() {
 		fi
 	fi
 	[ "${from%:*}" = "${to%:*}" ] || fail EXDEV
-	# mv(1) puts no link in the place of what it leads to
-	if [ -L "$1" ] && [ "$1" -ef "$2" ]; then rm -f "$2" || exit; fi
+	if { [ -L "$2" ] && [ -d "$2" ]; } || { [ -L "$1" ] && [ "$1" -ef "$2" ]; }; then
+		# busybox replaces no link to a directory, and nobody what a link leads to by the link
+		mv -f -T "$1" "$2" 2>/dev/null && exit
+		beside "$2"
+		mv -f -T "$2" "$draft" || exit
+		if mv -f -T "$1" "$2"; then
+			rm -f "$draft"
+			exit
+		fi
+		mv -f -T "$draft" "$2"
+		exit 1
+	fi
 	mv -f -T "$1" "$2"
 }
 
@@ -213,21 +223,27 @@ resolved() {
 
 touch_() {
 	# mode, exist_ok, path
+	case $2$3 in
+	yes*) ;;
+	*/) fail EISDIR ;;
+	esac
 	if there "$3"; then
 		[ "$2" ] || fail EEXIST
 		touch "$3"
 		exit
 	fi
-	umask "$(printf '%o' $((0777 & ~0$1 | 0$umask_)))"
+	case $3 in */) fail EISDIR ;; esac
+	limit=$(limited "$1")
+	umask "$(printf '%o' $((0777 & ~0$limit)))"
 	if [ "$2" ]; then
-		touch "$3"
-		exit
+		touch "$3" || exit
+	else
+		above "$3"
+		# open(2) with O_EXCL: of several one makes it
+		(set -C && : >"$3") || { ! there "$3" || fail EEXIST; exit 1; }
 	fi
-	# open(2) with O_EXCL: of several one makes it
-	above "$3"
-	(set -C && : >"$3") && exit
-	! there "$3" || fail EEXIST
-	exit 1
+	# neither of them makes programs
+	[ $((0$limit & 0111)) -eq 0 ] || chmod "$limit" "$3"
 }
 
 # target PATH: sets `target` to what writing to a path replaces.
@@ -363,7 +379,7 @@ copy_() {
 		fi
 	fi
 	beside "$to"
-	if cp "$1" "$2" "$draft" && { [ ! -f "$to" ] || [ "${1#*p}" != "$1" ] || [ -L "$draft" ] || chmod "$(stat -c %a "$to")" "$draft"; } && mv -f -T "$draft" "$to"; then
+	if cp "$1" "$2" "$draft" && { [ ! -f "$to" ] || [ "$1" = -a ] || [ "${1#*p}" != "$1" ] || [ -L "$draft" ] || chmod "$(stat -c %a "$to")" "$draft"; } && mv -f -T "$draft" "$to"; then
 		exit 0
 	fi
 	rm -rf "$draft"
