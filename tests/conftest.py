@@ -53,9 +53,6 @@ _UNWANTED = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "
 
 # Minutes of real servers: `scripts/test --long` runs them too.
 _LONG = {
-    "test_channel",
-    "test_cuts",
-    "test_once",
     "test_transport",
 }
 
