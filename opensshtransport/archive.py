@@ -21,8 +21,20 @@ from typing import IO, Literal, Protocol
 
 from opensshtransport.entries import DirEntry
 
-__all__ = ["Item", "Kind", "Reader", "Writer", "excluded", "from_entries", "list_tree", "pack", "unpack"]
+__all__ = [
+    "Exclude",
+    "Item",
+    "Kind",
+    "Reader",
+    "Writer",
+    "excluded",
+    "from_entries",
+    "list_tree",
+    "pack",
+    "unpack",
+]
 
+Exclude = Sequence[str] | Callable[[str], bool]
 Kind = Literal["file", "directory", "symlink", "other"]
 
 _PIECE = 1 << 18
@@ -79,13 +91,16 @@ def _item(
     return Item(name, kind, size if kind == "file" else 0, modes.S_IMODE(mode), mtime_ns, path, twin)
 
 
-def excluded(name: str, patterns: Sequence[str]) -> bool:
+def excluded(name: str, patterns: Exclude) -> bool:
     """Whether a path below the top, or a directory above it, is left out.
 
     Args:
         name: the path below the top.
-        patterns: of names (`*.o`), or of paths where they have a slash (`build/*.o`), as fnmatch has them.
+        patterns: of names (`*.o`), or of paths where they have a slash (`build/*.o`), as fnmatch has
+            them; or a function of the path that tells.
     """
+    if callable(patterns):
+        return patterns(name)
     pieces = name.split("/")
     return any(
         fnmatch.fnmatchcase("/".join(pieces[: depth + 1]), pattern.strip("/"))
@@ -101,7 +116,7 @@ def list_tree(
     *,
     prefix: str = "",
     dereference: bool = False,
-    exclude: Sequence[str] = (),
+    exclude: Exclude = (),
     failed: Callable[[OSError], object],
 ) -> Iterator[Item]:
     """List a local file or tree, the top first, directories before what is in them.
@@ -154,9 +169,7 @@ def list_tree(
         above.extend(reversed(deeper))
 
 
-def from_entries(
-    entries: dict[str, DirEntry], *, prefix: str = "", exclude: Sequence[str] = ()
-) -> list[Item]:
+def from_entries(entries: dict[str, DirEntry], *, prefix: str = "", exclude: Exclude = ()) -> list[Item]:
     """The items of a listing of the far side, directories before what is in them."""
     return [
         _item(

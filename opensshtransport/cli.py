@@ -151,6 +151,34 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     added = command(
+        "cp", _cp, "copy files, in scp's notation HOST:PATH", "ossh cp -r inputs/ daint:/scratch/me/run1"
+    )
+    _add_ssh_config(added)
+    added.add_argument("-r", dest="recursive", action="store_true", help="copy directories")
+    added.add_argument("-p", dest="preserve", action="store_true", help="keep modes and times")
+    added.add_argument("-l", dest="limit", type=_positive, metavar="LIMIT", help="Kbit/s, as for scp")
+    added.add_argument("-q", dest="quiet", action="store_true", help="show no progress")
+    added.add_argument("--verify", action="store_true", help="compare checksums")
+    added.add_argument("operands", metavar="SRC", nargs="+", help="one or more, and then DST")
+
+    added = command(
+        "sync",
+        _sync,
+        "make a directory like another, moving only what differs",
+        "ossh sync --delete results/ daint:/scratch/me/results",
+    )
+    _add_ssh_config(added)
+    added.add_argument("--delete", action="store_true", help="remove what the source has not")
+    added.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
+    added.add_argument(
+        "--checksum", action="store_true", help="compare contents, not sizes and times of change"
+    )
+    added.add_argument("--no-rsync", action="store_true", help="do without rsync where there is one")
+    added.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
+    added.add_argument("source", metavar="SRC")
+    added.add_argument("destination", metavar="DST")
+
+    added = command(
         "ssh-command",
         _ssh_command,
         "print the guarded ssh command line",
@@ -159,6 +187,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_ssh_config(added)
     added.add_argument("--no-host", action="store_true", help="leave out the host at the end")
     added.add_argument("host", metavar="HOST")
+
+    added = command(
+        "setup",
+        _setup,
+        "make a key and write ssh_config for a host, then log in and check it",
+        "ossh setup daint --hostname login.daint.example.org --user me --jump me@front.example.org",
+    )
+    _add_setup(added)
 
     added = command("doctor", _doctor, "check each link from here to the scheduler", "ossh doctor daint")
     _add_ssh_config(added)
@@ -203,11 +239,59 @@ def _add_ssh_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_setup(parser: argparse.ArgumentParser) -> None:
+    """The options of `ossh setup`; what is not given is asked at a terminal."""
+    _add_ssh_config(parser)
+    parser.add_argument("--hostname", metavar="NAME[:PORT]", help="the login node's real name")
+    parser.add_argument("--user", metavar="USER", help="your name there")
+    parser.add_argument(
+        "--jump",
+        dest="jumps",
+        action="append",
+        metavar="HOP",
+        help="a jump host, [NAME=][USER@]HOST[:PORT] or a name of ssh_config; may be repeated, in order",
+    )
+    parser.add_argument(
+        "--auth",
+        choices=("key", "certificate", "kerberos", "password"),
+        help="how to log in; password: + code",
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the private key, made where it is missing")
+    parser.add_argument("--type", default="ed25519", metavar="TYPE", help="of a new key, as for ssh-keygen")
+    parser.add_argument("--bits", type=int, metavar="BITS", help="likewise")
+    parser.add_argument("--no-passphrase", action="store_true", help="a new key gets none")
+    parser.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="the certificate, if not KEY-cert.pub"
+    )
+    parser.add_argument(
+        "--script", type=Path, metavar="FILE", help="what gets a new certificate (config.toml)"
+    )
+    parser.add_argument("--no-copy", action="store_true", help="do not copy the public key to any hop")
+    parser.add_argument(
+        "--store",
+        action="append",
+        choices=("password", "code", "pin"),
+        default=[],
+        help="ask for this secret and keep it in the keyring; may be repeated",
+    )
+    parser.add_argument("--no-login", action="store_true", help="do not log in at the end")
+    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing that has a default")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, tell what would be done")
+    parser.add_argument("host", metavar="HOST")
+
+
 def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < float(text) < 1e9:
             return float(text)
     raise argparse.ArgumentTypeError(f"wants a number of seconds above 0, not {text!r}")
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1e12:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"wants a number above 0, not {text!r}")
 
 
 def _resolved(arguments: argparse.Namespace) -> Destination:
@@ -309,6 +393,48 @@ def _interrupted(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
+def _cp(arguments: argparse.Namespace) -> int:
+    from opensshtransport import copying
+
+    options = copying.Options(
+        recursive=arguments.recursive,
+        preserve=arguments.preserve,
+        limit_rate=None if arguments.limit is None else arguments.limit * 1024 / 8,
+        verify=arguments.verify,
+        progress=not arguments.quiet and sys.stderr.isatty(),
+    )
+    return _told(arguments, lambda: copying.copy(arguments.operands, arguments.ssh_config, options))
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from opensshtransport import copying
+
+    options = copying.SyncOptions(
+        delete=arguments.delete,
+        dry_run=arguments.dry_run,
+        checksum=arguments.checksum,
+        quiet=arguments.quiet,
+        rsync=not arguments.no_rsync,
+    )
+    return _told(
+        arguments,
+        lambda: copying.sync(arguments.source, arguments.destination, arguments.ssh_config, options),
+    )
+
+
+def _told(arguments: argparse.Namespace, work: Callable[[], int]) -> int:
+    """Do it, and tell of files in the way of cp(1): each on its line, status 1."""
+    try:
+        return work()
+    except OpenSshTransportError:
+        raise
+    except OSError as error:
+        for one in getattr(error, "failures", ()) or (error,):
+            name = f"{one.filename}: " if one.filename else ""
+            print(f"ossh {arguments.command}: {printable(f'{name}{one.strerror}')}", file=sys.stderr)
+        return 1
+
+
 def _ssh_command(arguments: argparse.Namespace) -> int:
     destination = _resolved(arguments)
     shared = Master(destination)
@@ -317,6 +443,36 @@ def _ssh_command(arguments: argparse.Namespace) -> int:
     argv = openssh.guarded_options(destination, aliases.control_path(shared, socket))
     print(shlex.join(argv if arguments.no_host else [*argv, destination.host]))
     return 0
+
+
+def _setup(arguments: argparse.Namespace) -> int:
+    from opensshtransport import configure, conversation
+
+    file = arguments.ssh_config
+    request = configure.Request(
+        host=arguments.host,
+        ssh_config=None if file is None else Path(file).expanduser().absolute(),
+        hostname=arguments.hostname,
+        user=arguments.user,
+        jumps=arguments.jumps,
+        method=arguments.auth,
+        key=arguments.key,
+        kind=arguments.type,
+        bits=arguments.bits,
+        passphrase=False if arguments.no_passphrase else None,
+        certificate=arguments.certificate,
+        script=arguments.script,
+        copy=not arguments.no_copy,
+        store=arguments.store,
+        yes=arguments.yes,
+        dry_run=arguments.dry_run,
+    )
+    with conversation.person_at_terminal() as somebody:
+        configure.setup(request, somebody, lambda line: print(printable(line), flush=True))
+    if arguments.dry_run:
+        return 0
+    print()
+    return _doctor(argparse.Namespace(**vars(arguments), login=not arguments.no_login, json=False))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -263,6 +263,18 @@ class Files:
             for name in sorted(entries)
         ]
 
+    def scantree(self, path: PathLike = ".") -> dict[str, DirEntry]:
+        """As `scandir` for all that is below a directory, by the path below it; in one round trip.
+
+        What is in directories that cannot be read is missing.
+        """
+        mark = _mark()
+        listing, _, _ = self._ask("scan_all", path, slow=True, mark=mark).partition(
+            f"{mark} unreadable\n".encode()
+        )
+        ((_, entries),) = parse_trees(listing, mark).items()
+        return dict(sorted(entries.items()))
+
     def walk(
         self,
         top: PathLike,

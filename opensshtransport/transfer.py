@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from opensshtransport import archive, trees
-from opensshtransport.archive import Item
+from opensshtransport.archive import Exclude, Item
 from opensshtransport.entries import DirEntry, Stat, parse_records, parse_trees
 from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SettingsError
 from opensshtransport.files import Files
@@ -86,7 +86,7 @@ class _How:
     overwrite: bool
     resume: bool
     verify: bool
-    exclude: tuple[str, ...]
+    exclude: Exclude
     way: Way | None
 
     def check_tree(self, name: str) -> None:
@@ -129,7 +129,7 @@ class Transfer:
         resume: bool = True,
         verify: bool = False,
         progress: Callable[[Progress], object] | bool | None = None,
-        exclude: Sequence[str] = (),
+        exclude: Exclude = (),
         limit_rate: float | None = None,
         way: Way | None = None,
     ) -> Transferred:
@@ -141,7 +141,7 @@ class Transfer:
             overwrite=overwrite,
             resume=resume,
             verify=verify,
-            exclude=tuple(exclude),
+            exclude=exclude if callable(exclude) else tuple(exclude),
             way=way,
         )
         sources = _local_sources(source)
@@ -436,7 +436,7 @@ class Transfer:
         resume: bool = True,
         verify: bool = False,
         progress: Callable[[Progress], object] | bool | None = None,
-        exclude: Sequence[str] = (),
+        exclude: Exclude = (),
         limit_rate: float | None = None,
         way: Way | None = None,
     ) -> Transferred:
@@ -448,7 +448,7 @@ class Transfer:
             overwrite=overwrite,
             resume=resume,
             verify=verify,
-            exclude=tuple(exclude),
+            exclude=exclude if callable(exclude) else tuple(exclude),
             way=way,
         )
         text = path_text(destination)

@@ -14,6 +14,7 @@ from functools import wraps
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 from opensshtransport import openssh
+from opensshtransport.archive import Exclude
 from opensshtransport.command import CompletedCommand, Request, check
 from opensshtransport.errors import SettingsError
 from opensshtransport.execution import Execution
@@ -70,6 +71,11 @@ class Transport(Files):
         self._execution = Execution(master, login=login, person=person)
         super().__init__(Shells(master, self._execution.facts, self._execution.revive), timeout=timeout)
         self._transfer = Transfer(self._shells, self)
+
+    @property
+    def master(self) -> Master:
+        """The shared master, whether it lives or not."""
+        return self._execution.master
 
     def __enter__(self) -> Transport:
         return self
@@ -217,7 +223,7 @@ class Transport(Files):
         resume: bool = True,
         verify: bool = False,
         progress: Callable[[Progress], object] | bool | None = None,
-        exclude: Sequence[str] = (),
+        exclude: Exclude = (),
         limit_rate: float | None = None,
         way: Way | None = None,
     ) -> Transferred:
@@ -233,7 +239,8 @@ class Transport(Files):
             resume: go on where an earlier transfer of the same was broken off.
             verify: compare sha256 sums before anything appears.
             progress: is told now and then; True for a bar by tqdm.
-            exclude: patterns of names, or of paths below the top, that are left out.
+            exclude: patterns of names, or of paths below the top, that are left out; or a function of such a
+                path that tells.
             limit_rate: bytes a second.
             way: how the bytes go; chosen by what is to be moved where it is None.
 
@@ -269,7 +276,7 @@ class Transport(Files):
         resume: bool = True,
         verify: bool = False,
         progress: Callable[[Progress], object] | bool | None = None,
-        exclude: Sequence[str] = (),
+        exclude: Exclude = (),
         limit_rate: float | None = None,
         way: Way | None = None,
     ) -> Transferred:

@@ -40,7 +40,7 @@ FLOORS = {
         "links",
         "far_side",
     },
-    4: {"cli", "sandbox", "doctor", "configure", "aiida", "__main__"},
+    4: {"cli", "sandbox", "doctor", "configure", "copying", "aiida", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # These may start the others of their floor.
@@ -52,7 +52,7 @@ STARTERS = {
     "pexpect": {"conversation"},
     "subprocess": {
         *("openssh", "master", "aliases", "channel", "ending"),
-        *("execution", "direct", "transfer", "sandbox", "far_side", "conversation"),
+        *("execution", "direct", "sftp", "copying", "sandbox", "far_side", "conversation"),
     },
     "multiprocessing": set[str](),
 }

@@ -1,0 +1,359 @@
+"""`ossh cp` and `ossh sync`: files named as scp names them, `HOST:PATH`.
+
+The trap: a local name may have a colon; as for scp, what has a slash before its colon is local.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import posixpath
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport import archive, openssh, trees
+from opensshtransport.archive import Item
+from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error
+from opensshtransport.transport import Transport
+
+__all__ = ["Options", "Place", "SyncOptions", "copy", "parse_place", "sync"]
+
+# Seconds: file systems and tools differ below that.
+_SAME_TIME = 1.0
+_AT_ONCE = 16
+# rsync(1), EXIT VALUES
+_PARTIAL = {23, 24}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How `ossh cp` copies."""
+
+    recursive: bool = False
+    preserve: bool = False
+    limit_rate: float | None = None
+    verify: bool = False
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncOptions:
+    """How `ossh sync` makes a directory like another."""
+
+    delete: bool = False
+    dry_run: bool = False
+    checksum: bool = False
+    quiet: bool = False
+    rsync: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path, on a host or, where that is None, here."""
+
+    host: str | None
+    path: str
+
+
+def parse_place(text: str) -> Place:
+    """Read scp's notation (scp(1)): `HOST:PATH`, `[ADDRESS]:PATH`, or a local path.
+
+    Raises:
+        SettingsError: it is empty.
+    """
+    if not text:
+        raise SettingsError("an empty name", advice="give a path, or HOST:PATH")
+    if text.startswith("["):
+        host, found, path = text[1:].partition("]:")
+        if found and host:
+            return Place(host, path or ".")
+    host, found, path = text.partition(":")
+    if not found or not host or "/" in host:
+        return Place(None, text)
+    return Place(host, path or ".")
+
+
+class _Hosts:
+    """One Transport for each host that is named."""
+
+    def __init__(self, ssh_config: str | None, stack: ExitStack) -> None:
+        self._ssh_config, self._stack = ssh_config, stack
+        self._open: dict[str, Transport] = {}
+
+    def __getitem__(self, host: str) -> Transport:
+        if host not in self._open:
+            transport = Transport(host, ssh_config=self._ssh_config)
+            self._open[host] = self._stack.enter_context(transport)
+        return self._open[host]
+
+
+def copy(operands: Sequence[str], ssh_config: str | None, options: Options) -> int:
+    """Copy the first operands to the last; returns the exit status.
+
+    Raises:
+        SettingsError: none of them is on a host, or there is only one.
+        OSError: of a file.
+        ConnectionFailed: one of its kinds.
+    """
+    if len(operands) < 2:
+        raise SettingsError("no destination", advice="give SRC... DST")
+    *sources, destination = map(parse_place, operands)
+    if destination.host is None and all(source.host is None for source in sources):
+        raise SettingsError("all of these are local", advice="use cp, or name a host: HOST:PATH")
+    with ExitStack() as stack:
+        hosts = _Hosts(ssh_config, stack)
+        if len(sources) > 1 and len({source.host for source in sources}) > 1:
+            _check_directory(destination, hosts)
+        for host in dict.fromkeys(source.host for source in sources):
+            paths = [source.path for source in sources if source.host == host]
+            if host is None:
+                _put(hosts[destination.host or ""], paths, destination.path, options)
+            elif destination.host is None:
+                _get(hosts[host], paths, destination.path, options)
+            elif host == destination.host:
+                _on_server(hosts[host], paths, destination.path, options)
+            else:
+                with tempfile.TemporaryDirectory(prefix="ossh-cp-") as between:
+                    _get(hosts[host], paths, between, options)
+                    arrived = [str(path) for path in sorted(Path(between).iterdir())]
+                    _put(hosts[destination.host], arrived, destination.path, options)
+    return 0
+
+
+def _check_directory(destination: Place, hosts: _Hosts) -> None:
+    if destination.host is None:
+        there = Path(destination.path).is_dir()
+    else:
+        there = hosts[destination.host].is_dir(destination.path)
+    if not there:
+        raise SettingsError(
+            f"{destination.path!r} is no directory", host=destination.host, advice="name one that is there"
+        )
+
+
+def _bar(options: Options) -> bool:
+    # a bar is a convenience
+    return options.progress and importlib.util.find_spec("tqdm") is not None
+
+
+def _put(transport: Transport, paths: list[str], destination: str, options: Options) -> None:
+    transport.put(
+        paths,
+        destination,
+        recursive=options.recursive,
+        preserve=options.preserve,
+        limit_rate=options.limit_rate,
+        verify=options.verify,
+        progress=_bar(options),
+    )
+
+
+def _get(transport: Transport, paths: list[str], destination: str, options: Options) -> None:
+    transport.get(
+        paths,
+        destination,
+        recursive=options.recursive,
+        preserve=options.preserve,
+        limit_rate=options.limit_rate,
+        verify=options.verify,
+        progress=_bar(options),
+    )
+
+
+def _on_server(transport: Transport, paths: list[str], destination: str, options: Options) -> None:
+    names = [name for path in paths for name in (transport.glob(path) if _wild(path) else [path])]
+    if len(names) > 1 and not transport.is_dir(destination):
+        raise SettingsError(f"{destination!r} is no directory", host=transport.host)
+    for name in names:
+        if not options.recursive and transport.is_dir(name):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), f"{transport.host}:{name}")
+        transport.copy(name, destination, preserve=options.preserve)
+
+
+def _wild(path: str) -> bool:
+    return any(letter in path for letter in "*?[")
+
+
+# -- sync ------------------------------------------------------------------------------------------------
+
+
+def sync(source: str, destination: str, ssh_config: str | None, options: SyncOptions) -> int:
+    """Make the destination like the source; returns the exit status.
+
+    Raises:
+        SettingsError: not exactly one of them is on a host, or the source is no directory.
+        OSError: of a file.
+        ConnectionFailed: one of its kinds.
+    """
+    here, there = parse_place(source), parse_place(destination)
+    host = here.host or there.host
+    if (here.host is None) == (there.host is None) or host is None:
+        raise SettingsError("one of SRC and DST must be on a host", advice="write it as HOST:PATH")
+    with Transport(host, ssh_config=ssh_config) as transport:
+        upward = here.host is None
+        found = Path(here.path).expanduser().is_dir() if upward else transport.is_dir(here.path)
+        if not found:
+            raise NotADirectoryError(errno.ENOTDIR, "no such directory", source)
+        if options.rsync and shutil.which("rsync") and _has_rsync(transport):
+            return _rsync(transport, here, there, options)
+        _compare(transport, here, there, options)
+    return 0
+
+
+def _has_rsync(transport: Transport) -> bool:
+    return transport.run("command -v rsync >/dev/null").returncode == 0
+
+
+def _rsync(transport: Transport, here: Place, there: Place, options: SyncOptions) -> int:
+    """By rsync, over the guarded ssh: it never logs in by itself."""
+    shared = transport.master
+    facts = shared.facts()
+    if facts is None:
+        raise ConnectionFailed("the master has gone", host=transport.host)
+    guarded = openssh.guarded_options(shared.destination, openssh.literal(Path(facts.socket)))
+    argv = ["rsync", "-rlpt", "--protect-args", "-e", shlex.join(guarded)]
+    argv += ["--delete"] if options.delete else []
+    argv += ["--dry-run"] if options.dry_run else []
+    argv += ["--checksum"] if options.checksum else []
+    argv += [] if options.quiet else ["--itemize-changes"]
+    argv += ["--", _operand(here, transport), _operand(there, transport)]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode == 0:
+        return 0
+    if done.returncode in _PARTIAL:
+        # it has told of each file
+        return 1
+    raise connection_error("", host=transport.host, argv=argv, returncode=done.returncode)
+
+
+def _operand(place: Place, transport: Transport) -> str:
+    # a slash at the end: what is in it, not the directory itself
+    if place.host is None:
+        path = str(Path(place.path).expanduser().absolute())
+        return f"{path.rstrip('/')}/"
+    path = posixpath.join(transport.home(), _plain(place.path, transport))
+    return f"{transport.host}:{path.rstrip('/')}/"
+
+
+def _plain(path: str, transport: Transport) -> str:
+    return transport.realpath(path) if path.startswith("~") else path
+
+
+def _compare(transport: Transport, here: Place, there: Place, options: SyncOptions) -> None:
+    """By one listing on each side, and a stream of what differs."""
+    upward = here.host is None
+    local = Path(here.path if upward else there.path).expanduser()
+    remote = there.path if upward else here.path
+    ours = _local_items(local)
+    theirs = _remote_items(transport, remote, missing_ok=upward)
+    source, target = (ours, theirs) if upward else (theirs, ours)
+    same = _same(transport, source, target, local, remote, options.checksum)
+    changed = sorted(name for name, item in source.items() if name not in same and item.kind != "other")
+    surplus = sorted(name for name in target if name not in source) if options.delete else []
+    # of another kind, so it is in the way
+    in_the_way = [name for name in changed if name in target and target[name].kind != source[name].kind]
+    if not options.quiet:
+        for name in changed:
+            print(name)
+        for name in surplus:
+            print(f"deleting {name}")
+    if options.dry_run:
+        return
+    # directories are gone through, whatever they are themselves
+    kept = {name for name in same if source[name].kind != "directory"}
+    gone = _tops([*surplus, *in_the_way]) if options.delete else []
+    if upward:
+        transport.makedirs(remote, exist_ok=True)
+        _remove_there(transport, remote, gone, theirs)
+        if changed:
+            transport.put(f"{local}/.", remote, preserve=True, exclude=kept.__contains__)
+    else:
+        local.mkdir(parents=True, exist_ok=True)
+        for name in gone:
+            if target[name].kind == "directory":
+                shutil.rmtree(local / name)
+            else:
+                (local / name).unlink()
+        if changed:
+            transport.get(f"{remote}/.", local, preserve=True, exclude=kept.__contains__)
+
+
+def _local_items(top: Path) -> dict[str, Item]:
+    if not top.is_dir():
+        return {}
+
+    def failed(reason: OSError) -> None:
+        raise reason
+
+    return {item.name: item for item in archive.list_tree(str(top), failed=failed) if item.name}
+
+
+def _remote_items(transport: Transport, top: str, *, missing_ok: bool) -> dict[str, Item]:
+    try:
+        return {item.name: item for item in archive.from_entries(transport.scantree(top))}
+    except FileNotFoundError:
+        if not missing_ok:
+            raise
+        return {}
+
+
+def _same(
+    transport: Transport,
+    source: Mapping[str, Item],
+    target: Mapping[str, Item],
+    local: Path,
+    remote: str,
+    checksum: bool,
+) -> set[str]:
+    """The names that need not be moved."""
+    alike = {
+        name
+        for name, item in source.items()
+        if name in target and target[name].kind == item.kind and target[name].size == item.size
+    }
+    kinds = {name: source[name].kind for name in alike}
+    same = {name for name in alike if kinds[name] == "directory"}
+    by_time = [name for name in alike if kinds[name] == "symlink" or (kinds[name] == "file" and not checksum)]
+    same |= {
+        name
+        for name in by_time
+        if abs(source[name].mtime_ns - target[name].mtime_ns) < _SAME_TIME * 1e9
+        and source[name].mode == target[name].mode
+    }
+    if checksum:
+        files = [name for name in alike if kinds[name] == "file"]
+        # they go one behind the other through one session, without waiting for each
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            sums = pool.map(transport.checksum, (posixpath.join(remote, name) for name in files))
+            same |= {
+                name
+                for name, total in zip(files, sums, strict=True)
+                if total == trees.file_sum(local / name) and source[name].mode == target[name].mode
+            }
+    return same
+
+
+def _tops(names: Sequence[str]) -> list[str]:
+    """Those that are in none of the others."""
+    kept: list[str] = []
+    for name in sorted(set(names), key=lambda name: name.split("/")):
+        if not kept or not name.startswith(f"{kept[-1]}/"):
+            kept.append(name)
+    return kept
+
+
+def _remove_there(transport: Transport, remote: str, names: Sequence[str], items: Mapping[str, Item]) -> None:
+    files = [name for name in names if items[name].kind != "directory"]
+    if files:
+        transport.remove_many([posixpath.join(remote, name) for name in files], missing_ok=True)
+    for name in names:
+        if items[name].kind == "directory":
+            transport.rmtree(posixpath.join(remote, name))
