@@ -128,8 +128,10 @@ def _end_masters(directory: Path) -> None:
 
 
 def _is_ssh(pid: int) -> bool:
-    done = subprocess.run(["ps", "-o", "comm=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return done.stdout.strip().endswith("ssh")
+    argv = ["ps", "-o", "stat=,comm=", "-p", str(pid)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    # one that has ended waits for its parent, which may be a slow init
+    return done.stdout.strip().endswith("ssh") and not done.stdout.startswith("Z")
 
 
 @contextmanager
