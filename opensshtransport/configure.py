@@ -1,0 +1,661 @@
+"""`ossh setup HOST`: what a centre's how-to page makes people do by hand, safe to run again.
+
+In this order: the key, the `Host` blocks of ssh_config, the agent, and then for each hop, from the first jump
+host on, its host key and the public key there; at last secrets and config.toml. Each step looks first whether
+its work is done.
+
+The traps: only a person may confirm a host key. Every program that may ask something runs in a
+`Conversation`, so what is typed goes to it and nowhere else. And a file of the person's is changed only as
+shown: the old one is kept, and comes back where `ssh -G` or `load` does not find in the new one what was
+wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import getpass
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport import links, openssh, ssh_config, tools
+from opensshtransport.budget import Budget
+from opensshtransport.conversation import Conversation, Person, Said
+from opensshtransport.errors import (
+    ConfigurationError,
+    HostKeyUnknown,
+    LoginNeeded,
+    OpenSshTransportError,
+    SettingsError,
+    ToolMissing,
+    connection_error,
+)
+from opensshtransport.master import Master, locked, replace_file
+from opensshtransport.openssh import Resolved
+from opensshtransport.settings import config_file, load, runtime_directory
+
+__all__ = ["METHODS", "Hop", "Request", "parse_hop", "setup", "with_settings"]
+
+# How to log in, and what that is in ssh_config.
+METHODS: Mapping[str, Mapping[str, str]] = {
+    "key": {"IdentitiesOnly": "yes", "AddKeysToAgent": "yes"},
+    "certificate": {"IdentitiesOnly": "yes"},
+    "kerberos": {
+        "GSSAPIAuthentication": "yes",
+        "PreferredAuthentications": "gssapi-with-mic,publickey,keyboard-interactive,password",
+    },
+    "password": {"PreferredAuthentications": "keyboard-interactive,password"},
+}
+_SERVICE = "opensshtransport"
+_STORED = {
+    "password": "{{ keyring = {service}, username = {username} }}",
+    "pin": "{{ keyring = {service}, username = {username} }}",
+    "code": "{{ totp = {{ keyring = {service}, username = {username} }} }}",
+}
+_WHAT = {"password": "password", "pin": "PIN", "code": "seed of the one-time codes (base32, or otpauth://)"}
+# Long enough to find a phone.
+_PATIENCE = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A jump host, or the target: its name in ssh_config, and what that leads to."""
+
+    name: str
+    hostname: str
+    user: str = ""
+    port: int = 22
+
+
+_HOP = re.compile(
+    r"(?:(?P<name>[^=@\s]+)=)?(?:(?P<user>[^@\s]+)@)?(?P<host>\[[^]\s]+\]|[^:@\[\]\s]+)(?::(?P<port>\d{1,5}))?"
+)
+
+
+def parse_hop(text: str) -> Hop:
+    """Read `[NAME=][USER@]HOST[:PORT]`; the name is HOST where none is given.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    match = _HOP.fullmatch(text)
+    if match is None:
+        raise SettingsError(f"{text!r} is no host", advice="write [NAME=][USER@]HOST[:PORT]")
+    host = openssh.check_destination(match["host"].strip("[]"))
+    name = openssh.check_destination(match["name"] or host)
+    return Hop(name, host, match["user"] or "", int(match["port"] or 22))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the options say; None is asked, or stays as ssh_config has it.
+
+    Attributes:
+        host: the name to set up.
+        ssh_config: another file than ssh's own, or None.
+        hostname, user, jumps, method, key: as in ssh_config; jumps as `[NAME=][USER@]HOST[:PORT]`.
+        kind, bits: of a new key (ssh-keygen(1), -t and -b).
+        passphrase: whether a new key gets one.
+        certificate, script: of the method "certificate".
+        copy: whether the public key is copied to each hop.
+        store: secrets to be put into the keyring: "password", "code" or "pin".
+        yes: ask nothing that has a default, and replace blocks.
+        dry_run: only tell.
+    """
+
+    host: str
+    ssh_config: Path | None = None
+    hostname: str | None = None
+    user: str | None = None
+    jumps: Sequence[str] | None = None
+    method: str | None = None
+    key: Path | None = None
+    kind: str = "ed25519"
+    bits: int | None = None
+    passphrase: bool | None = None
+    certificate: Path | None = None
+    script: Path | None = None
+    copy: bool = True
+    store: Sequence[str] = ()
+    yes: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is to be: each hop, the target last, and how to log in."""
+
+    hops: tuple[Hop, ...]
+    # those that ssh_config knew before by a name that was given; their blocks are left alone
+    known: frozenset[str]
+    method: str
+    key: Path | None
+    certificate: Path | None
+
+
+def setup(request: Request, person: Person | None, say: Callable[[str], None]) -> None:
+    """Make `ssh HOST` possible.
+
+    Args:
+        request: what the options say.
+        person: who may be asked.
+        say: shows a line.
+
+    Raises:
+        SettingsError: something is wrong in the request, or cannot be written.
+        ConfigurationError: ssh_config does not come out as wanted.
+        LoginNeeded: only a person can go on.
+        ConnectionFailed: another of its kinds, where a hop cannot be reached.
+    """
+    openssh.check_destination(request.host)
+    work = _Setup(request, person, say)
+    plan = work.plan()
+    work.make_key(plan)
+    work.write_blocks(plan)
+    work.write_settings(plan)
+    if not request.dry_run:
+        work.add_to_agent(plan)
+    work.reach_hops(plan)
+
+
+class _Setup:
+    def __init__(self, request: Request, person: Person | None, say: Callable[[str], None]) -> None:
+        self.request = request
+        self.person = person
+        self.say = say
+        self.interactive = person is not None and not request.yes and sys.stdin.isatty()
+        self.kept: set[Path] = set()
+        self.file = request.ssh_config or ssh_config.person_file()
+        self.ssh = openssh.locate(load(request.host).ssh)
+
+    # -- questions -------------------------------------------------------------------------------------
+
+    def _ask(self, question: str, given: str | None, default: str) -> str:
+        if given is not None or not self.interactive:
+            return default if given is None else given
+        return self._line(f"{question} [{default or 'none'}]: ").strip() or default
+
+    def _confirm(self, question: str, *, default: bool) -> bool:
+        if not self.interactive:
+            return default
+        answer = self._line(f"{question} [{'Y/n' if default else 'y/N'}]: ").strip().lower()
+        return answer.startswith("y") if answer else default
+
+    def _line(self, prompt: str) -> str:
+        try:
+            return input(prompt)
+        except EOFError:
+            raise SettingsError("the question was not answered", advice="give it as an option") from None
+
+    def _resolved(self, name: str) -> Resolved:
+        # none: no file at all (ssh(1), -F)
+        file = self.request.ssh_config
+        return openssh.ask_resolved(self.ssh, name, Path("none") if file and not file.is_file() else file)
+
+    def plan(self) -> _Plan:
+        """Ask what is not given; defaults are what ssh_config says now."""
+        request = self.request
+        now = self._resolved(request.host)
+        target = parse_hop(
+            self._ask("Host name of the login node", request.hostname, _with_port(now.hostname, now.port))
+        )
+        user = self._ask("User name there", request.user, now.user)
+        if not re.fullmatch(r"[^\s\"-][^\s\"]*", user):
+            raise SettingsError(f"{user!r} is no user name", advice="write it without blanks")
+        given = None if request.jumps is None else " ".join(request.jumps)
+        words = self._ask(
+            "Jump hosts in order, each [NAME=][USER@]HOST[:PORT]", given, " ".join(now.jumps)
+        ).replace(",", " ")
+        known = frozenset(ssh_config.names(request.ssh_config))
+        jumps = [parse_hop(word) for word in words.split() if word != "none"]
+        method = self._ask(f"Log in by ({', '.join(METHODS)})", request.method, _method_of(now))
+        if method not in METHODS:
+            raise SettingsError(
+                f"{method!r} is no way to log in", advice=f"write one of {', '.join(METHODS)}"
+            )
+        by_key = method in {"key", "certificate"}
+        key = None
+        if by_key:
+            kind = f"~/.ssh/id_{request.kind}"
+            default = str(request.key or _key_of(now) or kind)
+            key = _expanded(self._ask("Private key", str(request.key) if request.key else None, default))
+        hops = [Hop(hop.name, hop.hostname, hop.user or target.user or user, hop.port) for hop in jumps]
+        last = Hop(request.host, target.hostname, target.user or user, target.port)
+        if len({hop.name for hop in (*hops, last)}) <= len(hops):
+            raise SettingsError("two hops have the same name", advice="write NAME=HOST for one of them")
+        return _Plan(
+            hops=(*hops, last),
+            known=frozenset(
+                hop.name for hop, word in zip(hops, words.split(), strict=False) if word in known
+            ),
+            method=method,
+            key=key,
+            certificate=None if request.certificate is None else _expanded(str(request.certificate)),
+        )
+
+    # -- the key ---------------------------------------------------------------------------------------
+
+    def make_key(self, plan: _Plan) -> None:
+        """Make the key pair where there is none; a certificate's comes from the centre."""
+        request, key = self.request, plan.key
+        if key is None or plan.method != "key" or key.exists():
+            return
+        argv = ["ssh-keygen", "-t", request.kind, *(["-b", str(request.bits)] if request.bits else [])]
+        argv += ["-f", str(key), "-C", f"{getpass.getuser()}@{os.uname().nodename}"]
+        if self.request.dry_run:
+            self.say(f"would run: {shlex.join(argv)}")
+            return
+        wanted = request.passphrase
+        if wanted is None:
+            wanted = self._confirm(f"{key} will be made. Protect it by a passphrase?", default=True)
+        if not wanted:
+            self.say("warning: whoever can read the file of a key without a passphrase can log in as you")
+            argv += ["-N", ""]
+        elif self.person is None:
+            raise LoginNeeded(
+                "a person must type the new key's passphrase",
+                host=request.host,
+                advice="run it at a terminal, or with --no-passphrase",
+            )
+        self._make_directory(key.parent)
+        if self._converse(argv, f"making {key}").returncode:
+            raise SettingsError(f"{key} was not made", advice=f"run: {shlex.join(argv[:7])}")
+
+    def _make_directory(self, directory: Path) -> None:
+        if not directory.exists():
+            directory.mkdir(parents=True, mode=0o700)
+
+    def _converse(self, argv: Sequence[str], what: str, env: Mapping[str, str] | None = None) -> Said:
+        """Run a program that asks the person, and nobody else."""
+        return self._conversation(what).run(_found(argv), env)
+
+    def _conversation(self, what: str) -> Conversation:
+        return Conversation(
+            host=self.request.host,
+            person=self.person,
+            rules=(),
+            what=what,
+            deadline=time.monotonic() + _PATIENCE,
+            hops=8,
+        )
+
+    # -- ssh_config ------------------------------------------------------------------------------------
+
+    def write_blocks(self, plan: _Plan) -> None:
+        """Write each hop's block, where `ssh -G` does not say already what is wanted."""
+        version = openssh.version(self.ssh)
+        for number, hop in enumerate(plan.hops):
+            if hop.name in plan.known:
+                continue
+            jumps = [before.name for before in plan.hops[:number]]
+            options = self._options(plan, hop, jumps, version)
+            if not lacking(self._resolved(hop.name), options):
+                self.say(f"{hop.name}: ssh_config says so already")
+                continue
+            self._write_block(hop.name, options)
+
+    def _options(
+        self, plan: _Plan, hop: Hop, jumps: Sequence[str], version: tuple[int, int]
+    ) -> dict[str, str | None]:
+        now = self._resolved(hop.name)
+        options: dict[str, str | None] = {"HostName": hop.hostname, "User": hop.user}
+        if hop.port != now.port:
+            options["Port"] = str(hop.port)
+        options |= way(jumps, version, self.request.ssh_config)
+        if not jumps and now.jumps:
+            options["ProxyJump"] = None
+        if plan.key is not None:
+            options["IdentityFile"] = ssh_config.quoted(_shortened(plan.key))
+        if plan.certificate is not None:
+            options["CertificateFile"] = ssh_config.quoted(_shortened(plan.certificate))
+        if plan.method == "key" and sys.platform == "darwin":
+            # Apple's own option; other programs that read the file would stumble over it
+            options |= {"IgnoreUnknown": "UseKeychain", "UseKeychain": "yes"}
+        return {**options, **METHODS[plan.method]}
+
+    def _write_block(self, name: str, options: Mapping[str, str | None]) -> None:
+        ours = [path for path in ssh_config.files(self.request.ssh_config) if path.is_file()]
+        own = [path for path in ours if path != ssh_config.SYSTEM_FILE and os.access(path, os.W_OK)]
+        file = next((path for path in own if ssh_config.has_block(path, name)), self.file)
+        before = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
+        after = ssh_config.with_block(before, name, options)
+        there = ssh_config.has_block(file, name)
+        self._show(before, after, file)
+        if self.request.dry_run:
+            return
+        if (
+            there
+            and not self.request.yes
+            and not self._confirm(f"Change the block of {name}?", default=False)
+        ):
+            raise SettingsError(
+                f"{file} has another block for {name}",
+                advice="give --yes to have it changed, or choose another name",
+            )
+        with self._replaced(file, after):
+            if missing := lacking(self._resolved(name), options):
+                keyword, found = next(iter(missing.items()))
+                raise ConfigurationError(
+                    f"{file} would not do: something in it gives {keyword} {found or 'no value'} for {name}",
+                    host=name,
+                    advice="remove that, as the first value counts; the file is as it was",
+                )
+        self.say(f"{name}: written to {file}")
+
+    def _show(self, before: str, after: str, file: Path) -> None:
+        lines = difflib.unified_diff(
+            before.splitlines(), after.splitlines(), str(file), f"{file} (new)", lineterm="", n=2
+        )
+        for line in lines:
+            self.say(line)
+
+    @contextlib.contextmanager
+    def _replaced(self, file: Path, text: str) -> Iterator[None]:
+        """Put a new text in place, for good if the block does not raise; else the old one comes back."""
+        # a link to a file elsewhere (dotfiles) stays one
+        file = file.resolve()
+        self._make_directory(file.parent)
+        old = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else None
+        backup = file.with_name(f"{file.name}.before-ossh-{time.strftime('%Y%m%d-%H%M%S')}")
+        if old is not None and file not in self.kept:
+            replace_file(backup, old)
+        replace_file(file, text)
+        try:
+            yield
+        except BaseException:
+            if old is None:
+                file.unlink()
+            else:
+                replace_file(file, old)
+            raise
+        # one of before this run is enough
+        self.kept.add(file)
+
+    # -- secrets and settings --------------------------------------------------------------------------
+
+    def write_settings(self, plan: _Plan) -> None:
+        """Store secrets in the keyring, and write what ssh_config does not know to config.toml."""
+        request, target = self.request, plan.hops[-1]
+        wanted: dict[str, str] = {}
+        if request.script is not None:
+            wanted["authentication_script"] = _toml(str(_expanded(str(request.script))))
+        kinds = list(request.store)
+        may_store = plan.method == "password" and not kinds and not request.dry_run and _has_keyring()
+        question = "Keep the password in the keyring, to log in without you?"
+        if may_store and load(request.host).password is None and self._confirm(question, default=False):
+            kinds.append("password")
+        for kind in kinds:
+            username = f"{kind} of {target.user}@{target.hostname}"
+            self._store(kind, username)
+            wanted[kind] = _STORED[kind].format(service=_toml(_SERVICE), username=_toml(username))
+        if not wanted:
+            return
+        file = config_file()
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        after = with_settings(before, request.host, wanted)
+        if after == before:
+            self.say(f"{request.host}: config.toml says so already")
+            return
+        self._show(before, after, file)
+        if request.dry_run:
+            return
+        with self._replaced(file, after):
+            load(request.host)
+        self.say(f"{request.host}: written to {file}")
+
+    def _store(self, kind: str, username: str) -> None:
+        if self.request.dry_run:
+            self.say(f"would ask for the {_WHAT[kind]}, and keep it in the keyring as {username!r}")
+            return
+        if not _has_keyring():
+            raise ToolMissing(
+                "the Python package keyring is missing",
+                advice="install opensshtransport with the extra 2fa",
+            )
+        import keyring
+        import keyring.errors
+
+        try:
+            if keyring.get_password(_SERVICE, username) is not None:
+                self.say(f"{username}: in the keyring already")
+                return
+            if self.person is None:
+                raise LoginNeeded(f"a person must type the {_WHAT[kind]}", host=self.request.host)
+            secret = getpass.getpass(f"{_WHAT[kind]} of {self.request.host}: ".capitalize())
+            if not secret:
+                raise SettingsError(f"no {kind} was typed", advice="run it again")
+            keyring.set_password(_SERVICE, username, secret)
+        except keyring.errors.KeyringError as reason:
+            raise SettingsError(f"the keyring cannot be used ({reason})", advice="unlock it") from reason
+
+    # -- agent, host keys, public keys -----------------------------------------------------------------
+
+    def add_to_agent(self, plan: _Plan) -> None:
+        """Add a key with a passphrase to the agent; the shared one, where there is no other."""
+        if plan.key is None or not plan.key.exists() or self.person is None:
+            return
+        destination = openssh.resolve(self.request.host, self.request.ssh_config)
+        if not tools.encrypted_keys([str(plan.key)], {"SSH_AUTH_SOCK": ""}):
+            return
+        if tools.ask("ssh-add", "-l", env=links.agent_environment(destination)).returncode not in {0, 1}:
+            directory = runtime_directory()
+            with locked(directory / "agent.lock"):
+                if tools.shared_agent(directory) is None:
+                    tools.start_agent(directory)
+        env = links.agent_environment(destination)
+        if tools.encrypted_keys([str(plan.key)], env):
+            keychain = ["--apple-use-keychain"] if sys.platform == "darwin" else []
+            self._converse(["ssh-add", *keychain, str(plan.key)], "adding the key to the agent", env)
+
+    def reach_hops(self, plan: _Plan) -> None:
+        """Have each hop's host key confirmed, and the public key copied there."""
+        if plan.method != "key":
+            # the login asks what is to be asked
+            return
+        assert plan.key is not None  # noqa: S101 - the method says so
+        copy = ["ssh-copy-id", "-i", f"{plan.key}.pub", *openssh._config(self.request.ssh_config)]
+        if self.request.dry_run:
+            for hop in plan.hops if self.request.copy else ():
+                self.say(f"would run: {shlex.join([*copy, hop.name])}")
+            return
+        destination = openssh.resolve(self.request.host, self.request.ssh_config)
+        if Master(destination).check() is not None:
+            self.say(f"{self.request.host}: a master lives, so keys are in their places")
+            return
+        env = links.agent_environment(destination)
+        for hop in plan.hops:
+            self._confirm_host_key(hop.name, env)
+            if self.request.copy:
+                self._copy_key(copy, hop.name, env)
+
+    def _confirm_host_key(self, name: str, env: Mapping[str, str]) -> None:
+        if links.host_key_is_known(self._resolved(name)):
+            return
+        if self.person is None:
+            raise HostKeyUnknown(
+                f"the host key of {name} is not known yet",
+                host=self.request.host,
+                advice="run it at a terminal, where a person can compare the fingerprint",
+            )
+        self.person.tell(f"compare the fingerprint of {name} with your centre's pages; no login yet")
+        argv = [
+            self.ssh,
+            *openssh._config(self.request.ssh_config),
+            # whatever ssh_config says: it is shown
+            "-oStrictHostKeyChecking=ask",
+            # as in ssh-copy-id: no method at all, so that the connection ends before anything is tried
+            "-oPreferredAuthentications=,",
+            "-oControlMaster=no",
+            "-oControlPath=none",
+            "-oClearAllForwardings=yes",
+        ]
+        said = self._converse([*argv, "-T", "--", name, "true"], f"asking for the host key of {name}", env)
+        if not links.host_key_is_known(self._resolved(name)):
+            raise connection_error(said.text, host=name, argv=argv)
+
+    def _copy_key(self, copy: Sequence[str], name: str, env: Mapping[str, str]) -> None:
+        """Copy the public key by one login, under the same budget as any other."""
+        # a second prompt means that the answer was wrong: asking again costs a counted failure
+        argv = [*copy, "-o", "NumberOfPasswordPrompts=1", "-o", "ControlPath=none", name]
+        destination = openssh.resolve(name, self.request.ssh_config)
+        budget = Budget(destination)
+        conversation = self._conversation(f"copying the public key to {name}")
+        with Master(destination).lock(destination.settings.login_timeout):
+            before = budget.read()
+            if self.person is None:
+                budget.check()
+                before = budget.begin()
+            if self.person is None or not before.failures:
+                conversation.rules = destination.settings.rules
+            try:
+                said = conversation.run(_found(argv), env)
+                if said.returncode != 0:
+                    raise connection_error(said.text, host=name, argv=argv)
+            except OpenSshTransportError as error:
+                if self.person is None:
+                    budget.note(error, before)
+                raise
+            if self.person is None:
+                budget.clear()
+
+
+def _found(argv: Sequence[str]) -> list[str]:
+    program = shutil.which(argv[0])
+    if program is None:
+        raise ToolMissing(f"the program {argv[0]!r} was not found", advice="install the OpenSSH client")
+    return [program, *argv[1:]]
+
+
+def _has_keyring() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("keyring") is not None
+
+
+def _with_port(host: str, port: int) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return name if port == 22 else f"{name}:{port}"
+
+
+def _expanded(path: str) -> Path:
+    """A path as ssh reads it: `~` is the home directory of the password database."""
+    return ssh_config.home() / path[2:] if path.startswith("~/") else Path(path).absolute()
+
+
+def _shortened(path: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return f"~/{path.relative_to(ssh_config.home())}"
+    return str(path)
+
+
+def _method_of(now: Resolved) -> str:
+    """How ssh_config has us log in already, as far as our own blocks tell."""
+    preferred = now.get("preferredauthentications")
+    for method, options in METHODS.items():
+        if preferred and options.get("PreferredAuthentications") == preferred:
+            return method
+    return "certificate" if now.get("certificatefile") else "key"
+
+
+def _key_of(now: Resolved) -> Path | None:
+    """The key that ssh_config names; of ssh's defaults, one that is there."""
+    paths = [_expanded(name) for name in now.options.get("identityfile", ())]
+    named = [
+        path for path in paths if not path.name.startswith("id_") or path.parent != ssh_config.home() / ".ssh"
+    ]
+    return next((path for path in (*named, *(path for path in paths if path.exists()))), None)
+
+
+def way(jumps: Sequence[str], version: tuple[int, int], config: Path | None = None) -> dict[str, str | None]:
+    """How ssh_config says that a host lies behind others, from the first to the last.
+
+    ProxyJump came with OpenSSH 7.3; before, the last one's own block leads to it.
+    """
+    if not jumps:
+        return {}
+    if version >= (7, 3):
+        return {"ProxyJump": ",".join(jumps), "ProxyCommand": None}
+    file = f"-F {shlex.quote(str(config))} " if config else ""
+    return {"ProxyCommand": f"ssh {file}-W %h:%p {jumps[-1]}", "ProxyJump": None}
+
+
+_SAID = {"true": "yes", "false": "no"}
+
+
+def lacking(resolved: Resolved, options: Mapping[str, str | None]) -> dict[str, str]:
+    """The options that do not come out as wanted, with what comes out."""
+    found: dict[str, str] = {}
+    for keyword, wanted in options.items():
+        # options that ssh -G does not show, on systems that do not have them
+        if keyword in {"IgnoreUnknown", "UseKeychain"}:
+            continue
+        values = resolved.options.get(keyword.lower(), ())
+        plain = (wanted or "").strip('"')
+        if keyword in {"IdentityFile", "CertificateFile"}:
+            if _expanded(plain) not in [_expanded(value) for value in values]:
+                found[keyword] = ", ".join(values)
+            continue
+        value = resolved.get(keyword)
+        value = _SAID.get(value, value)
+        same = value.lower() == plain.lower() if keyword == "HostName" else value == plain
+        if not same:
+            found[keyword] = value
+    return found
+
+
+# -- config.toml ---------------------------------------------------------------------------------------
+
+
+def _toml(text: str) -> str:
+    """A basic string of TOML; JSON's escapes are among its own."""
+    return json.dumps(text)
+
+
+def with_settings(text: str, host: str, values: Mapping[str, str]) -> str:
+    """The text of a config.toml in which the table of a host has these values, written as TOML.
+
+    A plain text, not a tree that is written anew: comments and order are the person's, and order counts.
+
+    Raises:
+        SettingsError: the table has another value already.
+    """
+    lines = text.splitlines()
+    headers = {f'[host."{host}"]', f"[host.{host}]", f"[host.'{host}']"}
+    place = next((number for number, line in enumerate(lines) if _bare(line) in headers), None)
+    if place is None:
+        first = next(
+            (number for number, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines)
+        )
+        while 0 < first < len(lines) and lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        table = [f"[host.{_toml(host)}]", *(f"{key} = {value}" for key, value in values.items())]
+        # before the others, as the first table that has a value decides
+        lines[first:first] = [*table, ""] if lines[first:] else [*([""] if lines else []), *table]
+        return "".join(f"{line}\n" for line in lines)
+    end = place + 1
+    while end < len(lines) and not lines[end].lstrip().startswith("["):
+        end += 1
+    missing = []
+    for key, value in values.items():
+        there = [line for line in lines[place + 1 : end] if re.match(rf"\s*{key}\s*=", line)]
+        if not there:
+            missing.append(f"{key} = {value}")
+        elif _bare(there[0].partition("=")[2]) != value:
+            raise SettingsError(
+                f"config.toml has another {key} for {host}", advice=f"write there: {key} = {value}"
+            )
+    lines[place + 1 : place + 1] = missing
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _bare(line: str) -> str:
+    """A line without the comment at its end."""
+    return re.sub(r"""\s+#[^"']*$""", "", line).strip()
