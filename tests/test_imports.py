@@ -39,6 +39,8 @@ FLOORS = {
         "transport",
         "links",
         "far_side",
+        # parts of the AiiDA transport
+        *("aiida_options", "aiida_files", "aiida_transfers"),
     },
     4: {"cli", "sandbox", "doctor", "configure", "copying", "aiida", "__main__"},
 }

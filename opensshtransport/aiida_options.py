@@ -1,0 +1,160 @@
+"""The options of `verdi computer configure openssh`: their names, words and checks.
+
+Those that `core.ssh_async` has too have its names, its values and its checks, so that they can be copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from aiida.transports.transport import validate_positive_number
+
+from opensshtransport import openssh
+from opensshtransport.errors import SettingsError
+from opensshtransport.settings import parse_duration
+
+__all__ = ["OPTIONS", "SETTINGS", "UNSET", "chosen"]
+
+# What an option says that is not set; as in `core.ssh_async`.
+UNSET = "None"
+
+
+def _file(value: str, *, executable: bool) -> str:
+    if value == UNSET:
+        return value
+    # the words of `core.ssh_async`
+    if not os.path.isabs(value):  # noqa: PTH117 - a text that was typed
+        raise click.BadParameter(f"{value} is not an absolute path")
+    if not Path(value).is_file():
+        raise click.BadParameter(f"The file {value} does not exist")
+    if executable and not os.access(value, os.X_OK):
+        raise click.BadParameter(f"The script {value} is not executable")
+    return value
+
+
+def _script(_context: object, _parameter: object, value: str) -> str:
+    return _file(value, executable=True)
+
+
+def _configuration(_context: object, _parameter: object, value: str) -> str:
+    return _file(value, executable=False)
+
+
+def _duration(_context: object, _parameter: object, value: str) -> str:
+    if value != UNSET:
+        try:
+            parse_duration(value if not value.isdigit() else int(value), "the value")
+        except SettingsError as reason:
+            raise click.BadParameter(str(reason)) from reason
+    return value
+
+
+def _at_least_one(context: object, parameter: object, value: int) -> int:
+    if validate_positive_number(context, parameter, value) < 1:
+        raise click.BadParameter(f"{value} is less than 1")
+    return value
+
+
+def _host(_context: object, _parameter: object, value: str) -> str:
+    try:
+        return openssh.check_destination(value)
+    except SettingsError as reason:
+        raise click.BadParameter(str(reason)) from reason
+
+
+def _option(kind: type, prompt: str, help: str, callback: object, **more: object) -> dict[str, object]:  # noqa: A002 - click's word
+    return {
+        "type": kind,
+        "prompt": prompt,
+        "help": help,
+        "callback": callback,
+        "non_interactive_default": True,
+        **more,
+    }
+
+
+OPTIONS: list[tuple[str, dict[str, object]]] = [
+    (
+        "host",
+        _option(
+            str,
+            "Login host, as in 'ssh <HOST>'",
+            "A name of your `~/.ssh/config`, where user, port, keys and jump hosts stand.",
+            _host,
+        ),
+    ),
+    (
+        "max_io_allowed",
+        _option(
+            int,
+            "Maximum number of concurrent operations",
+            "How many operations each daemon worker has on their way at once.",
+            _at_least_one,
+            default=8,
+        ),
+    ),
+    (
+        "authentication_script",
+        _option(
+            str,
+            "Local script to run before a login (path)",
+            "(optional) A program that gets a new key or certificate, for example. It is run only where"
+            " a login is needed, and not while the certificate lives longer than `min_validity`.",
+            _script,
+            default=UNSET,
+        ),
+    ),
+    (
+        "min_validity",
+        _option(
+            str,
+            "How long a certificate must live for the script not to be run",
+            "(optional) A time such as 30m or 2h; 'None' for what config.toml says, or 1h.",
+            _duration,
+            default=UNSET,
+        ),
+    ),
+    (
+        "persist",
+        _option(
+            str,
+            "How long the connection stays when nobody uses it",
+            "(optional) A time such as 12h or 3d, 0 for ever; 'None' for what config.toml says, or 12h.",
+            _duration,
+            default=UNSET,
+        ),
+    ),
+    (
+        "login_hook",
+        _option(
+            str,
+            "Local command to run when only a person can log in",
+            "(optional) It may send you a message; it finds OSSH_HOST and OSSH_REASON in its environment.",
+            None,
+            default=UNSET,
+        ),
+    ),
+    (
+        "ssh_config",
+        _option(
+            str,
+            "Another file than ~/.ssh/config for all that ssh reads (path)",
+            "(optional) As `ssh -F` takes it.",
+            _configuration,
+            default=UNSET,
+        ),
+    ),
+]
+SETTINGS = ("authentication_script", "min_validity", "persist", "login_hook")
+
+
+def chosen(computer: Any, name: str, otherwise: object) -> object:
+    """What a computer is configured to, where that may be a false value: AiiDA asks for a suggestion then."""
+    with contextlib.suppress(Exception):
+        value = computer.get_configuration().get(name)
+        return otherwise if value is None else value
+    return otherwise
