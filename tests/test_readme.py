@@ -117,7 +117,7 @@ def set_stage(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         opened.append(node.__enter__())
         config = f"-F {node.ssh_config}"
         _executable(programs / "ossh-run", f'exec "{OSSH_RUN}" {config} "$@"')
-        reads_ssh_config = "login | logout | status | run | ssh-command"
+        reads_ssh_config = "login | logout | status | run | cp | sync | ssh-command"
         _executable(
             programs / "ossh",
             f'case $1 in\n{reads_ssh_config}) command=$1; shift; exec "{OSSH}" "$command" {config} "$@" ;;\n'
@@ -282,6 +282,12 @@ _EFFECTS: dict[str, Callable[[Stage, str], bool]] = {
     "./check.sh": lambda _, said: said == "it failed with status 3\n",
     "rsync -a": lambda stage, _: (stage.there / "inputs" / "a.in").read_text() == "1\n",
     "--once": lambda _, said: said == "4711\n",
+    "ossh cp": lambda stage, _: (
+        (stage.there / "run1" / "jobs.txt").is_file() and (stage.here / "results" / "out.log").is_file()
+    ),
+    "ossh sync": lambda stage, _: (
+        (stage.there / "inputs" / "a.in").is_file() and not (stage.here / "results").exists()
+    ),
     "git clone": lambda stage, _: (stage.here / "code" / ".git").is_dir(),
     "ossh sandbox": lambda _, said: said == f"{platform.node()}\n",
     "ossh status --json": lambda _, said: _keys(said) == _KEYS,
