@@ -46,6 +46,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ossh` with its arguments; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:2] == ["complete", "--"]:
+        return _complete(argv[2:])
     parser = _end_parser() if argv[:1] == ["end"] else _parser()
     arguments, unknown = parser.parse_known_args(argv)
     prog = "ossh-run" if arguments.command == "run" else f"ossh {arguments.command}"
@@ -208,6 +210,14 @@ def _parser() -> argparse.ArgumentParser:
         "find or start the agent that all shells, jobs and daemons share",
         'eval "$(ossh agent)"',
     )
+
+    added = command(
+        "completion",
+        _completion,
+        "print what a shell loads to complete commands, hosts and remote paths",
+        'eval "$(ossh completion bash)"',
+    )
+    added.add_argument("shell", choices=("bash", "zsh", "fish"))
 
     added = command("sandbox", _sandbox, "start a throw-away login node on loopback", "ossh sandbox")
     added.add_argument(
@@ -506,6 +516,24 @@ def _agent(_arguments: argparse.Namespace) -> int:
     with master.locked(directory / "agent.lock"):
         socket = tools.shared_agent(directory) or tools.start_agent(directory)
     print(f"export SSH_AUTH_SOCK={shlex.quote(str(socket))}")
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from opensshtransport import completion
+
+    print(completion.SCRIPTS[arguments.shell], end="")
+    return 0
+
+
+def _complete(words: Sequence[str]) -> int:
+    """What the shells ask at a TAB; never an error, and never a login."""
+    from opensshtransport import completion
+
+    for word in completion.candidates(_parser(), words) if words else ():
+        # one a line; what a terminal would take for a command is not offered
+        if word.isprintable():
+            print(word)
     return 0
 
 

@@ -42,7 +42,7 @@ FLOORS = {
         # parts of the AiiDA transport
         *("aiida_options", "aiida_files", "aiida_transfers"),
     },
-    4: {"cli", "sandbox", "doctor", "configure", "copying", "aiida", "__main__"},
+    4: {"cli", "sandbox", "doctor", "configure", "completion", "copying", "aiida", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # These may start the others of their floor.
