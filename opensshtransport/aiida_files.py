@@ -195,7 +195,9 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
             return [text] if self._ssh.exists(pattern) else []
         found = _shown(self._ssh.glob(_plain(pattern)), pattern, "")
         skip = len(pattern) - len(text)
-        return [name[skip:] for name in found]
+        # as AiiDA gives directories that were asked for by a slash
+        slash = "/" if text.endswith("/") else ""
+        return [name[skip:] + slash for name in found]
 
     def iglob(self, pathname: AnyPath) -> Iterator[str]:
         """As `glob`."""

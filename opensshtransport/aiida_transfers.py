@@ -92,7 +92,8 @@ class TransferTransport(FileTransport):
             put()
         except FileNotFoundError:
             # unlike `cp`, AiiDA expects it to make the directories above
-            self._ssh.makedirs(posixpath.dirname(remote.rstrip("/")) or ".", exist_ok=True)
+            above = remote if local.endswith("/") else posixpath.dirname(remote.rstrip("/"))
+            self._ssh.makedirs(above or ".", exist_ok=True)
             put()
 
     @checked
@@ -175,14 +176,26 @@ class TransferTransport(FileTransport):
     ) -> None:
         if not overwrite and os.path.exists(local) and (recursive or self._ssh.is_dir(remote)):  # noqa: PTH110
             raise FileExistsError(errno.EEXIST, "Can't overwrite existing files", local)
-        self._ssh.get(
-            glob.escape(remote),
-            local,
-            recursive=recursive,
-            dereference=dereference,
-            overwrite=overwrite,
-            preserve=preserve,
-        )
+
+        def get() -> None:
+            self._ssh.get(
+                glob.escape(remote),
+                local,
+                recursive=recursive,
+                dereference=dereference,
+                overwrite=overwrite,
+                preserve=preserve,
+            )
+
+        try:
+            get()
+        except FileNotFoundError:
+            above = Path(local).parent
+            if above.exists() or not self._ssh.is_dir(remote):
+                raise
+            # unlike `cp`, AiiDA expects it to make the directories above
+            above.mkdir(parents=True, exist_ok=True)
+            get()
 
     @checked
     def getfile(
@@ -214,7 +227,6 @@ class TransferTransport(FileTransport):
         local, remote = _absolute(localpath), self._there(remotepath)
         if not self._ssh.is_dir(remote):
             raise NotADirectoryError(errno.ENOTDIR, "Input remotepath is not a folder", remote)
-        Path(local).parent.mkdir(parents=True, exist_ok=True)
         self._get(remote, local, True, dereference, overwrite, preserve)
 
     def _there(self, path: AnyPath) -> str:
