@@ -389,7 +389,8 @@ class Files:
                 if not directories or entry is None or entry.is_dir(follow_symlinks=rest[-1] != "**"):
                     found.add(posixpath.join(start, name).rstrip("/") if name else start.rstrip("/") or start)
             for link, remaining in links:
-                found.update(self.glob("/".join(remaining), root=posixpath.join(start, link)))
+                going_on = "/".join(remaining) + "/" * directories
+                found.update(self.glob(going_on, root=posixpath.join(start, link)))
         return found - {""}
 
     def mkdir(
@@ -416,7 +417,11 @@ class Files:
         """
         text = path_text(path)
         plain = posixpath.normpath(text) if text else ""
-        if not plain.strip("/.") or tilde(plain) == plain or posixpath.basename(plain) == "..":
+        if (
+            not plain.strip("/.")
+            or (tilde(text) and tilde(plain) == plain)
+            or posixpath.basename(plain) == ".."
+        ):
             raise SettingsError(f"{text!r} is not to be removed", advice="name a directory below it")
         try:
             self._change("rmtree", text.rstrip("/"), slow=True)

@@ -152,6 +152,8 @@ rmtree() {
 }
 
 rename() {
+	# the kernel looks for the directories first
+	above "$1"
 	case ${2%/} in
 	*/*) up=${2%/} up=${up%/*}/ ;;
 	*) up=./ ;;

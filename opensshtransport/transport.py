@@ -23,7 +23,7 @@ from opensshtransport.master import Master
 from opensshtransport.meter import Progress, Transferred
 from opensshtransport.paths import PathLike
 from opensshtransport.process import AsyncRemoteProcess, RemoteProcess, Sink
-from opensshtransport.shell import Shells
+from opensshtransport.shell import Abandon, Shells
 from opensshtransport.transfer import Sources, Transfer, Way
 
 __all__ = ["AsyncTransport", "Transport"]
@@ -356,7 +356,7 @@ def _awaited(
 class AsyncTransport:
     """`Transport` with the same names to await. Never blocks the event loop.
 
-    A cancelled `run` ends its remote process group.
+    A cancelled `run` ends its remote process group, a cancelled operation on files its remote processes.
     """
 
     def __init__(self, host: str, **options: Any) -> None:
@@ -380,7 +380,17 @@ class AsyncTransport:
             return self._transport
 
     async def _call(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        abandon = Abandon()
+
+        def call() -> _T:
+            with abandon:
+                return work()
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        except asyncio.CancelledError:
+            abandon()
+            raise
 
     async def close(self) -> None:
         """Give back what is open but unused. The master lives on."""

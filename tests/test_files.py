@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import glob as globbing
 import itertools
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +19,14 @@ from typing import Literal
 
 import pytest
 from conftest import require
-from contracts import Awaited, Both, FilesContract, acting_as
+from contracts import Awaited, Both, FilesContract, acting_as, at
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from nodes import missing_programs
 from users import ShellName, User, missing_for_users, temporary_user
 
 from opensshtransport import AsyncTransport, Transport
+from opensshtransport.errors import ConnectionFailed
 from opensshtransport.sandbox import Sandbox
 
 System = Literal["gnu", "busybox", "mixed"]
@@ -106,3 +114,308 @@ def both(kind: tuple[str, FarSide]) -> Iterator[Both]:
 
 class TestContract(FilesContract):
     """Each scenario over each kind of far side."""
+
+
+# -- file systems that refuse --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def mounts(passable: Path) -> Iterator[dict[str, Path]]:
+    """File systems: a small one (`full`), one that is read-only (`readonly`); each anybody's."""
+    places = {name: passable / name for name in ("full", "readonly")}
+    with ExitStack() as stack:
+        for name, place in places.items():
+            place.mkdir()
+            size = "64k" if name == "full" else "1m"
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", place],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+            stack.callback(subprocess.run, ["umount", "-l", place], check=True)
+        (places["readonly"] / "f").write_text("here\n")
+        (places["readonly"] / "f").chmod(0o666)
+        (places["readonly"] / "d").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", places["readonly"]], check=True)
+        yield places
+
+
+@pytest.fixture(scope="session", params=["gnu", "busybox"])
+def far(request: pytest.FixtureRequest, far_side: Callable[[System, ShellName], FarSide]) -> FarSide:
+    """The far side by each system."""
+    return far_side(request.param, "bash")
+
+
+def errno_by(call: Callable[..., object], *args: object, **named: object) -> str:
+    """The name of the errno that a call ends with."""
+    with pytest.raises(OSError, match=r"\[Errno \d+\]") as caught:
+        call(*args, **named)
+    assert not isinstance(caught.value, ConnectionFailed)
+    return errno.errorcode[caught.value.errno or 0]
+
+
+def test_full_file_system(far: FarSide, mounts: dict[str, Path]) -> None:
+    """ENOSPC; what was there stays, and no draft is left."""
+    there, place = far.sync, mounts["full"]
+    there.write_bytes(place / "f", b"old")
+    assert errno_by(there.write_bytes, place / "f", bytes(1 << 20)) == "ENOSPC"
+    assert errno_by(there.write_bytes, place / "f", bytes(5 << 20)) == "ENOSPC"
+    assert errno_by(there.append, place / "f", bytes(1 << 20)) == "ENOSPC"
+    there.write_bytes("big", bytes(1 << 18))
+    assert errno_by(there.copy, "big", place / "g") == "ENOSPC"
+    assert there.read_bytes(place / "f") == b"old"
+    assert there.listdir(place) == ["f"]
+    there.remove(place / "f")
+    there.remove("big")
+
+
+def test_read_only_file_system(far: FarSide, mounts: dict[str, Path]) -> None:
+    """EROFS for all that changes; reading goes on."""
+    there, place = far.sync, mounts["readonly"]
+    assert there.read_text(place / "f") == "here\n"
+    for call, *args in (
+        (there.write_bytes, place / "f", b""),
+        (there.write_bytes, place / "new", b""),
+        (there.append, place / "f", b""),
+        (there.truncate, place / "f", 0),
+        (there.remove, place / "f"),
+        (there.rmdir, place / "d"),
+        (there.rmtree, place / "d"),
+        (there.mkdir, place / "new"),
+        (there.touch, place / "new"),
+        (there.symlink, "x", place / "new"),
+        (there.rename, place / "f", place / "g"),
+        (there.copy, place / "f", place / "g"),
+        (there.remove_many, [place / "f"]),
+    ):
+        assert errno_by(call, *args) == "EROFS", call
+
+
+def test_rename_between_file_systems(far: FarSide, mounts: dict[str, Path]) -> None:
+    """EXDEV, as rename(2) has it, and not mv(1)'s copy."""
+    far.sync.write_bytes("f", b"1")
+    assert errno_by(far.sync.rename, "f", mounts["full"] / "f") == "EXDEV"
+    far.sync.copy("f", mounts["full"] / "f")
+    far.sync.remove(mounts["full"] / "f")
+    far.sync.remove("f")
+
+
+def test_errors_name_the_file(far: FarSide) -> None:
+    """`HOST:path` is the file name, of a rename both; the errno decides the class."""
+    with pytest.raises(FileNotFoundError) as caught:
+        far.sync.rename("no such", "~/x")
+    assert (caught.value.filename, caught.value.filename2) == (
+        f"{far.node.host}:no such",
+        f"{far.node.host}:~/x",
+    )
+    assert errno_by(far.sync.stat, "x" * 256) == "ENAMETOOLONG"
+    assert errno_by(far.sync.stat, "x/" * 2100) == "ENAMETOOLONG"
+
+
+# -- what has no counterpart here ----------------------------------------------------------------------
+
+
+def test_home_directories(far: FarSide) -> None:
+    """`~` and `~user` are expanded where a path begins with one; relative paths begin at the home directory."""
+    there, home = far.sync, str(far.user.home)
+    assert there.home() == there.normalize() == there.realpath("~") == home
+    assert there.whoami() == far.user.name
+    there.write_bytes("~/f", b"1")
+    assert there.read_bytes("f") == there.read_bytes(f"~{far.user.name}/f") == there.read_bytes(f"{home}/f")
+    assert there.realpath("~root") == "/root"
+    assert there.stat_many(["~/f", "~", f"~{far.user.name}/f", "f"])[0] == there.stat("f")
+    assert there.exists_many(["~/f", "~root", "./~"]) == [True, True, False]
+    there.mkdir("./~")
+    there.write_bytes("./~/~", b"2")
+    assert there.read_bytes("./~/~") == b"2"
+    assert there.glob("~/~") == [f"{home}/~"]
+    there.rmtree("./~")
+    assert there.exists("~")
+    assert not there.exists("~no-such-user-here")
+    there.remove("f")
+
+
+def test_copies_are_atomic(far: FarSide) -> None:
+    """A file is replaced by one rename: who has the old one open goes on reading it."""
+    far.sync.write_bytes("f", b"old")
+    with (far.user.home / "f").open("rb") as file:
+        far.sync.write_bytes("f", b"new")
+        far.sync.write_bytes("g", b"copied")
+        far.sync.copy("g", "f")
+        assert file.read() == b"old"
+    assert far.sync.read_bytes("f") == b"copied"
+    far.sync.remove_many(["f", "g"])
+
+
+def test_one_of_many_makes_a_file(far: FarSide) -> None:
+    """Of several who write or touch with `exist_ok=False` at once, one succeeds."""
+    there = far.sync
+    with ThreadPoolExecutor(8) as pool:
+        for make in (
+            lambda number: there.write_bytes("lock", b"%d" % number, exist_ok=False),
+            lambda _: there.touch("lock", exist_ok=False),
+            lambda _: there.mkdir("lock"),
+            lambda number: there.symlink(str(number), "lock"),
+        ):
+            futures = [pool.submit(make, number) for number in range(8)]
+            errors = [future.exception() for future in futures]
+            assert errors.count(None) == 1
+            assert {type(error) for error in errors} == {type(None), FileExistsError}
+            if there.is_dir("lock"):
+                there.rmdir("lock")
+            else:
+                there.unlink("lock")
+    assert not [name for name in there.listdir() if name.startswith(".ossh-")]
+
+
+def test_ten_thousand_entries(far: FarSide) -> None:
+    """Large directories are listed, looked at, matched and removed."""
+    there, top = far.sync, far.user.home / "large"
+    top.mkdir()
+    for number in range(10_000):
+        (top / f"file{number:05}").touch()
+    shutil.chown(top, far.user.uid, far.user.uid)
+    names = [f"file{number:05}" for number in range(10_000)]
+    assert there.listdir("large") == names
+    assert [entry.name for entry in there.scandir("large")] == names
+    assert there.glob("large/*9") == [f"large/{name}" for name in names if name.endswith("9")]
+    assert all(there.exists_many([f"large/{name}" for name in names]))
+    there.rmtree("large")
+    assert not top.exists()
+
+
+# -- by chance -----------------------------------------------------------------------------------------
+
+# Any bytes but NUL and a slash, with more of those that mean something to a shell.
+_SPECIAL = [
+    b" ",
+    b"\n",
+    b"'",
+    b'"',
+    b"\\",
+    b"*",
+    b"?",
+    b"[",
+    b"]",
+    b"-",
+    b"~",
+    b"$",
+    b"`",
+    b"\x81",
+    b"\x88",
+    b"\xff",
+]
+raw_names = st.lists(
+    st.sampled_from(_SPECIAL) | st.binary(min_size=1, max_size=3), min_size=1, max_size=6
+).map(lambda parts: os.fsdecode(b"".join(parts).replace(b"\0", b"0").replace(b"/", b"_")))
+file_names = raw_names.filter(lambda name: name not in {".", ".."})
+slow_examples = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    database=None,
+)
+
+
+@settings(slow_examples, max_examples=25)
+@given(names=st.lists(file_names, max_size=30, unique=True))
+def test_names_there_and_back(far: FarSide, names: list[str]) -> None:
+    """Whatever names there are, quoting brings them there and the listing brings them back."""
+    there = far.sync
+    there.mkdir("chance")
+    for name in names:
+        (far.user.home / "chance" / name).touch()
+    assert there.listdir("chance") == sorted(names)
+    assert [entry.name for entry in there.scandir("chance")] == sorted(names)
+    paths = [f"chance/{name}" for name in names]
+    assert None not in there.stat_many(paths)
+    assert all(there.exists(path) for path in paths)
+    assert there.glob("chance/*") == sorted(paths)
+    assert all(there.glob(f"chance/{globbing.escape(name)}") == [f"chance/{name}"] for name in names)
+    there.remove_many(paths)
+    there.rmdir("chance")
+
+
+@pytest.fixture
+def grove(far: FarSide) -> Iterator[Path]:
+    """A tree to match patterns in."""
+    top = far.user.home / f"grove{next(_numbers)}"
+    for path in ("a/b/c", "a/.b/c", "ab/b", ".a/c", "b/[a]", "b/a*", "b/ä", "b/a\nb", "c/a/a/a"):
+        (top / path).parent.mkdir(parents=True, exist_ok=True)
+        (top / path).touch()
+    (top / "l").symlink_to("a")
+    (top / "a/up").symlink_to("..")
+    (top / "gone").symlink_to("nowhere")
+    yield top
+    shutil.rmtree(top)
+
+
+_PART = st.sampled_from(
+    ["*", "?", "**", "a", "b", "[ab]", "[!a]", "a*", ".*", "*b*", "??", "l", "gone", "[", "[[]a]"]
+)
+
+
+@settings(slow_examples, max_examples=60)
+@given(parts=st.lists(_PART, min_size=1, max_size=4), slash=st.booleans())
+def test_glob_by_chance(far: FarSide, grove: Path, parts: list[str], slash: bool) -> None:
+    """Any pattern finds what pathlib finds."""
+    if sys.version_info < (3, 13):
+        # what has changed: a `**` at the end, names without a pattern of links that lead nowhere
+        assume(parts[-1] != "**" and "gone" not in parts)
+    pattern = "/".join(parts) + "/" * slash
+    here = sorted({str(path) for path in grove.glob(pattern)})
+    assert far.sync.glob(pattern, root=grove) == here
+
+
+_CHANGES = st.sampled_from(
+    [
+        *("write_bytes", "append", "mkdir", "makedirs", "remove", "rmdir", "rmtree", "rename", "replace"),
+        *("symlink", "touch", "truncate", "chmod", "unlink"),
+    ]
+)
+_QUESTIONS = ("lstat", "exists", "is_dir", "listdir", "scandir", "readlink", "read_bytes", "realpath", "walk")
+
+
+@settings(slow_examples, max_examples=20)
+@given(
+    names=st.lists(file_names, min_size=3, max_size=3, unique=True),
+    steps=st.lists(
+        st.tuples(
+            _CHANGES,
+            st.lists(st.integers(0, 2), min_size=1, max_size=3),
+            st.lists(st.integers(0, 2), min_size=1, max_size=2),
+            st.binary(max_size=20),
+        ),
+        min_size=5,
+        max_size=25,
+    ),
+)
+def test_sequences_by_chance(
+    far: FarSide, names: list[str], steps: list[tuple[str, list[int], list[int], bytes]]
+) -> None:
+    """Whatever is done in a row, with whatever names: each answer and the trees at the end are the same."""
+    place = far.user.home / f"sequence{next(_numbers)}"
+    with acting_as(far.user.uid):
+        for top in (place / "far", place / "own"):
+            top.mkdir(parents=True)
+    both = Both(far.sync, far.node.host, far.user.uid, far.user.home, (place / "far", place / "own"))
+    for change, first, second, content in steps:
+        path, other = (at("/".join(names[number] for number in numbers)) for numbers in (first, second))
+        if change in {"rename", "replace"}:
+            if not f"{path}/".startswith(f"{other}/"):
+                both(change, path, other)
+        elif change == "symlink":
+            both(change, str(other), path)
+        elif change in {"write_bytes", "append"}:
+            both(change, path, content)
+        elif change == "truncate":
+            both(change, path, len(content))
+        elif change == "chmod":
+            both(change, path, 0o700 + len(content))
+        else:
+            both(change, path)
+        both(_QUESTIONS[len(content) % len(_QUESTIONS)], other)
+    both.same_trees()
+    shutil.rmtree(place)
