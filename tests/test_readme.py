@@ -117,7 +117,7 @@ def set_stage(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         opened.append(node.__enter__())
         config = f"-F {node.ssh_config}"
         _executable(programs / "ossh-run", f'exec "{OSSH_RUN}" {config} "$@"')
-        reads_ssh_config = "login | logout | status | run | cp | sync | ssh-command"
+        reads_ssh_config = "login | logout | status | run | cp | sync | ssh-command | doctor | setup"
         _executable(
             programs / "ossh",
             f'case $1 in\n{reads_ssh_config}) command=$1; shift; exec "{OSSH}" "$command" {config} "$@" ;;\n'
@@ -213,6 +213,22 @@ _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
     "python3 -m pip install .": lambda _: _is_tested_by("test_install.py", "test_by_its_path"),
     # wants FUSE
     f'sshfs -o ssh_command="$(ossh ssh-command --no-host {HOST})" {HOST}: mnt': _opens_sftp,
+    # change ~/.ssh, and want a person; a centre of its own is there
+    f"ossh setup {HOST}": lambda _: _is_tested_by("test_configure.py", "test_from_an_empty_home_directory"),
+    f"ossh setup {HOST} --hostname {HOST}.example.org --user alice --jump alice@front.example.org": (
+        lambda _: _is_tested_by("test_configure.py", "test_dry_run", "test_by_options_alone")
+    ),
+    # not on the stage: a forced command is what a doctor warns of
+    f"ossh doctor --login {HOST}": lambda _: _is_tested_by("test_doctor.py", "test_all_is_well"),
+    # want a shell of their own each
+    **{
+        line: lambda _: _is_tested_by("test_completion.py", "test_shell_completes_remote_paths")
+        for line in (
+            'eval "$(ossh completion bash)"',
+            "source <(ossh completion zsh)",
+            "ossh completion fish | source",
+        )
+    },
     # changes the machine; systemd's own command
     "loginctl enable-linger": lambda _: None,
 }
@@ -512,6 +528,19 @@ def test_modules_are_those_of_the_package() -> None:
     table = {int(row[0].split()[0]): set(code(row[1])) for row in rows("## Development")}
     exist = {file.stem for file in (TREE / "opensshtransport").glob("[!_]*.py")}
     assert table == {floor: rooms & exist for floor, rooms in FLOORS.items()}
+
+
+def test_links_of_the_doctor_are_all_described(node: Sandbox) -> None:
+    """The table of the doctor's links has each one, in its order."""
+    told = subprocess.run(
+        [OSSH, "doctor", "--json", "-F", node.ssh_config, node.host],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    table = [code(row[0])[0] for row in rows("### Checking: ossh doctor")]
+    assert table == [finding["link"] for finding in json.loads(told.stdout)]
 
 
 def test_links_lead_somewhere() -> None:
