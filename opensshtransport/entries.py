@@ -11,7 +11,10 @@ from typing import NamedTuple
 __all__ = ["DirEntry", "DiskUsage", "Stat", "parse_records", "parse_trees"]
 
 # One time of a record: seconds and a fraction, or busybox's seconds and its date with a fraction.
-_TIME = re.compile(r"(-?\d+)\.(?:\d+-\d\d-\d\d \d\d:\d\d:\d\d\.)?(\d{1,9})\d*(?: [+-]\d{4})?")
+# Only a date has a zone after it: else that is the next time.
+_TIME = re.compile(
+    r"(-?\d+)\.(?:(?P<date>-?\d+-\d\d-\d\d \d\d:\d\d:\d\d\.)(?P<part>\d{1,9})\d*(?: [+-]\d{4})?|(\d{1,9})\d*)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +107,9 @@ class DiskUsage(NamedTuple):
 
 
 def _time(text: re.Match[str]) -> int:
-    seconds, fraction = int(text.group(1)), int(text.group(2).ljust(9, "0"))
-    dated = "-" in text.group()[1:]
+    seconds, fraction = int(text.group(1)), int((text["part"] or text.group(4)).ljust(9, "0"))
     # GNU writes -1.5 for what is half a second before -1; busybox floors
-    negative = text.group(1).startswith("-") and not dated
+    negative = text.group(1).startswith("-") and not text["date"]
     return seconds * 10**9 + (-fraction if negative else fraction)
 
 
