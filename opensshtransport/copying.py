@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from opensshtransport import archive, openssh, trees
 from opensshtransport.archive import Item
@@ -115,16 +116,16 @@ def copy(operands: Sequence[str], ssh_config: str | None, options: Options) -> i
         for host in dict.fromkeys(source.host for source in sources):
             paths = [source.path for source in sources if source.host == host]
             if host is None:
-                _put(hosts[destination.host or ""], paths, destination.path, options)
+                hosts[destination.host or ""].put(paths, destination.path, **_for_transfer(options))
             elif destination.host is None:
-                _get(hosts[host], paths, destination.path, options)
+                hosts[host].get(paths, destination.path, **_for_transfer(options))
             elif host == destination.host:
                 _on_server(hosts[host], paths, destination.path, options)
             else:
                 with tempfile.TemporaryDirectory(prefix="ossh-cp-") as between:
-                    _get(hosts[host], paths, between, options)
+                    hosts[host].get(paths, between, **_for_transfer(options))
                     arrived = [str(path) for path in sorted(Path(between).iterdir())]
-                    _put(hosts[destination.host], arrived, destination.path, options)
+                    hosts[destination.host].put(arrived, destination.path, **_for_transfer(options))
     return 0
 
 
@@ -139,33 +140,16 @@ def _check_directory(destination: Place, hosts: _Hosts) -> None:
         )
 
 
-def _bar(options: Options) -> bool:
-    # a bar is a convenience
-    return options.progress and importlib.util.find_spec("tqdm") is not None
-
-
-def _put(transport: Transport, paths: list[str], destination: str, options: Options) -> None:
-    transport.put(
-        paths,
-        destination,
-        recursive=options.recursive,
-        preserve=options.preserve,
-        limit_rate=options.limit_rate,
-        verify=options.verify,
-        progress=_bar(options),
-    )
-
-
-def _get(transport: Transport, paths: list[str], destination: str, options: Options) -> None:
-    transport.get(
-        paths,
-        destination,
-        recursive=options.recursive,
-        preserve=options.preserve,
-        limit_rate=options.limit_rate,
-        verify=options.verify,
-        progress=_bar(options),
-    )
+def _for_transfer(options: Options) -> dict[str, Any]:
+    """The options as put and get take them."""
+    return {
+        "recursive": options.recursive,
+        "preserve": options.preserve,
+        "limit_rate": options.limit_rate,
+        "verify": options.verify,
+        # a bar is a convenience
+        "progress": options.progress and importlib.util.find_spec("tqdm") is not None,
+    }
 
 
 def _on_server(transport: Transport, paths: list[str], destination: str, options: Options) -> None:
