@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -489,7 +490,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from opensshtransport import conversation, doctor
 
     ssh_config = None if arguments.ssh_config is None else Path(arguments.ssh_config).expanduser().absolute()
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    terminal = sys.stdout.isatty()
+    colour = terminal and "NO_COLOR" not in os.environ
+    width = shutil.get_terminal_size().columns if terminal else None
     person = conversation.person_at_terminal() if arguments.login else contextlib.nullcontext()
     openssh.check_destination(arguments.host)
     findings = []
@@ -501,9 +504,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
             )
             findings.append(finding)
             if not arguments.json:
-                print(doctor.text(finding, colour=colour), flush=True)
+                print(doctor.text(finding, colour=colour, width=width), flush=True)
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        print(json.dumps([doctor.as_object(finding) for finding in findings], indent=2))
     else:
         print(doctor.summary(findings))
     return doctor.status(findings)

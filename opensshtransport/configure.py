@@ -139,6 +139,7 @@ class _Plan:
     method: str
     key: Path | None
     certificate: Path | None
+    script: Path | None
 
 
 def setup(request: Request, person: Person | None, say: Callable[[str], None]) -> None:
@@ -227,6 +228,12 @@ class _Setup:
             kind = f"~/.ssh/id_{request.kind}"
             default = str(request.key or _key_of(now) or kind)
             key = _expanded(self._ask("Private key", str(request.key) if request.key else None, default))
+        script = None
+        if method == "certificate":
+            known_one = _script_of(request.host)
+            given = str(request.script) if request.script else None
+            word = self._ask("Program that gets the certificate", given, str(known_one or ""))
+            script = _expanded(word) if word else None
         hops = [Hop(hop.name, hop.hostname, hop.user or target.user or user, hop.port) for hop in jumps]
         last = Hop(request.host, target.hostname, target.user or user, target.port)
         if len({hop.name for hop in (*hops, last)}) <= len(hops):
@@ -239,6 +246,7 @@ class _Setup:
             method=method,
             key=key,
             certificate=None if request.certificate is None else _expanded(str(request.certificate)),
+            script=script,
         )
 
     # -- the key ---------------------------------------------------------------------------------------
@@ -316,10 +324,7 @@ class _Setup:
             options["IdentityFile"] = ssh_config.quoted(_shortened(plan.key))
         if plan.certificate is not None:
             options["CertificateFile"] = ssh_config.quoted(_shortened(plan.certificate))
-        if plan.method == "key" and sys.platform == "darwin":
-            # Apple's own option; other programs that read the file would stumble over it
-            options |= {"IgnoreUnknown": "UseKeychain", "UseKeychain": "yes"}
-        return {**options, **METHODS[plan.method]}
+        return {**options, **method_options(plan.method, sys.platform)}
 
     def _write_block(self, name: str, options: Mapping[str, str | None]) -> None:
         ours = [path for path in ssh_config.files(self.request.ssh_config) if path.is_file()]
@@ -385,8 +390,12 @@ class _Setup:
         """Store secrets in the keyring, and write what ssh_config does not know to config.toml."""
         request, target = self.request, plan.hops[-1]
         wanted: dict[str, str] = {}
-        if request.script is not None:
-            wanted["authentication_script"] = _toml(str(_expanded(str(request.script))))
+        if plan.script is not None:
+            wanted["authentication_script"] = _toml(str(plan.script))
+            # perhaps by the table of a pattern
+            if _script_of(request.host) == plan.script:
+                self.say(f"{request.host}: config.toml says so already")
+                wanted.clear()
         kinds = list(request.store)
         may_store = plan.method == "password" and not kinds and not request.dry_run and _has_keyring()
         question = "Keep the password in the keyring, to log in without you?"
@@ -534,6 +543,10 @@ def _found(argv: Sequence[str]) -> list[str]:
     return [program, *argv[1:]]
 
 
+def _script_of(host: str) -> Path | None:
+    return load(host).authentication_script
+
+
 def _has_keyring() -> bool:
     import importlib.util
 
@@ -585,6 +598,15 @@ def way(jumps: Sequence[str], version: tuple[int, int], config: Path | None = No
         return {"ProxyJump": ",".join(jumps), "ProxyCommand": None}
     file = f"-F {shlex.quote(str(config))} " if config else ""
     return {"ProxyCommand": f"ssh {file}-W %h:%p {jumps[-1]}", "ProxyJump": None}
+
+
+def method_options(method: str, platform: str) -> dict[str, str]:
+    """The options of ssh_config by which a way to log in is chosen, on a platform as in sys.platform."""
+    options = dict(METHODS[method])
+    if method == "key" and platform == "darwin":
+        # Apple's own option; other programs that read the file would stumble over it
+        options = {**options, "IgnoreUnknown": "UseKeychain", "UseKeychain": "yes"}
+    return options
 
 
 _SAID = {"true": "yes", "false": "no"}

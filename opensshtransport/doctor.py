@@ -19,9 +19,11 @@ from opensshtransport.links import Finding, broken, fine, skipped
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 
-__all__ = ["Finding", "examine", "status", "summary", "text"]
+__all__ = ["Finding", "as_object", "examine", "status", "summary", "text"]
 
 _COLOURS = {"fine": "32", "warning": "33", "broken": "31", "skipped": "2"}
+_STATE = max(map(len, _COLOURS))
+
 # What needs which links.
 _NEEDS = {
     "ssh_config": ("openssh",),
@@ -108,13 +110,27 @@ def status(findings: Iterable[Finding]) -> int:
     return 2 if "broken" in states else 1 if "warning" in states else 0
 
 
-def text(finding: Finding, *, colour: bool) -> str:
-    """A finding as a line, and below it what to do."""
-    state = f"{finding.state:<7}"
+def as_object(finding: Finding) -> dict[str, str]:
+    """A finding for programs."""
+    return {"link": finding.link, **dataclasses.asdict(finding)}
+
+
+def text(finding: Finding, *, colour: bool = False, width: int | None = None) -> str:
+    """A finding as a line, and below it what to do.
+
+    Args:
+        finding: what was found.
+        colour: whether the state is coloured.
+        width: of the terminal; what is fine is cut to it, so that one screen is enough where all is well.
+    """
+    line = f" {finding.link:<17} {finding.seen}"
+    if width is not None and finding.state == "fine" and len(line) > width - _STATE:
+        line = f"{line[: width - _STATE - 1]}…"
+    state = f"{finding.state:<{_STATE}}"
     if colour:
         state = f"\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m"
-    advice = f"\n{'':<8}{'':<18}-> {finding.advice}" if finding.advice else ""
-    return f"{state} {finding.link:<17} {finding.seen}{advice}"
+    advice = f"\n{'':<{_STATE + 19}}-> {finding.advice}" if finding.advice else ""
+    return f"{state}{line}{advice}"
 
 
 def summary(findings: Iterable[Finding]) -> str:

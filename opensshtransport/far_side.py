@@ -37,8 +37,8 @@ __all__ = ["LINKS", "FarSide"]
 
 _DEADLINE = 60.0
 _PROBE_BYTES = 4 << 20
-_PROBE_SECONDS = 4.0
-_SLOW_RTT = 0.5
+_PROBE_SECONDS = 2.0
+_SLOW_RTT = 0.3
 _SLOW_RATE = 200_000.0
 _SLOW_START = 2.0
 _FULL = 95
@@ -76,7 +76,7 @@ kind=$($limit stat -f -c %T "$HOME" 2>/dev/null) || kind=
 say file_system "$kind"
 say space "$($limit df -Pk "$HOME" 2>/dev/null | awk 'NR==2{{print $4, $5}}')"
 [ -w "$HOME" ] && say writable yes
-say quota "$($limit quota -w 2>/dev/null | awk '$2 ~ /[*]$/ || $5 ~ /[*]$/ {{print $1}}')"
+say quota "$($limit quota -w 2>/dev/null | awk '/[0-9][*]/ {{print $1}}')"
 for queue in {" ".join(_SCHEDULERS)}; do
     command -v $queue >/dev/null 2>&1 || continue
     case $queue in
@@ -113,7 +113,7 @@ class FarSide:
         """The script's answers; it runs once."""
         if not self.answers:
             with self.transport() as transport:
-                done = transport.run(_SCRIPT_ARGV, timeout=_DEADLINE, encoding="utf-8")
+                done = transport.run(_READER, input=_SCRIPT, timeout=_DEADLINE, encoding="utf-8")
             self.answers.update(parse_answers(str(done.stdout)))
         return self.answers
 
@@ -130,7 +130,8 @@ class FarSide:
         return openssh.literal(Path(self.facts.socket))
 
 
-_SCRIPT_ARGV = ["/bin/sh", "-c", _SCRIPT]
+# By stdin, as not every login shell lets newlines through; and what it starts must not read on there.
+_READER = ["/bin/sh", "-c", 'script=$(cat); exec </dev/null; eval "$script"']
 
 
 def parse_answers(text: str) -> dict[str, str]:

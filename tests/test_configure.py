@@ -16,9 +16,10 @@ import pexpect
 import pytest
 from conftest import Keep, MakeUser, require
 from jumps import _network, can_isolate
+from kerberos import KerberosNode
 from nodes import Node, missing_programs
 from pam_nodes import missing_for_pam
-from programs import OSSH, OSSH_RUN, ossh
+from programs import OSSH, OSSH_RUN, ossh, write_settings
 from test_secrets import KEYRING, with_modules
 from users import User
 
@@ -39,13 +40,15 @@ class PasswordNode(Node):
     """Lets in its own user, by the password or by a key of the user's own file."""
 
     def __init__(self, name: str, user: User, namespace: str, address: str) -> None:
+        # behind others it has an address of its own, and else a port
+        listening = {"ListenAddress": f"{address}:22"} if namespace else {}
         super().__init__(
             name,
             user.name,
             pam=lambda _: "auth required pam_unix.so nodelay\n",
             namespace=namespace,
             server_options={
-                "ListenAddress": f"{address}:22",
+                **listening,
                 "AuthenticationMethods": "publickey password",
                 "PasswordAuthentication": "yes",
                 "KbdInteractiveAuthentication": "no",
@@ -53,7 +56,7 @@ class PasswordNode(Node):
                 "AuthorizedKeysFile": ".ssh/authorized_keys",
                 "SetEnv": f"PATH={user.home}/bin:/usr/bin:/bin",
             },
-            client_options={"HostName": address, "Port": "22"},
+            client_options={"HostName": address, "Port": "22"} if namespace else {},
         )
         self.address = address
 
@@ -383,6 +386,68 @@ def test_script_stands_in_our_settings(node: Sandbox, config: Path, isolated: Pa
     assert setup(config, *options)[0] in {0, 1}
     assert load("centre").authentication_script == script
     assert "centre: config.toml says so already" in setup(config, *options)[1]
+
+
+def test_kerberos(kerberos_node: KerberosNode, config: Path) -> None:
+    """With a ticket, `--auth kerberos` leads to a login that works."""
+    kerberos_node.get_ticket("1h")
+    key = (kerberos_node.directory / "host_key.pub").read_text()
+    (config.parent / "known_hosts").write_text(f"[localhost]:{kerberos_node.port} {key}")
+    config.write_text(f"{config.read_text()}    AddressFamily inet\n")
+    options: Options = ("--hostname", f"localhost:{kerberos_node.port}", "--user", kerberos_node.user)
+    _, said, errors = setup(config, *options, "--auth", "kerberos", "centre")
+    assert "\nfine    ticket            it lives until " in said, errors
+    assert "\nfine    master " in said
+
+
+@pytest.fixture
+def by_password(make_user: MakeUser, config: Path, keep: Keep) -> PasswordNode:
+    """A node that asks for a password, known to the configuration."""
+    require(missing_for_pam("pam_unix") or missing_programs("ssh-copy-id"))
+    user = make_user(password=PASSWORDS[0])
+    node = PasswordNode("centre", user, "", "127.0.0.1")
+    keep(node)
+    known(node, config)
+    return node
+
+
+def unattended(node: PasswordNode, config: Path, password: str) -> tuple[int, str, str]:
+    """Set up without a person; a rule answers with this password."""
+    stored = config.parent / "password"
+    stored.write_text(f"{password}\n")
+    answer = f'answer = {{ command = ["cat", "{stored}"] }}'
+    write_settings(f"[[host.centre.prompts]]\nexpect = '(?i)password'\n{answer}\n")
+    (config.parent / "home" / ".ssh").mkdir(parents=True, exist_ok=True)
+    argv: Options = (*place(node), "--key", config.parent / "key", "--no-passphrase", "--yes", "centre")
+    done = ossh("setup", "-F", config, *argv, env={"HOME": str(config.parent / "home")})
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_rules_answer_while_the_key_is_copied(by_password: PasswordNode, config: Path) -> None:
+    """A stored password lets the key be copied without a person; then the key alone is used."""
+    status, said, errors = unattended(by_password, config, PASSWORDS[0])
+    assert "\nfine    master " in said, (status, errors)
+    log = by_password.log.read_text()
+    assert log.count("Accepted password for") == 1
+    assert log.count("Accepted publickey for") == 1
+
+
+def test_wrong_password_is_counted(by_password: PasswordNode, config: Path) -> None:
+    """A password that is refused is sent once, counted as a failed login, and not sent again at once."""
+    status, _, errors = unattended(by_password, config, "wrong")
+    assert status == 255
+    assert "was not accepted" in errors or "accepted none" in errors
+    assert by_password.log.read_text().count("Failed password for") == 1
+    status, _, errors = unattended(by_password, config, "wrong")
+    assert "no login without a person for" in errors
+    assert by_password.log.read_text().count("Failed password for") == 1
+
+
+def test_apple_s_keychain() -> None:
+    """On macOS a key's passphrase is kept in the keychain, and other programs are told to look away."""
+    options = list(configure.method_options("key", "darwin").items())
+    assert options[-2:] == [("IgnoreUnknown", "UseKeychain"), ("UseKeychain", "yes")]
+    assert "UseKeychain" not in configure.method_options("key", "linux")
 
 
 def test_password_in_the_keyring(

@@ -22,7 +22,7 @@ from kerberos import KerberosNode
 from nodes import config_through, missing_programs
 from programs import OSSH, Done, ossh, runtime, status, write_settings
 from relay import Relay
-from users import NOISY
+from users import NOISY, User
 
 from opensshtransport import doctor, far_side, links
 from opensshtransport.links import Finding
@@ -129,6 +129,8 @@ def test_text_is_aligned() -> None:
     """States, links and what was seen stand below each other; advice stands on a line of its own."""
     one = doctor.text(Finding("fine", "well", link="keys"), colour=False)
     two = doctor.text(Finding("warning", "late", "hurry", link="login shell"), colour=False)
+    assert len(doctor.text(Finding("fine", "x" * 100, link="keys"), width=80)) == 80
+    assert "x" * 100 in doctor.text(Finding("broken", "x" * 100, link="keys"), width=80)
     assert one.index("well") == two.index("late")
     assert two.endswith("-> hurry")
     assert doctor.summary([Finding("fine", "")] * 2 + [Finding("broken", "")]) == "2 fine, 1 broken"
@@ -365,6 +367,8 @@ def test_secret_is_missing(node: Sandbox, isolated: Path) -> None:
     assert rows(done)["secrets"]["seen"] == "2 resolvable"
     assert b"hunter2" not in done.stdout
     assert b"GEZDG" not in done.stdout
+    # no code was made: a code that is made is used up
+    assert not [path for path in Path(os.environ["XDG_STATE_HOME"]).rglob("*") if "code" in path.name]
 
 
 def test_logins_have_failed(own_node: Sandbox) -> None:
@@ -407,9 +411,11 @@ def test_line_is_slow(bin_there: Path, keep: Keep) -> None:
     """A long way is told with its round trip."""
     node = keep(healthy(bin_there))
     relay = keep(Relay(node.port))
+    # few sessions to count, each of which takes its time
+    write_settings(f"[host.{node.host}]\nmax_sessions = 1\n")
     config = logged_in(node, config_through(node, relay))
-    relay.delay = 0.26
-    only(examined(config, node.host), "round trip", "warning", r"^5\d\d\.\d ms, .*: a long way")
+    relay.delay = 0.16
+    only(examined(config, node.host), "round trip", "warning", r"^[3-9]\d\d\.\d ms, .*: a long way")
 
 
 def test_login_shell_is_noisy(make_shell_node: MakeShellNode, bin_there: Path) -> None:
@@ -470,6 +476,28 @@ def test_home_is_full(bin_there: Path, full_disk: Path, keep: Keep) -> None:
     variables = f"SHLVL=1 PATH={bin_there}:/usr/bin:/bin HOME={full_disk}"
     node = keep(healthy(bin_there, server={"SetEnv": variables}))
     only(examined(logged_in(node), node.host), "home", "warning", r"/disk on tmpfs .*100% is used")
+
+
+def test_quota_is_exceeded(bin_there: Path, keep: Keep) -> None:
+    """A quota that is exceeded is named by its file system."""
+    shown = (
+        "Disk quotas for user me (uid 1000): \n"
+        "     Filesystem  blocks   quota   limit   grace   files   quota   limit   grace\n"
+        "      home:/me  1048580* 1000000 1100000   6days    1042       0       0        \n"
+    )
+    executable(bin_there / "quota", f"printf '%s' '{shown}'")
+    node = keep(healthy(bin_there))
+    only(examined(logged_in(node), node.host), "home", "warning", "over the quota of home:/me")
+
+
+def test_every_login_shell(shell_user_node: tuple[Sandbox, User]) -> None:
+    """With every login shell all links can be told, and what we send is understood."""
+    node, user = shell_user_node
+    found = examined(logged_in(node), node.host)
+    assert re.match(rf"\S*/(?:{user.shell}|ash), silent, ", found["login shell"]["seen"])
+    del found["scheduler"]
+    bad = [row for row in found.values() if row["state"] != "fine"]
+    assert not bad
 
 
 def test_scheduler_does_not_answer(bin_there: Path, keep: Keep) -> None:
