@@ -11,17 +11,21 @@ import errno
 import fnmatch
 import io
 import os
+import shutil
 import stat as modes
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
 from opensshtransport.entries import DirEntry
+from opensshtransport.errors import ConnectionFailed
 
 __all__ = [
+    "BrokenStream",
     "Exclude",
     "Item",
     "Kind",
@@ -29,8 +33,11 @@ __all__ = [
     "Writer",
     "excluded",
     "from_entries",
+    "is_zeros",
     "list_tree",
     "pack",
+    "seconds",
+    "umask",
     "unpack",
 ]
 
@@ -41,7 +48,30 @@ _PIECE = 1 << 18
 _NO_HOLE = 1 << 16
 # Files up to this size are read before anything of them is sent, so that none of these can spoil a stream.
 _HELD = 1 << 20
-_ZEROS = bytes(_NO_HOLE)
+_ZEROS = bytes(_PIECE)
+
+
+class BrokenStream(OSError):
+    """A stream is no archive, or ends early; its sender may tell why."""
+
+
+_asking_umask = threading.Lock()
+
+
+def umask() -> int:
+    """What modes of new files lose. To ask by the system call is to change it, for all threads."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # Linux 4.7 and later (proc_pid_status(5))
+        return int(Path("/proc/self/status").read_text().partition("Umask:")[2].split()[0], 8)
+    with _asking_umask:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return mask
+
+
+def is_zeros(piece: bytes) -> bool:
+    """Whether a piece, of 256 KiB at most, is nothing but zeros: by one comparison, and not byte by byte."""
+    return piece == _ZEROS[: len(piece)]
 
 
 def _nothing(*_: object) -> None:
@@ -170,7 +200,14 @@ def list_tree(
 
 
 def from_entries(entries: dict[str, DirEntry], *, prefix: str = "", exclude: Exclude = ()) -> list[Item]:
-    """The items of a listing of the far side, directories before what is in them."""
+    """The items of a listing of the far side, directories before what is in them.
+
+    Raises:
+        OSError: a name leads elsewhere.
+    """
+    for name in entries:
+        if not name or {"", ".", ".."} & set(name.split("/")):
+            raise OSError(errno.EPERM, "the listing leads out of its directory", name)
     return [
         _item(
             f"{prefix}/{name}" if prefix else name,
@@ -184,6 +221,13 @@ def from_entries(entries: dict[str, DirEntry], *, prefix: str = "", exclude: Exc
         for name, entry in sorted(entries.items(), key=lambda pair: pair[0].split("/"))
         if not excluded(name, exclude)
     ]
+
+
+def seconds(nanoseconds: int) -> str:
+    """A time as a decimal number of seconds, exact, as pax(1) and touch(1) read it."""
+    sign = "-" if nanoseconds < 0 else ""
+    whole, rest = divmod(abs(nanoseconds), 10**9)
+    return f"{sign}{whole}.{rest:09}"
 
 
 class Writer(Protocol):
@@ -222,6 +266,8 @@ def pack(
     items: Iterable[Item],
     writer: Writer,
     *,
+    prefix: str = "",
+    further: Callable[[], Mapping[str, bytes]] = dict,
     preserve: bool = False,
     failed: Callable[[Item, OSError], object],
     progress: Callable[[Item, int], object] = _nothing,
@@ -231,6 +277,8 @@ def pack(
     Args:
         items: what goes in.
         writer: takes the stream.
+        prefix: a directory that all names get.
+        further: gives, when all else is packed, files that stand beside it.
         preserve: keep exact times, and hard links within the tree.
         failed: is told what cannot be read, or changed meanwhile: if any of that arrives, it is not for use.
         progress: is told how many bytes of an item have gone.
@@ -246,22 +294,26 @@ def pack(
     ) as archive:
         for item in items:
             _forget(archive)
-            name = item.name or "."
+            name = f"{prefix}{item.name}" if item.name else prefix.rstrip("/") or "."
             member = tarfile.TarInfo(name)
-            member.mode, member.mtime = item.mode, item.mtime_ns // 10**9
+            # whose file it will be is not known, so that it has no other one's rights
+            member.mode = item.mode if item.kind == "directory" else item.mode & 0o777
+            member.mtime = item.mtime_ns // 10**9
             if preserve:
                 # exact, where a float would round; as a number it costs no further header
-                member.pax_headers = {"mtime": f"{item.mtime_ns // 10**9}.{item.mtime_ns % 10**9:09}"}
+                member.pax_headers = {"mtime": seconds(item.mtime_ns)}
             try:
                 if item.kind == "directory":
                     member.type = tarfile.DIRTYPE
                     archive.addfile(member)
                 elif item.kind == "symlink":
-                    member.type, member.linkname = tarfile.SYMTYPE, os.readlink(item.path)  # noqa: PTH115 - a Path would shorten it
+                    # a Path would shorten it
+                    member.type, member.linkname = tarfile.SYMTYPE, os.readlink(item.path)  # noqa: PTH115
                     archive.addfile(member)
                 elif item.kind == "file" and preserve and item.twin is not None and item.twin in seen:
                     member.type, member.linkname = tarfile.LNKTYPE, seen[item.twin]
                     archive.addfile(member)
+                    progress(item, item.size)
                 elif item.kind == "file":
                     _pack_file(archive, member, item, failed, progress)
                     if item.twin is not None:
@@ -272,6 +324,10 @@ def pack(
                 raise
             except OSError as reason:
                 failed(item, reason)
+        for name, content in further().items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o600
+            archive.addfile(member, io.BytesIO(content))
 
 
 def _forget(archive: tarfile.TarFile) -> None:
@@ -312,10 +368,11 @@ def _as_file(stream: Writer | Reader) -> IO[bytes]:
 
 @dataclass(slots=True)
 class _Place:
-    """Where an archive is unpacked, and which directories of it are ours."""
+    """Where an archive is unpacked, which directories of it are ours, and the links that are to be made."""
 
     top: Path
     made: set[str]
+    links: dict[str, str]
 
     def path(self, name: str) -> Path:
         """The path of a member, which leads through directories that were unpacked here.
@@ -349,6 +406,7 @@ def unpack(
     *,
     preserve: bool = False,
     wanted: Callable[[str], bool] = _all,
+    mtimes: Mapping[str, int] | None = None,
     failed: Callable[[str, OSError], object],
     progress: Callable[[str, int], object] = _nothing,
 ) -> list[Callable[[], None]]:
@@ -359,20 +417,23 @@ def unpack(
         top: the directory.
         preserve: keep modes and times; else modes are subject to the umask.
         wanted: whether a member, by its path below the top, is unpacked.
+        mtimes: nanoseconds, where they are known better than the stream tells them.
         failed: is told what was refused or cannot be written.
         progress: is told how many bytes of a member have come.
 
     Returns:
-        What is left to do when all streams of a tree have been read: modes and times of directories, the
-        deepest last.
+        What is left to do when all streams of a tree have been read: links, and modes and times of
+        directories, the deepest last. To be done from the end: so nothing is ever unpacked through a link,
+        and a directory without write permission gets its content.
 
     Raises:
-        OSError: the stream is broken or cut, or no space is left.
+        BrokenStream: it is no archive, or was cut.
+        OSError: no space is left.
+        ConnectionFailed: one of its kinds, from the reader.
     """
-    place = _Place(top, {""})
-    umask = os.umask(0o077)
-    os.umask(umask)
-    later: list[tuple[Path, tarfile.TarInfo]] = []
+    place = _Place(top, {""}, {})
+    mask = umask()
+    later: list[Callable[[], None]] = []
     try:
         with tarfile.open(
             fileobj=_as_file(reader), mode="r|", bufsize=_PIECE, encoding="utf-8", errors="surrogateescape"
@@ -382,31 +443,74 @@ def unpack(
                 name = member.name.removeprefix("./").rstrip("/")
                 if name in {"", "."} or not wanted(name):
                     continue
+                if mtimes is not None and name in mtimes:
+                    member.pax_headers = {**member.pax_headers, "mtime": seconds(mtimes[name])}
                 try:
-                    path = _unpack_member(archive, member, name, place, progress)
-                    if member.isdir():
-                        later.append((path, member))
+                    path = _unpack_member(archive, member, name, place, preserve, progress)
+                    if member.issym() or name in place.links:
+                        later.append(partial(_link, path, place.links[name], member, preserve, name, failed))
+                    elif member.isdir():
+                        later.append(partial(_settle, path, member, preserve, mask, name, failed))
                     elif not member.islnk():
-                        _settle(path, member, preserve, umask)
+                        _settle(path, member, preserve, mask, name, None)
+                except (BrokenPipeError, BrokenStream, ConnectionFailed):
+                    raise
                 except OSError as reason:
-                    if reason.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+                    if reason.errno in _NO_MORE:
                         raise
                     failed(name, reason)
     except tarfile.TarError as reason:
-        raise OSError(errno.EIO, f"the archive is broken: {reason}", str(top)) from reason
-    # a directory without write permission must get its content first
-    return [partial(_settle, path, member, preserve, umask) for path, member in later]
+        raise BrokenStream(errno.EIO, f"the archive is broken: {reason}", str(top)) from reason
+    return later
 
 
-def _settle(path: Path, member: tarfile.TarInfo, preserve: bool, umask: int) -> None:
-    if not member.issym():
-        path.chmod(member.mode if preserve else member.mode & 0o777 & ~umask)
-    if preserve:
-        nanoseconds = int(float(member.mtime) * 1e9)
-        if "mtime" in member.pax_headers:
-            whole, _, fraction = member.pax_headers["mtime"].partition(".")
-            nanoseconds = int(whole) * 10**9 + int(fraction.ljust(9, "0")[:9])
-        os.utime(path, ns=(nanoseconds, nanoseconds), follow_symlinks=False)
+# What the next file would meet too.
+_NO_MORE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+
+
+def _link(
+    path: Path,
+    target: str,
+    member: tarfile.TarInfo,
+    preserve: bool,
+    name: str,
+    failed: Callable[[str, OSError], object],
+) -> None:
+    try:
+        path.symlink_to(target)
+        if preserve:
+            os.utime(path, ns=(_time(member), _time(member)), follow_symlinks=False)
+    except OSError as reason:
+        failed(name, reason)
+
+
+def _settle(
+    path: Path,
+    member: tarfile.TarInfo,
+    preserve: bool,
+    mask: int,
+    name: str,
+    failed: Callable[[str, OSError], object] | None,
+) -> None:
+    try:
+        if preserve:
+            path.chmod(member.mode if member.isdir() else member.mode & 0o777)
+            os.utime(path, ns=(_time(member), _time(member)))
+        else:
+            path.chmod(member.mode & 0o777 & ~mask)
+    except OSError as reason:
+        if failed is None:
+            raise
+        failed(name, reason)
+
+
+def _time(member: tarfile.TarInfo) -> int:
+    if "mtime" not in member.pax_headers:
+        return int(member.mtime) * 10**9
+    # exact, where a float would round
+    whole, _, fraction = member.pax_headers["mtime"].partition(".")
+    part = int(fraction.ljust(9, "0")[:9])
+    return int(whole) * 10**9 + (-part if whole.startswith("-") else part)
 
 
 def _unpack_member(
@@ -414,6 +518,7 @@ def _unpack_member(
     member: tarfile.TarInfo,
     name: str,
     place: _Place,
+    preserve: bool,
     progress: Callable[[str, int], object],
 ) -> Path:
     path = place.path(name)
@@ -424,12 +529,21 @@ def _unpack_member(
         path.chmod(0o700)
         place.made.add(path.relative_to(place.top).as_posix())
         return path
+    place.links.pop(name, None)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     if member.issym():
-        path.symlink_to(member.linkname)
+        place.links[name] = member.linkname
     elif member.islnk():
-        os.link(place.path(member.linkname), path, follow_symlinks=False)
+        twin = member.linkname.removeprefix("./")
+        if twin in place.links:
+            place.links[name] = place.links[twin]
+        elif preserve:
+            os.link(place.path(twin), path, follow_symlinks=False)
+        else:
+            shutil.copy(place.path(twin), path, follow_symlinks=False)
+        if name not in place.links:
+            progress(name, path.stat().st_size)
     elif member.isfile():
         source = archive.extractfile(member)
         if source is None:
@@ -445,14 +559,14 @@ def copy_exactly(source: IO[bytes], file: IO[bytes], size: int, progress: Callab
     """Copy so many bytes to an empty file; runs of zeros become holes.
 
     Raises:
-        OSError: the source ended early.
+        BrokenStream: the source ended early.
     """
     left = size
     while left:
         piece = source.read(min(_PIECE, left))
         if not piece:
-            raise OSError(errno.EIO, "the stream ended early")
-        if len(piece) >= _NO_HOLE and piece.startswith(_ZEROS) and not any(piece):
+            raise BrokenStream(errno.EIO, "the stream ended early")
+        if len(piece) >= _NO_HOLE and is_zeros(piece):
             file.seek(len(piece), os.SEEK_CUR)
         else:
             view = memoryview(piece)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from opensshtransport.errors import ToolMissing
+from opensshtransport.errors import SettingsError, ToolMissing
 
 __all__ = ["Meter", "Progress", "Transferred"]
 
@@ -64,15 +64,20 @@ class Meter:
 
         Raises:
             ToolMissing: tqdm is not installed.
+            SettingsError: the limit is no rate.
         """
+        if limit_rate is not None and not limit_rate > 0:
+            raise SettingsError(f"no rate: {limit_rate!r}", advice="give bytes a second, or None")
         self._bar = _Bar() if progress is True else None
         self._tell = self._bar or (progress if callable(progress) else None)
         self._rate = limit_rate
         self._guard = threading.Lock()
         self._began = time.monotonic()
         self._told = 0.0
+        self._telling = threading.Lock()
         self._free = self._began
         self.bytes = self.files = self.total_bytes = self.total_files = 0
+        self.found = 0
         self.name = ""
 
     def expect(self, files: int, size: int) -> None:
@@ -99,7 +104,14 @@ class Meter:
         """So many bytes need not be moved."""
         with self._guard:
             self.bytes += size
+            self.found += size
             self.name = name
+
+    def again(self, begun: int) -> None:
+        """What began at so many bytes begins anew."""
+        with self._guard:
+            self.bytes = begun
+            self.found = 0
 
     def done(self, name: str, files: int = 1) -> None:
         """So many files are complete."""
@@ -116,8 +128,15 @@ class Meter:
             if not last and now - self._told < _EVERY:
                 return
             self._told = now
-            progress = Progress(self.bytes, self.total_bytes, self.files, self.total_files, self.name)
-        self._tell(progress)
+        # one at a time, and in their order; who comes meanwhile has nothing newer to tell
+        if not self._telling.acquire(blocking=last):
+            return
+        try:
+            with self._guard:
+                progress = Progress(self.bytes, self.total_bytes, self.files, self.total_files, self.name)
+            self._tell(progress)
+        finally:
+            self._telling.release()
 
     def end(self) -> Transferred:
         """Tell the end."""

@@ -211,6 +211,10 @@ class Session:
         finally:
             self._channel.close(at_once=not self._ended)
 
+    def halt(self) -> None:
+        """End it from another thread: whoever reads or writes sees it broken."""
+        self._channel.ssh.kill()
+
     def close(self) -> None:
         """End it, whatever it is at."""
         self._channel.close(at_once=not self._ended)

@@ -10,24 +10,28 @@ newline; and the programs' words are all that is known of a failure.
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import posixpath
 import re
 import secrets
-import stat as modes
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from opensshtransport import openssh, trees
+from opensshtransport import archive, openssh, trees
+from opensshtransport.channel import Client
 from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error, errno_of
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
+from opensshtransport.placement import WILD, How
 from opensshtransport.shell import Shells
 
-__all__ = ["Sftp", "batch_word", "parse_listing"]
+__all__ = ["Sftp", "batch_word", "missing_sftp", "parse_listing"]
 
+# Seconds after which it is looked whether the master still runs.
+_LOOK = 0.5
 # A line of `ls -lan`: mode, links, owner, group, size, date in three words, name.
 _LINE = re.compile(r"([-dlbcps])([-rwxsStT]{9})\S*\s+\S+\s+\S+\s+\S+\s+(\d+)\s+\w{3}\s+\d+\s+[\d:]+\s(.*)")
 
@@ -42,7 +46,8 @@ def batch_word(path: str) -> str:
         raise SettingsError(f"sftp cannot name {path!r}", advice="rename it")
     text = re.sub(r'([\\"*?\[\]])', r"\\\1", path)
     # `~` has no meaning there, and a relative path begins in the home directory
-    text = re.sub(r"^~/", "", text)
+    text = re.sub(r"^~/+", "", text) if text not in {"", "~"} else "."
+    text = text or "."
     return f'"./{text}"' if text.startswith("-") else f'"{text}"'
 
 
@@ -67,6 +72,21 @@ def parse_listing(text: str, top: str) -> dict[str, tuple[str, int]]:
     return found
 
 
+def missing_sftp(reason: ConnectionFailed) -> bool:
+    """Whether an error of sftp's says that the far side has no such subsystem, or that noise breaks it."""
+    said = (reason.stderr or "").strip()
+    # over a master the refusal of a subsystem itself is told to nobody
+    return (
+        "subsystem request failed" in said
+        or "Received message too long" in said
+        or said.endswith("Connection closed")
+    )
+
+
+# What sftp leaves out of a tree, and says so.
+_LEFT_OUT = re.compile(r'^download "?(.*?)"?: not a regular file', re.MULTILINE)
+
+
 class Sftp:
     """put, get and list by sftp, or put and get by scp's old protocol."""
 
@@ -89,17 +109,10 @@ class Sftp:
         return openssh.literal(Path(self._shells.facts().socket))
 
     def _end(self, argv: Sequence[str], text: bytes, path: str) -> str:
-        done = subprocess.run(
-            argv,
-            input=text,
-            capture_output=True,
-            check=False,
-            start_new_session=True,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-        said = done.stderr.decode("utf-8", "replace")
-        if done.returncode == 0:
-            return done.stdout.decode("utf-8", "surrogateescape")
+        out, errors, returncode = self._finish(argv, text)
+        said = errors.decode("utf-8", "replace")
+        if returncode == 0:
+            return (out + errors).decode("utf-8", "surrogateescape")
         number = errno_of(said.replace("No such file or directory.", "No such file or directory"))
         if number is None and re.search(r"not found\.?$", said.strip()):
             number = errno.ENOENT
@@ -108,6 +121,22 @@ class Sftp:
         if number is not None:
             raise OSError(number, os.strerror(number), f"{self._host}:{path}")
         raise connection_error(said, host=self._host, argv=argv, otherwise=ConnectionFailed)
+
+    def _finish(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        env = {**os.environ, "LC_ALL": "C"}
+        given: bytes | None = text
+        with Client(argv, self._shells.master, self._shells.facts(), env=env, **pipes) as program:
+            while True:
+                try:
+                    out, errors = program.communicate(given, timeout=_LOOK)
+                except subprocess.TimeoutExpired:
+                    given = None
+                    # a stopped master keeps the pipes open
+                    if program.poll() is None or not program.gave_up:
+                        continue
+                    out = errors = b""
+                return out, errors, program.returncode
 
     # -- the far side --------------------------------------------------------------------------------------
 
@@ -137,140 +166,226 @@ class Sftp:
         self,
         sources: Sequence[str],
         destination: str,
-        dereference: bool,
-        preserve: bool,
-        overwrite: bool,
+        how: How,
+        failures: list[OSError],
         meter: Meter,
+        many: bool,
     ) -> None:
         """Put files and trees, one after the other."""
         if self._legacy:
-            self._scp(["-r", *sources], destination, preserve, meter, sources)
+            self._check_plain(how)
+            for source in sources:
+                self._scp(source, destination, how.preserve, meter)
             return
-        there = self.kind(destination) == "d"
-        if len(sources) > 1 and not there:
-            raise self._error(errno.ENOTDIR, destination)
+        kind = self.kind(destination)
+        if many and kind != "d":
+            raise self._error(errno.ENOENT if kind is None else errno.ENOTDIR, destination)
         for source in sources:
             name = os.path.basename(os.path.abspath(source))
-            target = posixpath.join(destination, name) if there else destination
-            self._put_one(source, target, dereference, preserve, overwrite, meter)
+            contents = not many and os.path.basename(source.rstrip("/")) in {".", ".."}
+            target = posixpath.join(destination, name) if kind == "d" and not contents else destination
+            try:
+                if os.path.isdir(source):
+                    self._put_tree(source, target.rstrip("/"), how, failures, meter)
+                else:
+                    self._put_file(source, target, how, meter)
+            except OSError as reason:
+                if isinstance(reason, ConnectionFailed) or not many:
+                    raise
+                failures.append(reason)
 
-    def _put_one(
-        self, source: str, target: str, dereference: bool, preserve: bool, overwrite: bool, meter: Meter
+    def _check_plain(self, how: How) -> None:
+        if how.exclude or not how.overwrite:
+            raise SettingsError(
+                "scp's old protocol can neither leave out files nor spare those that are there",
+                host=self._host,
+                advice="leave out exclude and overwrite",
+            )
+
+    def _put_file(self, source: str, target: str, how: How, meter: Meter) -> None:
+        if not how.overwrite and self.kind(target) is not None:
+            raise self._error(errno.EEXIST, target)
+        if not os.access(source, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), source)
+        size = Path(source).stat().st_size
+        meter.expect(1, size)
+        self._run_drafts([(source, target)], [], how, target)
+        meter.moved(size, target)
+        meter.done(target)
+
+    def _put_tree(self, source: str, target: str, how: How, failures: list[OSError], meter: Meter) -> None:
+        if self.kind(target) == "-":
+            raise self._error(errno.ENOTDIR, target)
+        lines = [f"-mkdir {batch_word(target)}"]
+        files: list[tuple[str, str]] = []
+        size = links = 0
+        for item in archive.list_tree(
+            source, dereference=how.dereference, exclude=how.exclude, failed=failures.append
+        ):
+            place = posixpath.join(target, item.name)
+            if item.kind == "directory" and item.name:
+                lines.append(f"-mkdir {batch_word(place)}")
+            elif item.kind == "symlink":
+                # a link that is there cannot be replaced by one command
+                lines += [
+                    f"-rm {batch_word(place)}",
+                    f"symlink {batch_word(os.readlink(item.path))} {batch_word(place)}",
+                ]
+                links += 1
+            elif item.kind == "other":
+                failures.append(OSError(errno.EINVAL, "neither file, directory nor link", item.path))
+            elif item.kind == "file" and not os.access(item.path, os.R_OK):
+                failures.append(OSError(errno.EACCES, os.strerror(errno.EACCES), item.path))
+            elif item.kind == "file":
+                files.append((item.path, place))
+                size += item.size
+        if not how.overwrite:
+            files = self._new(files, failures)
+        meter.expect(len(files) + links, size)
+        self._run_drafts(files, lines, how, target)
+        meter.moved(size, target)
+        meter.done(target, len(files) + links)
+
+    def _new(self, files: Sequence[tuple[str, str]], failures: list[OSError]) -> list[tuple[str, str]]:
+        """Those of which there is none yet."""
+        there: dict[str, set[str]] = {}
+        kept = []
+        for source, place in files:
+            above, name = posixpath.split(place)
+            if above not in there:
+                there[above] = set(self._listing(above)) if self.kind(above) == "d" else set()
+            if name in there[above]:
+                failures.append(self._error(errno.EEXIST, place))
+            else:
+                kept.append((source, place))
+        return kept
+
+    def _run_drafts(
+        self, files: Sequence[tuple[str, str]], lines: Sequence[str], how: How, path: str
     ) -> None:
-        option = "-p " if preserve else ""
-        if os.path.isdir(source):
-            lines = [f"-mkdir {batch_word(target)}"]
-            for directory, names, files in os.walk(source, followlinks=dereference):
-                below = os.path.relpath(directory, source)
-                place = target if below == "." else posixpath.join(target, below)
-                lines += [f"-mkdir {batch_word(posixpath.join(place, name))}" for name in sorted(names)]
-                for name in sorted(files):
-                    path = os.path.join(directory, name)
-                    if os.path.islink(path) and not dereference:
-                        link = os.readlink(path)
-                        lines.append(f"symlink {batch_word(link)} {batch_word(posixpath.join(place, name))}")
-                    else:
-                        lines += self._file(path, posixpath.join(place, name), option)
-                        meter.expect(1, Path(path).stat().st_size)
-        else:
-            if not overwrite and self._exists(target):
-                raise self._error(errno.EEXIST, target)
-            lines = self._file(source, target, option)
-            meter.expect(1, Path(source).stat().st_size)
-        self._run(lines, target)
-        meter.moved(meter.total_bytes - meter.bytes, target)
-        meter.done(target, meter.total_files - meter.files)
-
-    def _exists(self, path: str) -> bool:
+        """Put each file to a draft, and rename that; what is left of drafts is removed."""
+        option = "-p " if how.preserve else ""
+        batch, drafts = list(lines), []
+        for source, place in files:
+            draft = posixpath.join(posixpath.dirname(place), f".ossh-{secrets.token_hex(8)}")
+            drafts.append(draft)
+            batch += [
+                f"put {option}{batch_word(os.path.abspath(source))} {batch_word(draft)}",
+                # sftp uses posix-rename@openssh.com where the server has it, which replaces
+                f"rename {batch_word(draft)} {batch_word(place)}",
+            ]
         try:
-            self._run([f"ls -d {batch_word(path)}"], path)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _file(self, source: str, target: str, option: str) -> list[str]:
-        draft = posixpath.join(posixpath.dirname(target), f".ossh-{secrets.token_hex(6)}")
-        return [
-            f"put {option}{batch_word(os.path.abspath(source))} {batch_word(draft)}",
-            # sftp uses posix-rename@openssh.com where the server has it, which replaces
-            f"rename {batch_word(draft)} {batch_word(target)}",
-        ]
+            self._run(batch, path)
+        except OSError as reason:
+            if not isinstance(reason, ConnectionFailed):
+                self._run([f"-rm {batch_word(draft)}" for draft in drafts], path)
+            raise
 
     def get(
-        self,
-        sources: Sequence[str],
-        place: str,
-        preserve: bool,
-        overwrite: bool,
-        meter: Meter,
+        self, sources: Sequence[str], place: str, how: How, failures: list[OSError], meter: Meter
     ) -> None:
         """Get files and trees, one after the other; each appears when it is complete."""
-        many = len(sources) > 1
+        if self._legacy:
+            self._check_plain(how)
+        names = [name for source in sources for name in self._matched(source)]
+        many = len(names) > 1 or len(sources) > 1
         if many and not os.path.isdir(place):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
-        for source in sources:
-            name = posixpath.basename(source.rstrip("/")) or "."
-            target = Path(place, name) if os.path.isdir(place) else Path(place)
-            if not overwrite and os.path.lexists(target):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-            if not target.parent.is_dir():
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target))
-            with tempfile.TemporaryDirectory(prefix=".ossh-", dir=target.parent) as draft:
-                arrived = Path(draft, "it")
-                if self._legacy:
-                    self._scp_get(source, arrived, preserve)
-                else:
-                    option = "-R" + ("p" if preserve else "")
-                    self._run([f"get {option} {batch_word(source)} {batch_word(str(arrived))}"], source)
-                self._arrange(arrived, target, meter)
+        for source in names:
+            try:
+                self._get_one(source, place, how, failures, meter)
+            except OSError as reason:  # noqa: PERF203 - the others are to be moved all the same
+                if isinstance(reason, ConnectionFailed) or not many:
+                    raise
+                failures.append(reason)
 
-    def _arrange(self, arrived: Path, target: Path, meter: Meter) -> None:
+    def _matched(self, source: str) -> list[str]:
+        """A name, or the names that match a pattern whose last part alone is one."""
+        above, name = posixpath.split(source)
+        if self._legacy or not WILD & set(name) or self.kind(source) is not None:
+            return [source]
+        found = [
+            posixpath.join(above, one)
+            for one in self.listdir(above or ".")
+            if fnmatch.fnmatchcase(one, name) and (name.startswith(".") or not one.startswith("."))
+        ]
+        if not found:
+            raise self._error(errno.ENOENT, source)
+        return found
+
+    def _get_one(self, source: str, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
+        name = posixpath.basename(source.rstrip("/"))
+        contents = name in {"", ".", "..", "~"}
+        target = Path(place, name) if os.path.isdir(place) and not contents else Path(place)
+        if not target.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target))
+        if how.recursive is False and not self._legacy and self.kind(source) == "d":
+            how.check_tree(f"{self._host}:{source}")
+        trees.sweep(target.parent)
+        with tempfile.TemporaryDirectory(prefix=".ossh-", dir=target.parent) as draft:
+            arrived = Path(draft, "it")
+            if self._legacy:
+                self._scp_get(source, arrived, how.preserve)
+            else:
+                option = "-R" + ("p" if how.preserve else "")
+                said = self._run([f"get {option} {batch_word(source)} {batch_word(str(arrived))}"], source)
+                failures += [self._error(errno.EOPNOTSUPP, left) for left in _LEFT_OUT.findall(said)]
+            self._arrange(arrived, target, how, failures, meter)
+
+    def _arrange(self, arrived: Path, target: Path, how: How, failures: list[OSError], meter: Meter) -> None:
         if not os.path.lexists(arrived):
             raise self._error(errno.ENOENT, str(target))
-        if arrived.is_dir() and not arrived.is_symlink():
-            files = [path for path in arrived.rglob("*") if not path.is_dir()]
-            size = sum(path.lstat().st_size for path in files)
-            problems: list[OSError] = []
-            trees.arrange(
-                arrived,
-                target,
-                new=not os.path.lexists(target),
-                exist_ok=True,
-                preserve=False,
-                failed=problems.append,
-            )
-            if problems:
-                raise problems[0]
-            meter.expect(len(files), size)
+        if not arrived.is_dir() or arrived.is_symlink():
+            size = arrived.stat().st_size
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+            final = Path(os.path.realpath(target))
+            if how.overwrite:
+                arrived.replace(final)
+            else:
+                trees.rename_new(arrived, target)
+            meter.expect(1, size)
             meter.moved(size, target.name)
-            meter.done(target.name, len(files))
+            meter.done(target.name)
             return
-        size = arrived.stat().st_size
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-        mode = modes.S_IMODE(arrived.stat().st_mode)
-        arrived.chmod(mode)
-        arrived.replace(target)
-        meter.expect(1, size)
+        if os.path.lexists(target) and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
+        for path in sorted(arrived.rglob("*"), reverse=True):
+            if archive.excluded(str(path.relative_to(arrived)), how.exclude):
+                trees.remove(path)
+        files = [path for path in arrived.rglob("*") if path.is_symlink() or not path.is_dir()]
+        size = sum(path.lstat().st_size for path in files)
+        problems: list[OSError] = []
+        trees.arrange(
+            arrived,
+            target,
+            new=not os.path.lexists(target),
+            exist_ok=how.overwrite,
+            preserve=how.preserve,
+            failed=problems.append,
+        )
+        meter.expect(len(files), size)
         meter.moved(size, target.name)
-        meter.done(target.name)
+        meter.done(target.name, len(files) - len(problems))
+        failures += problems
 
     # -- scp's old protocol --------------------------------------------------------------------------------
 
-    def _scp(
-        self, options: Sequence[str], destination: str, preserve: bool, meter: Meter, sources: Sequence[str]
-    ) -> None:
-        operands = [os.path.abspath(source) for source in options[1:]]
+    def _scp(self, source: str, destination: str, preserve: bool, meter: Meter) -> None:
         argv = openssh.guarded_scp(
             self._shells.master.destination,
             self._control_path(),
-            ["-O", "-q", "-r", *(["-p"] if preserve else []), "--", *operands, self._remote(destination)],
+            [
+                *("-O", "-q", "-r", *(["-p"] if preserve else []), "--"),
+                *(os.path.abspath(source), self._remote(destination)),
+            ],
         )
+        files = [path for path in Path(source).rglob("*") if path.is_file()] or [Path(source)]
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        meter.expect(len(files), size)
         self._end(argv, b"", destination)
-        size = sum(Path(source).stat().st_size for source in sources)
-        meter.expect(len(sources), size)
         meter.moved(size, destination)
-        meter.done(destination, len(sources))
+        meter.done(destination, len(files))
 
     def _scp_get(self, source: str, arrived: Path, preserve: bool) -> None:
         argv = openssh.guarded_scp(

@@ -7,23 +7,32 @@ checksums of its blocks.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
+from opensshtransport.archive import BrokenStream
 from opensshtransport.errors import ConnectionFailed, MasterGone, SessionRefused, errno_of
 from opensshtransport.session import Session, open_session
 from opensshtransport.shell import Reply, Shells
 
-__all__ = ["BLOCK", "Part", "block_sums", "missing_parts", "move", "reply_errno", "streams_for"]
+__all__ = [
+    "MIB",
+    "Part",
+    "block_sums",
+    "blocks_with_data",
+    "mibs_of_block",
+    "missing_parts",
+    "move",
+    "reply_errno",
+    "streams_for",
+]
 
 MIB = 1 << 20
-# What is compared where a draft is there, in bytes; `sums` of `transfer.sh` has the same.
-BLOCK = 8 * MIB
 _PIECE = 1 << 18
 # Bytes of a channel's window (OpenSSH's channels.h, CHAN_SES_WINDOW_DEFAULT).
 _WINDOW = 2 * MIB
@@ -31,6 +40,12 @@ _WINDOW = 2 * MIB
 _ENCRYPTS = 600e6
 _MOST = 8
 _LEAST_PART = 4 * MIB
+# Blocks that are compared where a draft is there: about 256 of a file, of no more MiB than this.
+_BLOCKS, _LARGEST_BLOCK = 256, 16
+# Seconds in which another program may give back a session.
+_PATIENCE = 120.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_ENDED_WITHIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +67,36 @@ def streams_for(round_trip: float, size: int) -> int:
     return max(1, min(_MOST, int(worth), -(-size // _LEAST_PART)))
 
 
-def missing_parts(size: int, there: Sequence[str], ours: Sequence[str], streams: int) -> list[Part]:
+def mibs_of_block(size: int) -> int:
+    """How many MiB of a file are compared at once, where a part of it is there."""
+    return max(1, min(_LARGEST_BLOCK, size // (_BLOCKS * MIB)))
+
+
+def blocks_with_data(descriptor: int, size: int) -> set[int]:
+    """Which blocks of a local file are not holes as a whole."""
+    block = mibs_of_block(size) * MIB
+    found: set[int] = set()
+    offset = 0
+    while offset < size:
+        try:
+            begin = os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as reason:
+            if reason.errno == errno.ENXIO:
+                break
+            # a file system that does not know
+            return set(range(-(-size // block)))
+        offset = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        found.update(range(begin // block, -(-offset // block)))
+    return found
+
+
+def missing_parts(
+    size: int,
+    there: Sequence[str],
+    ours: Sequence[str],
+    streams: int,
+    filled: Container[int] | None = None,
+) -> list[Part]:
     """What is still to be moved, in about as many parts as there are streams.
 
     Args:
@@ -60,12 +104,17 @@ def missing_parts(size: int, there: Sequence[str], ours: Sequence[str], streams:
         there: checksums of the draft's blocks.
         ours: checksums of the source's blocks, as far as there are any of the draft.
         streams: how many go side by side.
+        filled: blocks of the source that are no holes; None for all.
     """
+    block = mibs_of_block(size) * MIB
     missing: list[list[int]] = []
-    for block in range(-(-size // BLOCK)):
-        if block < len(there) and block < len(ours) and there[block] == ours[block]:
+    for number in range(-(-size // block)):
+        if number < len(there):
+            if number < len(ours) and there[number] == ours[number]:
+                continue
+        elif filled is not None and number not in filled:
             continue
-        begin, end = block * BLOCK, min(size, (block + 1) * BLOCK)
+        begin, end = number * block, min(size, (number + 1) * block)
         if missing and missing[-1][1] == begin:
             missing[-1][1] = end
         else:
@@ -78,12 +127,13 @@ def missing_parts(size: int, there: Sequence[str], ours: Sequence[str], streams:
     ]
 
 
-def block_sums(descriptor: int, count: int) -> list[str]:
-    """The checksums of the first blocks of a local file."""
+def block_sums(descriptor: int, size: int, count: int) -> list[str]:
+    """The checksums of the first blocks of a local file that is to have a size."""
+    block = mibs_of_block(size) * MIB
     sums = []
-    for block in range(count):
+    for number in range(count):
         digest = hashlib.sha256()
-        offset, end = block * BLOCK, (block + 1) * BLOCK
+        offset, end = number * block, (number + 1) * block
         while offset < end and (piece := os.pread(descriptor, min(_PIECE, end - offset), offset)):
             digest.update(piece)
             offset += len(piece)
@@ -98,7 +148,7 @@ def reply_errno(reply: Reply) -> int:
 
 
 class _Crew:
-    """The threads that move parts."""
+    """The threads that move parts, and their sessions."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.left = list(reversed(parts))
@@ -106,6 +156,7 @@ class _Crew:
         self.stop = threading.Event()
         self.guard = threading.Lock()
         self.working = 0
+        self.sessions: set[Session] = set()
 
     def take(self) -> Part | None:
         with self.guard:
@@ -119,8 +170,17 @@ class _Crew:
 
     def fail(self, reason: BaseException) -> None:
         with self.guard:
-            self.failures.append(reason)
+            # what follows a stop is its consequence
+            if not self.stop.is_set() or not self.failures:
+                self.failures.append(reason)
+        self.halt()
+
+    def halt(self) -> None:
+        """End all sessions, whatever they wait for."""
         self.stop.set()
+        with self.guard:
+            for session in self.sessions:
+                session.halt()
 
 
 def move(
@@ -129,7 +189,7 @@ def move(
     streams: int,
     script: Callable[[Part], str],
     carry: Callable[[Session, Part, threading.Event], None],
-    failed: Callable[[Reply], OSError],
+    failed: Callable[[Reply], OSError | None],
 ) -> None:
     """Move parts by several sessions, as many as are free.
 
@@ -139,7 +199,7 @@ def move(
         streams: how many sessions at most.
         script: what the far side does for a part.
         carry: what we do for it; ends early where the event is set.
-        failed: makes the error of what the far side said.
+        failed: makes the error of what the far side said; None where it does no harm.
 
     Raises:
         OSError: the far side's, or ours.
@@ -148,30 +208,40 @@ def move(
     crew = _Crew(parts)
 
     def work(first: bool) -> None:
-        with crew.guard:
-            crew.working += 1
         try:
-            while (part := crew.take()) is not None:
-                try:
-                    session = open_session(shells, script(part), wait=first)
-                except SessionRefused:
-                    # the budget has learned from it
-                    session = None
-                if session is None:
-                    if crew.give_back(part) and not first:
-                        return
-                    first = True
-                    continue
-                _carry(session, part, crew, carry, failed)
+            _work(crew, first)
         except BaseException as reason:  # told to the caller below
             crew.fail(reason)
         finally:
             with crew.guard:
                 crew.working -= 1
 
+    def _work(crew: _Crew, first: bool) -> None:
+        pause, patience = _FIRST_PAUSE, time.monotonic() + _PATIENCE
+        while (part := crew.take()) is not None:
+            session = None
+            try:
+                session = open_session(shells, script(part), wait=first)
+            except SessionRefused:
+                # the budget has learned from it; of other programs' sessions nothing tells when they end
+                if first and time.monotonic() > patience:
+                    raise
+                crew.stop.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except BaseException:
+                crew.give_back(part)
+                raise
+            if session is None:
+                if crew.give_back(part) and not first:
+                    return
+                first = True
+                continue
+            pause, patience = _FIRST_PAUSE, time.monotonic() + _PATIENCE
+            _carry(session, part, crew, carry, failed)
+
+    crew.working = min(streams, len(parts))
     threads = [
-        threading.Thread(target=work, args=(number == 0,), daemon=True)
-        for number in range(min(streams, len(parts)))
+        threading.Thread(target=work, args=(number == 0,), daemon=True) for number in range(crew.working)
     ]
     for thread in threads:
         thread.start()
@@ -179,7 +249,9 @@ def move(
         for thread in threads:
             thread.join()
     except BaseException:
-        crew.stop.set()
+        crew.halt()
+        for thread in threads:
+            thread.join(_ENDED_WITHIN)
         raise
     if crew.failures:
         # what the far side says of a file tells more than that a connection was lost
@@ -194,15 +266,26 @@ def _carry(
     part: Part,
     crew: _Crew,
     carry: Callable[[Session, Part, threading.Event], None],
-    failed: Callable[[Reply], OSError],
+    failed: Callable[[Reply], OSError | None],
 ) -> None:
+    with crew.guard:
+        crew.sessions.add(session)
     try:
-        with contextlib.suppress(BrokenPipeError):
+        broken: OSError | None = None
+        try:
             carry(session, part, crew.stop)
+        except BrokenPipeError:
+            # the far side tells why
+            pass
+        except BrokenStream as reason:
+            broken = reason
         if crew.stop.is_set():
             return
         reply = session.finish()
-        if reply.status:
-            raise failed(reply)
+        error = failed(reply) if reply.status else None
+        if error is not None or broken is not None:
+            raise error or broken or AssertionError
     finally:
+        with crew.guard:
+            crew.sessions.discard(session)
         session.close()

@@ -1,4 +1,7 @@
-# Moving files. Drafts lie beside what they will become, so that they become it by one rename(2).
+#!/bin/sh
+# Moving files. Drafts lie beside what they will become, or in the tree that they will be part of, so that all of it
+# appears by rename(2). The functions of `files.sh` are there.
+# shellcheck disable=SC2154 # m, d, umask_, record and what files.sh sets are set before
 
 # place DESTINATION NAME: sets `final` to what a source of this name becomes, as `cp` has it.
 place() {
@@ -11,49 +14,56 @@ place() {
 # dated TIME FILE: sets the time of the last change, SECONDS.NANOSECONDS; busybox knows seconds only.
 dated() { touch -m -d "@$1" "$2" 2>/dev/null || touch -m -d "@${1%.*}" "$2"; }
 
-# settle SIZE MODE TIME EXIST_OK FINAL: `draft` becomes FINAL. MODE is exact with a TIME, else less the umask where
-# FINAL is new. Asked again after the answer was lost, it finds it done.
+# named MODE TIME EXIST_OK FINAL: `draft` gets its mode, its time and its name. MODE is exact with a TIME, else less the
+# umask where FINAL is new.
+named() {
+	if [ "$2" ]; then
+		chmod "$1" "$draft" && dated "$2" "$draft"
+	elif [ -f "$4" ]; then
+		chmod "$(stat -c %a "$4")" "$draft"
+	else
+		chmod "$(limited "$1")" "$draft"
+	fi && if [ "$3" ]; then mv -f -T "$draft" "$4"; else appear "$4"; fi
+}
+
+# whole SIZE FILE: a file whose end is a hole gets its size; any other must have it.
+whole() {
+	if [ "$(stat -c %s "$2")" -lt "$1" ]; then truncate -c -s "$1" "$2" || exit; fi
+	[ "$(stat -c %s "$2")" = "$1" ] || fail EIO
+}
+
+# settle SIZE MODE TIME EXIST_OK INODE FINAL: `draft`, which has this inode, becomes FINAL. Asked again after the
+# answer was lost, it finds it done.
 settle() {
-	if [ ! -e "$draft" ] && [ -f "$5" ] && [ "$(stat -c %s "$5")" = "$1" ]; then
+	if [ ! -e "$draft" ] && [ -f "$6" ] && [ "$(stat -c %i "$6")" = "$5" ]; then
 		return 0
 	fi
-	if [ "$(stat -c %s "$draft")" -lt "$1" ]; then truncate -c -s "$1" "$draft" || return; fi
-	[ "$(stat -c %s "$draft")" = "$1" ] || fail EIO
-	[ "$4" ] || ! there "$5" || { rm -f "$draft"; fail EEXIST; }
-	[ ! -d "$5" ] || fail EISDIR
-	if [ "$3" ]; then
-		chmod "$2" "$draft" && dated "$3" "$draft"
-	elif [ -f "$5" ]; then
-		chmod "$(stat -c %a "$5")" "$draft"
-	else
-		chmod "$(limited "$2")" "$draft"
-	fi && mv -f -T "$draft" "$5"
+	whole "$1" "$draft"
+	[ ! -d "$6" ] || fail EISDIR
+	named "$2" "$3" "$4" "$6"
 }
 
 # aim EXIST_OK DESTINATION NAME: sets `target` to what is to be written, and looks whether it can be.
 aim() {
 	place "$2" "$3"
 	case $final in */) if there "${final%/}"; then fail ENOTDIR; else fail ENOENT; fi ;; esac
+	[ "$1" ] || ! there "$final" || fail EEXIST
 	target "$final"
-	[ "$1" ] || ! there "$target" || fail EEXIST
 }
 
-# put_file SIZE MODE TIME EXIST_OK DESTINATION NAME: stdin becomes a file, complete or not at all.
+# put_file SIZE MODE TIME EXIST_OK SUM DESTINATION NAME: stdin becomes a file, complete or not at all.
 put_file() {
-	aim "$4" "$5" "$6"
+	aim "$4" "$6" "$7"
 	if [ -e "$target" ] && [ ! -f "$target" ]; then
 		cat >"$target"
 		exit
 	fi
 	beside "$target"
 	(keep "$1") || exit
-	if [ "$3" ]; then
-		chmod "$2" "$draft" && dated "$3" "$draft"
-	elif [ -f "$target" ]; then
-		chmod "$(stat -c %a "$target")" "$draft"
-	elif [ $((0$2 & ~0$umask_)) != $((0666 & ~0$umask_)) ]; then
-		chmod "$(limited "$2")" "$draft"
-	fi && mv -f -T "$draft" "$target" && exit
+	if [ "$5" ]; then
+		case $(sha256sum <"$draft") in "$5"*) ;; *) rm -f "$draft"; fail EIO ;; esac
+	fi
+	named "$2" "$3" "$4" "$target" && exit
 	rm -f "$draft"
 	exit 1
 }
@@ -61,44 +71,52 @@ put_file() {
 # put_tree PRESERVE EXIST_OK MANY DESTINATION NAME: a tar stream on stdin becomes a tree.
 put_tree() {
 	tree "$d" '' "$3" "$4" "$5" >/dev/null
-	unpack "$1" "$draft" || { rm -rf "$draft"; exit 1; }
-	commit "$how" "$2" "$final" "$draft" "$1" </dev/null
+	unpack "$1" "$draft" || { result=$?; rm -rf "$draft"; exit "$result"; }
+	commit "$how" "$2" "$final" "$draft"
 }
 
-# prepare KEY RESUME EXIST_OK DESTINATION NAME: prints the file to be written, its draft, and the sums of what is in
-# that already.
+# prepare KEY RESUME EXIST_OK MIBS COUNT DESTINATION NAME: prints the file to be written, its draft, that one's inode, and
+# the sums of what is in it already.
 prepare() {
-	aim "$3" "$4" "$5"
+	aim "$3" "$6" "$7"
 	[ ! -e "$target" ] || [ -f "$target" ] || fail EINVAL
 	d=$1
 	beside "$target"
 	stale "$draft"
-	if [ ! "$2" ] || [ ! -f "$draft" ]; then
-		rm -f "$draft"
-		(umask 077 && : >"$draft") || exit
-	fi
-	printf '%s\0%s\0' "$target" "$draft"
-	sums "$draft"
+	[ "$2" ] || rm -f "$draft"
+	begun "$draft"
+	printf '%s\0%s\0%s\0' "$target" "$draft" "$(stat -c %i "$draft")"
+	sums "$draft" "$4" "$5"
 }
 
-# stale DRAFT: removes drafts, of whatever else was to be moved here, that nobody has touched for a week.
+# begun FILE: makes an empty one, which nobody else can read, if there is none.
+begun() { [ -f "$1" ] && [ ! -L "$1" ] || { rm -f "$1" && (umask 077 && : >"$1") || exit; }; }
+
+# stale DRAFT: removes drafts, of whatever else was to be moved here, that nobody has touched for a week. By both times:
+# a draft that is about to get its name may have the time of its source already.
 stale() {
-	find "${1%/*}/" -maxdepth 1 -name '.ossh-*' -mtime +7 -user "$(id -u)" -exec rm -rf {} + 2>/dev/null
+	h='[0-9a-f][0-9a-f][0-9a-f][0-9a-f]'
+	find "${1%/*}/" -maxdepth 1 \( -name ".ossh-$h$h$h" -o -name ".ossh-$h$h$h$h" \) -mtime +7 -ctime +7 \
+		-user "$(id -u)" -exec rm -rf {} + 2>/dev/null
 	:
 }
 
-# sums FILE: the sum of each 8 MiB.
+# sums FILE MIBS COUNT: the sum of each so many MiB, of the first ones.
 sums() {
 	left=$(stat -L -c %s "$1") || return
 	block=0
-	while [ "$left" -gt 0 ]; do
-		dd if="$1" bs=8388608 skip=$block count=1 2>/dev/null | sha256sum
-		block=$((block + 1)) left=$((left - 8388608))
+	while [ "$left" -gt 0 ] && [ $block -lt "$3" ]; do
+		dd if="$1" bs=1048576 skip=$((block * $2)) count="$2" 2>/dev/null | sha256sum
+		block=$((block + 1)) left=$((left - $2 * 1048576))
 	done
 }
 
-# receive DRAFT MIB: stdin goes into a draft, from there on.
-receive() { said dd of="$1" bs=1048576 seek="$2" conv=notrunc; }
+# receive DRAFT MIB FRESH: stdin goes into a draft, from there on; zeros are left out where nothing was before.
+receive() {
+	conv=notrunc
+	if [ "$3" ] && dd if=/dev/null of=/dev/null conv=sparse 2>/dev/null; then conv=notrunc,sparse; fi
+	said dd of="$1" bs=1048576 seek="$2" conv=$conv
+}
 
 # send FILE MIB COUNT: so many MiB of a file, from there on.
 send() { said dd if="$1" bs=1048576 skip="$2" count="$3"; }
@@ -127,12 +145,33 @@ fetch() {
 	fi
 }
 
-# followed PATH: as `fetch` for a tree, with what links lead to in their place.
+# followed LIMIT PATH: as `fetch`, but a tree with what links lead to in their place.
 followed() {
-	stat_ -L "$1" || exit
-	printf '%s tree %s\0' "$m" "$1"
-	find -L "$1/" -mindepth 1 -print0 | xargs -0 -r stat -L -c "$m$record"
+	[ -d "$2" ] || { fetch "$@"; return; }
+	stat_ -L "$2" || exit
+	[ -r "$2" ] && [ -x "$2" ] || fail EACCES
+	printf '%s tree %s\0' "$m" "$2"
+	find -L "$2/" -mindepth 1 ! -type l -print0 2>/dev/null | xargs -0 -r stat -L -c "$m$record" 2>/dev/null
 	printf '%s links\n%s unreadable\n' "$m" "$m"
+	# links that lead nowhere, and those that find takes for a circle
+	find -L "$2/" -mindepth 1 -type l -print0 2>/dev/null
+}
+
+# why: of each of the NUL-separated paths on stdin, `-` where nothing is, `x` where it cannot be read, or `o`.
+# shellcheck disable=SC2016 # it is another shell's to read
+why() {
+	xargs -0 -r sh -c 'for p; do if [ ! -e "$p" ] && [ ! -L "$p" ]; then printf -- -; elif [ -r "$p" ]; then printf o; else printf x; fi; done' sh
+}
+
+# sums_of: of each of the NUL-separated paths on stdin the sum, if it can be had, as `sha256sum -z` prints them.
+# shellcheck disable=SC2016 # it is another shell's to read
+sums_of() {
+	if sha256sum -z </dev/null >/dev/null 2>&1; then
+		xargs -0 -r sha256sum -z -- 2>/dev/null
+	else
+		xargs -0 -r sh -c 'for f; do s=$(sha256sum <"$f") && printf "%s  %s\0" "${s%% *}" "$f"; done' sh 2>/dev/null
+	fi
+	:
 }
 
 # tree KEY RESUME MANY DESTINATION NAME: prints `new` or `merge`, the tree to be written, its draft, and the sums of
@@ -144,22 +183,45 @@ tree() {
 	else
 		place "$4" "$5"
 		! there "$final" || [ -d "$final" ] || fail ENOTDIR
+		# what was not named itself is no link, for `cp` neither
+		[ "$final" = "$4" ] || [ ! -L "$final" ] || fail ENOTDIR
 	fi
 	final=${final%/}
+	[ "$final" ] || final=/
 	d=$1
 	if [ -d "$final" ]; then
 		[ -w "$final" ] || fail EACCES
-		how=merge draft=$final/.ossh-$d
+		how=merge draft=${final%/}/.ossh-$d
 	else
 		how=new
 		beside "$final"
 	fi
 	stale "$draft"
-	[ "$2" ] || rm -rf "$draft"
-	[ -d "$draft" ] || mkdir -m 700 "$draft" || exit
+	# what was killed may still be unpacking there: it must not find what it looks for
+	rm -rf "$draft.old" || exit
+	if [ -d "$draft" ] && [ ! -L "$draft" ] && [ "$2" ]; then mv -f -T "$draft" "$draft.old" || exit; else rm -rf "$draft"; fi
+	mkdir -m 700 "$draft" "$draft/t" || exit
+	if [ -d "$draft.old/t" ]; then
+		find "$draft.old/t" -mindepth 1 -maxdepth 1 -exec mv -f -t "$draft/t" {} + || exit
+	fi
+	rm -rf "$draft.old"
 	printf '%s\0%s\0%s\0' "$how" "$final" "$draft"
-	[ ! "$2" ] || (cd "$draft" && find . -type f -print0 | xargs -0 -r sha256sum -z 2>/dev/null)
+	# large files have sums of their parts
+	[ ! "$2" ] || (cd "$draft/t" && find . -type f -size -131072 -print0 | sums_of)
 	:
+}
+
+# part_of FILE RESUME MIBS COUNT: a large file of a tree; prints the sums of what is in it already.
+part_of() {
+	[ "$2" ] || rm -f "$1"
+	begun "$1"
+	sums "$1" "$3" "$4"
+}
+
+# part_done FILE SIZE MODE TIME: it is complete.
+part_done() {
+	whole "$2" "$1"
+	if [ "$4" ]; then chmod "$3" "$1" && dated "$4" "$1"; else chmod "$(limited "$3")" "$1"; fi
 }
 
 # unpack PRESERVE DRAFT: a tar stream on stdin. Nothing in a fresh draft can lead out of it.
@@ -171,50 +233,78 @@ unpack() {
 	fi
 }
 
-# commit HOW EXIST_OK FINAL DRAFT: what was unpacked appears under its names. Names of files that are not to, are on
-# stdin. Errors are told for each, and the others are moved.
+# commit HOW EXIST_OK FINAL DRAFT: what was unpacked to DRAFT/t appears under its names. DRAFT/spoilt names files that are
+# not to; DRAFT/modes has mode, time or nothing, and name of directories. Errors are told for each, and the others are
+# moved.
+# shellcheck disable=SC2016 # it is another shell's to read
 commit() {
-	if [ ! -d "$4" ] && [ -d "$3" ]; then
+	how=$1 exist_ok=$2 to=$3 draft=$4
+	case $to in /*) ;; *) to=$PWD/$to ;; esac
+	case $draft in /*) ;; *) draft=$PWD/$draft ;; esac
+	if [ ! -d "$draft" ]; then
+		[ -d "$to" ] || fail ENOENT
 		return 0
 	fi
-	(cd "$4" && xargs -0 -r rm -f --) || return
-	if [ "$1" = new ] && ! there "$3"; then
-		mv -f -T "$4" "$3"
-		return
-	fi
-	case $3 in /*) to=$3 ;; *) to=$PWD/$3 ;; esac
-	cd "$4" || return
 	result=0
-	find . -mindepth 1 -type d -print0 | (cd "$to" && xargs -0 -r mkdir -p) || result=1
-	if [ ! "$2" ]; then
-		find . ! -type d -print0 | to=$to xargs -0 -r sh -c '
-			for f; do
-				if [ -e "$to/$f" ] || [ -L "$to/$f" ]; then
-					printf "ossh-file %s: File exists\n" "${f#./}" >&2
-					rm -f "$f"
-					bad=1
+	if [ -d "$draft/t" ]; then
+		cd "$draft/t" || exit
+		xargs -0 -r rm -f -- <"$draft/spoilt" || exit
+		if [ "$how" = new ] && ! there "$to"; then
+			mv -f -T "$draft/t" "$to" || { rm -rf "$draft"; exit 1; }
+		else
+			merge
+		fi
+	fi
+	if cd "$to"; then
+		# deepest first: what is closed afterwards has its content
+		umask_=$umask_ kept=$draft/t xargs -0 -r -n 300 sh -c '
+			while [ $# -gt 2 ]; do
+				if [ "$2" ]; then
+					touch -m -d "@$2" "$3" 2>/dev/null || touch -m -d "@${2%.*}" "$3"
+					chmod "$1" "$3" || bad=1
+				elif [ ! -d "$kept/$3" ] && [ $((0$1 & ~0$umask_)) -ne $((0777 & ~0$umask_)) ]; then
+					chmod "$(printf %o $((0$1 & ~0$umask_)))" "$3" || bad=1
 				fi
+				shift 3
 			done
-			exit $bad' sh || result=1
+			exit $bad' sh <"$draft/modes" || result=1
 	fi
-	find . -type d -print0 | to=$to xargs -0 -r sh -c '
-		for d; do
-			find "$d" -mindepth 1 -maxdepth 1 ! -type d -exec mv -f -t "$to/$d" {} + || bad=1
-		done
-		exit $bad' sh || result=1
-	if [ "$5" ]; then
-		find . -mindepth 1 -depth -type d -print0 | to=$to xargs -0 -r sh -c '
-			for d; do touch -m -r "$d" "$to/$d"; chmod "$(stat -c %a "$d")" "$to/$d"; done' sh
-	fi
-	cd / && rm -rf "$4" 2>/dev/null
+	cd / && rm -rf "$draft" 2>/dev/null
 	return $result
 }
 
-# archive FOLLOW TOP: a tar stream of what is below a directory; of the names on stdin, or where there are none, of all.
+# merge: from the present directory into `to`.
+# shellcheck disable=SC2016 # it is another shell's to read
+merge() {
+	export to
+	find . -mindepth 1 -type d -print0 | xargs -0 -r sh -c '
+		for d; do
+			if [ -L "$to/$d" ] || { [ -e "$to/$d" ] && [ ! -d "$to/$d" ]; }; then
+				printf "ossh-file %s: Not a directory\n" "${d#./}" >&2
+				rm -rf "$d"
+			elif [ -d "$d" ] && [ ! -d "$to/$d" ]; then
+				printf "%s\0" "$d"
+			fi
+		done' sh >"$draft/made" || result=1
+	(cd "$to" && xargs -0 -r mkdir -- <"$draft/made") || result=1
+	if [ "$exist_ok" ]; then option=-f; else option=-n; fi
+	find . -type d -print0 | option=$option xargs -0 -r sh -c '
+		for d; do
+			find "$d" -mindepth 1 -maxdepth 1 ! -type d -exec mv $option -t "$to/$d" {} + || bad=1
+		done
+		exit $bad' sh || result=1
+	# what is left of the draft was there before
+	xargs -0 -r rm -rf -- <"$draft/made" || result=1
+	# of two that want one name, rename(2) leaves out one
+	[ "$exist_ok" ] || find . ! -type d -print0 | xargs -0 -r sh -c '
+		for f; do printf "ossh-file %s: File exists\n" "${f#./}" >&2; done; exit 1' sh || result=1
+}
+
+# archive FOLLOW TOP LISTED: a tar stream of what is below a directory; of the names on stdin, or of all.
 archive() {
 	if [ "$3" ]; then
-		tar -c $1 -f - -C "$2" --no-recursion --null -T -
+		tar -c ${1:+"$1"} -f - -C "$2" --no-recursion --null -T -
 	else
-		tar -c $1 -f - -C "$2" .
+		tar -c ${1:+"$1"} -f - -C "$2" .
 	fi
 }

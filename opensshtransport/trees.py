@@ -12,9 +12,11 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import stat as modes
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -25,10 +27,23 @@ from opensshtransport.session import Session
 from opensshtransport.shell import Reply, Shells
 from opensshtransport.stripes import Part, move
 
-__all__ = ["arrange", "dealt", "file_sum", "pack_small", "receive_tree", "send_tree"]
+__all__ = [
+    "Failed",
+    "arrange",
+    "dealt",
+    "file_sum",
+    "make_parents",
+    "modes_of",
+    "opened",
+    "pack_small",
+    "receive_tree",
+    "remove",
+    "remove_links",
+    "rename_new",
+    "send_tree",
+    "sweep",
+]
 
-# Where a tree is cut into several streams, the least that one of them carries, in bytes.
-LEAST_SHARE = 4 << 20
 _PIECE = 1 << 18
 
 
@@ -56,17 +71,65 @@ def dealt(items: Sequence[Item], streams: int) -> list[list[Item]]:
     return [share for share in shares if share]
 
 
+Failed = Callable[[str, OSError], object]
+
+# Below this a draft has what it will become; beside it, what `commit` of `transfer.sh` must know.
+_TOP = "t/"
+
+
+def opened(items: Iterable[Item]) -> list[Item]:
+    """With directories that can be written to, since one without that must get its content first."""
+    return [
+        dataclasses.replace(item, mode=item.mode | 0o700) if item.kind == "directory" else item
+        for item in items
+    ]
+
+
+def modes_of(items: Sequence[Item], *, preserve: bool) -> bytes:
+    """What `commit` of `transfer.sh` does to directories: mode, time and name of each, the deepest first."""
+    words = [
+        (
+            f"{item.mode if preserve else item.mode & 0o777:o}",
+            archive.seconds(item.mtime_ns) if preserve else "",
+            f"./{item.name}",
+        )
+        for item in reversed(items)
+        if item.kind == "directory"
+    ]
+    return b"".join(os.fsencode(word) + b"\0" for three in words for word in three)
+
+
 def pack_small(
-    items: Iterable[Item], *, preserve: bool, failed: Callable[[Item, OSError], object], meter: Meter
+    items: Iterable[Item],
+    *,
+    preserve: bool,
+    failed: Callable[[Item, OSError], object],
+    meter: Meter,
+    spoilt: Sequence[str],
+    modes: bytes,
 ) -> bytes:
-    """A whole tar stream, for a tree that is small."""
+    """A whole tar stream, for a tree that is small, or for the end of one.
+
+    Args:
+        items: what is in it.
+        preserve: keep times and hard links.
+        failed: is told what cannot be packed.
+        meter: counts.
+        spoilt: grows by names that must not appear, while it is packed.
+        modes: see `modes_of`.
+    """
     buffer = io.BytesIO()
-    archive.pack(items, buffer, preserve=preserve, failed=failed, progress=_counted(meter))
+
+    def counted(item: Item, size: int) -> None:
+        meter.moved(size, item.name)
+
+    def words() -> dict[str, bytes]:
+        return {"spoilt": b"".join(os.fsencode(f"./{name}") + b"\0" for name in spoilt), "modes": modes}
+
+    archive.pack(
+        items, buffer, prefix=_TOP, further=words, preserve=preserve, failed=failed, progress=counted
+    )
     return buffer.getvalue()
-
-
-def _counted(meter: Meter) -> Callable[[Item, int], object]:
-    return lambda item, size: meter.moved(size, item.name)
 
 
 def send_tree(
@@ -86,12 +149,7 @@ def send_tree(
         OSError: what the script said.
         ConnectionFailed: one of its kinds.
     """
-    # a directory without write permission must get its content first, from all streams
-    open_items = [
-        dataclasses.replace(item, mode=item.mode | 0o700) if item.kind == "directory" else item
-        for item in items
-    ]
-    shares = dealt(open_items, streams)
+    shares = dealt(opened(items), streams)
 
     def carry(session: Session, part: Part, stop: threading.Event) -> None:
         def counted(item: Item, size: int) -> None:
@@ -99,7 +157,9 @@ def send_tree(
                 raise BrokenPipeError
             meter.moved(size, item.name)
 
-        archive.pack(shares[part.offset], session, preserve=preserve, failed=failed, progress=counted)
+        archive.pack(
+            shares[part.offset], session, prefix=_TOP, preserve=preserve, failed=failed, progress=counted
+        )
 
     parts = [Part(number, 0) for number in range(len(shares))]
     move(shells, parts, streams, lambda _: script, carry, refused)
@@ -130,32 +190,52 @@ def receive_tree(
         refused: makes the error of what the script said.
         meter: counts.
     """
+    later: list[Callable[[], None]] = []
 
     def carry(session: Session, part: Part, stop: threading.Event) -> None:
-        wanted = {item.name for item in shares[part.offset]}
-        if listed:
-            for item in shares[part.offset]:
-                session.write(os.fsencode(f"./{item.name}") + b"\0")
-        session.end_input()
+        share = shares[part.offset]
+        mtimes = {item.name: item.mtime_ns for item in share}
+
+        def ask() -> None:
+            with contextlib.suppress(OSError, ValueError):
+                if listed:
+                    for item in share:
+                        session.write(os.fsencode(f"./{item.name}") + b"\0")
+                session.end_input()
+
+        # beside the reading: the far side packs while it reads names, and neither waits for the other then
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
 
         def counted(name: str, size: int) -> None:
             if stop.is_set():
                 raise BrokenPipeError
             meter.moved(size, name)
 
-        directories = archive.unpack(
-            session,
-            draft,
-            preserve=preserve,
-            wanted=wanted.__contains__,
-            failed=failed,
-            progress=counted,
-        )
-        later.extend(directories)
+        try:
+            later.extend(
+                archive.unpack(
+                    session,
+                    draft,
+                    preserve=preserve,
+                    wanted=mtimes.__contains__,
+                    mtimes=mtimes,
+                    failed=failed,
+                    progress=counted,
+                )
+            )
+        except BaseException:
+            session.halt()
+            raise
+        finally:
+            asking.join()
 
-    later: list[Callable[[], None]] = []
+    def told(reply: Reply) -> OSError | None:
+        # tar says what it could not read, and packs the rest; what is missing is found by the caller
+        return None if later or not reply.errors else refused(reply)
+
     parts = [Part(number, 0) for number in range(len(shares))]
-    move(shells, parts, len(shares), lambda _: script, carry, refused)
+    move(shells, parts, len(shares), lambda _: script, carry, told)
     for settle in reversed(later):
         settle()
 
@@ -191,22 +271,105 @@ def arrange(
             try:
                 if entry.is_dir(follow_symlinks=False):
                     seen = entry.stat()
-                    if not place.is_dir():
+                    # not through a link, whoever has made it
+                    if not place.is_dir() or place.is_symlink():
                         place.mkdir(mode=0o700)
-                        place.chmod(modes.S_IMODE(seen.st_mode) | 0o700)
-                    if preserve:
+                        dated.append((place, seen))
+                    elif preserve:
                         dated.append((place, seen))
                     Path(entry.path).chmod(0o700)
                     above.append((Path(entry.path), place))
-                elif not exist_ok and os.path.lexists(place):
-                    failed(FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place)))
-                else:
+                elif exist_ok:
                     os.replace(entry.path, place)  # noqa: PTH105 - both are there as text
+                else:
+                    rename_new(entry.path, place)
             except OSError as reason:
-                reason.filename, reason.filename2 = str(place), None
-                failed(reason)
+                failed(OSError(reason.errno, reason.strerror, str(place)))
     for place, seen in reversed(dated):
         with contextlib.suppress(OSError):
             place.chmod(modes.S_IMODE(seen.st_mode))
-            os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    shutil.rmtree(draft, ignore_errors=True)
+            if preserve:
+                os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    remove(draft)
+
+
+def rename_new(source: str | Path, target: Path) -> None:
+    """Give a file a name that nobody has: link(2) takes none twice.
+
+    Raises:
+        FileExistsError: somebody has it.
+    """
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as reason:
+        if reason.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES}:
+            raise FileExistsError(reason.errno, reason.strerror, str(target)) from None
+        # a file system without hard links
+        os.rename(source, target)  # noqa: PTH104 - both are there as text
+    else:
+        os.unlink(source)  # noqa: PTH108 - the same
+
+
+def make_parents(top: Path, name: str) -> None:
+    """Make the directories above a name, which lead through no link.
+
+    Raises:
+        NotADirectoryError: something else is there.
+    """
+    path = top
+    for piece in name.split("/")[:-1]:
+        path /= piece
+        if path.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        path.mkdir(mode=0o700, exist_ok=True)
+        path.chmod(path.stat().st_mode & 0o7777 | 0o700)
+
+
+def remove(top: Path) -> None:
+    """Remove a tree, with directories that cannot be written to, if it is there."""
+    if top.is_symlink() or not top.is_dir():
+        top.unlink(missing_ok=True)
+        return
+    for here, directories, _ in os.walk(top):
+        Path(here).chmod(0o700)
+        for name in directories:
+            path = Path(here, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def remove_links(top: Path) -> None:
+    """Remove all symlinks of a tree, and open its directories."""
+    for here, directories, files in os.walk(top):
+        for name in (*directories, *files):
+            path = Path(here, name)
+            if path.is_symlink():
+                path.unlink()
+            elif name in directories:
+                path.chmod(0o700)
+
+
+# Seconds after which a draft that nobody touches is nobody's.
+_STALE = 7 * 86400.0
+_DRAFT = re.compile(r"\.ossh-(?:[0-9a-f]{12}|[0-9a-f]{16})")
+
+
+def sweep(directory: Path) -> None:
+    """Remove drafts that nobody has touched for a week."""
+    before = time.time() - _STALE
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(directory)):
+            if not _DRAFT.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):
+                seen = entry.stat(follow_symlinks=False)
+                # by both times: the draft of a file may have the time of its source already
+                if max(seen.st_mtime, seen.st_ctime) > before or seen.st_uid != os.geteuid():
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)  # noqa: PTH108 - it is there as text

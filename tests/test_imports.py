@@ -35,7 +35,7 @@ FLOORS = {
         "direct",
         *("session", "meter", "archive", "stripes", "trees", "sftp"),
         "files",
-        "transfer",
+        *("placement", "putting", "getting", "transfer"),
         "transport",
         "links",
         "far_side",

@@ -1,0 +1,536 @@
+"""get: from there to here.
+
+The trap: nothing that the far side says is to be trusted with where something goes: a name in its listing, as
+one in its archive, must not lead out of the draft.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import posixpath
+import secrets
+import stat as modes
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport import archive, trees
+from opensshtransport.archive import Item
+from opensshtransport.entries import DirEntry, Stat, parse_records, parse_trees
+from opensshtransport.errors import ConnectionFailed
+from opensshtransport.meter import Meter
+from opensshtransport.paths import path_text, quoted
+from opensshtransport.placement import (
+    INLINE_FILE,
+    INLINE_TREE,
+    LARGE,
+    WILD,
+    How,
+    Mover,
+    Sources,
+    claimed,
+    flag,
+    listed,
+    permissions,
+    sums,
+)
+from opensshtransport.session import Session
+from opensshtransport.shell import Reply
+from opensshtransport.stripes import (
+    MIB,
+    Part,
+    block_sums,
+    mibs_of_block,
+    missing_parts,
+    move,
+    streams_for,
+)
+
+__all__ = ["Found", "Getting"]
+
+_PIECE = 1 << 18
+_CHANGED = "the file changed while it was read"
+_DIFFER = "the checksums differ after the transfer"
+_ANY_SIZE = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A source on the far side: `content` of a small file, `entries` of a tree."""
+
+    path: str
+    name: str
+    stat: Stat
+    content: bytes | None
+    entries: dict[str, DirEntry] | None
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> int:
+        """How many files and links there are."""
+        if self.entries is None:
+            return 1
+        return sum(1 for entry in self.entries.values() if not modes.S_ISDIR(entry.stat.mode))
+
+    @property
+    def size(self) -> int:
+        """Bytes in all files."""
+        if self.entries is None:
+            return self.stat.size
+        return sum(entry.stat.size for entry in self.entries.values() if modes.S_ISREG(entry.stat.mode))
+
+
+class Getting(Mover):
+    """Moves files from one destination to here."""
+
+    def find(self, source: Sources, how: How, failures: list[OSError]) -> tuple[list[Found], bool]:
+        """Look at all sources; small files come with their content. Whether several were named.
+
+        Raises:
+            OSError: of the only one.
+        """
+        named = [path_text(one) for one in listed(source)]
+        names = self._matched(named, failures)
+        many = len(names) > 1 or len(named) > 1
+        limit = INLINE_FILE if how.way is None else -1
+        if how.way == "inline":
+            limit = _ANY_SIZE
+        mark = secrets.token_hex(8)
+        function = "followed" if how.dereference else "fetch"
+        requests = [
+            self._request(f"{function} {limit} {quoted(name)}", slow=True, mark=mark) for name in names
+        ]
+        found = []
+        for name, reply in zip(names, self._shells.ask_all(requests), strict=True):
+            try:
+                if reply.status and b" tree " not in reply.out:
+                    raise self._failed(reply, name)
+                one = self._found(name, reply, mark)
+                if one.entries is not None:
+                    how.check_tree(f"{self._host}:{name}")
+                found.append(one)
+            except OSError as reason:  # noqa: PERF203 - the others are to be moved all the same
+                if isinstance(reason, ConnectionFailed) or not many:
+                    raise
+                failures.append(reason)
+        return found, many
+
+    def _matched(self, named: Sequence[str], failures: list[OSError]) -> list[str]:
+        """Names with patterns expanded, as a shell does; what is there by this very name is no pattern."""
+        wild = [name for name in named if WILD & set(name)]
+        literal = dict(zip(wild, self._files.exists_many(wild), strict=True)) if wild else {}
+        names: list[str] = []
+        for name in named:
+            if not name:
+                raise self._error(errno.ENOENT, name)
+            if name not in literal or literal[name]:
+                names.append(name)
+                continue
+            found = [one for one in self._files.glob(name) if _shown(one, name)]
+            names += found
+            if not found:
+                missing = self._error(errno.ENOENT, name, "nothing matches the pattern")
+                if len(named) == 1:
+                    raise missing
+                failures.append(missing)
+        return names
+
+    def _found(self, path: str, reply: Reply, mark: str) -> Found:
+        name = posixpath.basename(path.rstrip("/"))
+        if name in {"", ".", ".."} or (name.startswith("~") and path.rstrip("/") == name):
+            name = posixpath.basename(self._files.realpath(path))
+        if "/" in name or name in {".", ".."}:
+            raise self._error(errno.EPERM, path, "the far side names it so that it would go elsewhere")
+        head, inline, content = reply.out.partition(f"{mark} content\n".encode())
+        if inline:
+            return Found(path, name, next(iter(parse_records(head, mark).values())), content, None)
+        head, tree, _ = reply.out.partition(f"{mark} tree ".encode())
+        stat = next(iter(parse_records(head, mark).values()))
+        if not tree:
+            return Found(path, name, stat, None, None)
+        listing, _, closed = reply.out.partition(f"{mark} unreadable\n".encode())
+        ((_, entries),) = parse_trees(listing, mark).items()
+        unreadable = tuple(os.fsdecode(one) for one in closed.split(b"\0") if one)
+        return Found(path, name, stat, None, entries, unreadable)
+
+    def one(self, found: Found, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
+        """Get one source; what of a tree could not be moved is told in `failures`."""
+        if found.entries is not None:
+            self._tree(found, place, how, failures, meter)
+            return
+        target = os.path.join(place, found.name) if os.path.isdir(place) else place
+        if target.endswith("/"):
+            number = errno.ENOTDIR if os.path.lexists(target.rstrip("/")) else errno.ENOENT
+            raise OSError(number, os.strerror(number), target)
+        if os.path.isdir(target):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+        if not how.overwrite and os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        # a link is written through, as by open(2)
+        final = Path(os.path.realpath(target))
+        if found.content is not None:
+            self._inline(found, final, how, meter)
+        else:
+            words = (self._host, found.path, found.stat.size, found.stat.mtime_ns, final)
+            trees.sweep(final.parent)
+            with claimed(*words) as key:
+                self._again(meter, lambda: self._stripes(found, final, key, how, meter))
+        meter.done(found.name)
+
+    def _inline(self, found: Found, final: Path, how: How, meter: Meter) -> None:
+        content = found.content or b""
+        if len(content) != found.stat.size:
+            raise self._error(errno.EBUSY, found.path, _CHANGED)
+        if how.verify and self._files.checksum(found.path) != hashlib.sha256(content).hexdigest():
+            raise self._error(errno.EIO, found.path, _DIFFER)
+        if final.exists() and not final.is_file():
+            final.write_bytes(content)
+        else:
+            draft = final.parent / f".ossh-{secrets.token_hex(8)}"
+            try:
+                descriptor = _opened(draft, os.O_EXCL, final)
+                with os.fdopen(descriptor, "r+b") as file:
+                    file.write(content)
+                    file.flush()
+                    self._settle(file.fileno(), draft, final, found.stat, how)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+        meter.moved(len(content), found.name)
+
+    def _settle(self, descriptor: int, draft: Path, final: Path, stat: Stat, how: How) -> None:
+        """Give a complete draft its mode and times, and its name."""
+        if how.preserve:
+            os.fchmod(descriptor, permissions(stat))
+        elif final.exists():
+            os.fchmod(descriptor, modes.S_IMODE(final.stat().st_mode))
+        else:
+            os.fchmod(descriptor, permissions(stat) & ~archive.umask())
+        os.fsync(descriptor)
+        if how.preserve:
+            os.utime(descriptor, ns=(stat.atime_ns, stat.mtime_ns))
+        if how.overwrite:
+            draft.replace(final)
+        else:
+            trees.rename_new(draft, final)
+
+    def _stripes(self, found: Found, final: Path, key: str, how: How, meter: Meter) -> None:
+        if final.exists() and not final.is_file():
+            raise OSError(errno.EINVAL, "not a regular file", str(final))
+        draft = final.parent / f".ossh-{key}"
+        if not how.resume:
+            draft.unlink(missing_ok=True)
+        descriptor = _opened(draft, 0, final)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+            try:
+                self._parts(file.fileno(), found.path, found.name, found.stat, meter)
+                if how.verify and self._files.checksum(found.path) != trees.file_sum(draft):
+                    raise self._error(errno.EIO, found.path, _DIFFER)
+                self._settle(file.fileno(), draft, final, found.stat, how)
+            except OSError as reason:
+                if isinstance(reason, ConnectionFailed):
+                    raise
+                draft.unlink(missing_ok=True)
+                if reason.filename is None:
+                    raise OSError(reason.errno, reason.strerror, str(final)) from reason
+                raise
+
+    def _parts(self, descriptor: int, path: str, name: str, stat: Stat, meter: Meter) -> None:
+        """Receive what a draft has not, and see that the source is still the same."""
+        size, had = stat.size, os.fstat(descriptor).st_size
+        mibs = mibs_of_block(size)
+        blocks = -(-min(had, size) // (mibs * MIB))
+        there: list[str] = []
+        word = quoted(path)
+        if blocks:
+            reply = self._ask(f"sums {word} {mibs} {blocks}", slow=True)
+            if reply.status:
+                raise self._failed(reply, path)
+            there = [line.split()[0].decode("ascii") for line in reply.out.splitlines()]
+        round_trip, _ = self._probe()
+        streams = streams_for(round_trip, size)
+        parts = missing_parts(size, block_sums(descriptor, size, blocks), there, streams)
+        meter.there(size - sum(part.size for part in parts), name)
+
+        def carry(session: Session, part: Part, stop: threading.Event) -> None:
+            offset, end = part.offset, part.offset + part.size
+            while offset < end and not stop.is_set():
+                piece = session.read(min(_PIECE, end - offset))
+                if not piece:
+                    # it has become shorter, or cannot be read, as is told below
+                    return
+                # what is nothing but zeros is left out where nothing was before
+                if offset < had or not archive.is_zeros(piece):
+                    _write_at(descriptor, piece, offset)
+                offset += len(piece)
+                meter.moved(len(piece), name)
+
+        move(
+            self._shells,
+            parts,
+            streams,
+            lambda part: f"send {word} {part.offset // MIB} {-(-part.size // MIB)}",
+            carry,
+            lambda reply: self._failed(reply, path),
+        )
+        if os.fstat(descriptor).st_size != size:
+            os.ftruncate(descriptor, size)
+        after = self._files.stat(path)
+        if (after.size, after.mtime_ns) != (stat.size, stat.mtime_ns):
+            raise self._error(errno.EBUSY, path, _CHANGED)
+
+    # -- trees ---------------------------------------------------------------------------------------------
+
+    def _tree(self, found: Found, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
+        contents = posixpath.basename(found.path.rstrip("/")) in {".", ".."}
+        inside = os.path.isdir(place) and not contents
+        target = (os.path.join(place, found.name) if inside else place).rstrip("/") or "/"
+        if os.path.lexists(target) and (not os.path.isdir(target) or (inside and os.path.islink(target))):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
+        final = Path(os.path.realpath(target))
+        items = archive.from_entries(found.entries or {}, exclude=how.exclude)
+        if how.dereference:
+            items = [item for item in items if item.kind != "symlink"]
+        skip = len(found.path.rstrip("/")) + 1
+        lost = [
+            self._error(*self._why_closed(one, how))
+            for one in found.unreadable
+            if not archive.excluded(one[skip:], how.exclude)
+        ]
+        others = [item for item in items if item.kind == "other"]
+        lost += [self._error(errno.EINVAL, item.path, "neither file, directory nor link") for item in others]
+        items = [item for item in items if item.kind != "other"]
+        files = sum(1 for item in items if item.kind != "directory")
+        new = not os.path.lexists(final)
+        parent = final.parent if new else final
+        trees.sweep(parent)
+        with claimed(self._host, found.path, final) as key:
+            draft = parent / f".ossh-{key}"
+            try:
+                problems = self._again(meter, lambda: self._fill(found, items, draft, final, how, meter))
+                trees.arrange(
+                    draft,
+                    final,
+                    new=new,
+                    exist_ok=how.overwrite,
+                    preserve=how.preserve,
+                    failed=problems.append,
+                )
+                self._settle_top(found, final, new, how)
+            except OSError as reason:
+                if not isinstance(reason, ConnectionFailed):
+                    trees.remove(draft)
+                raise
+        meter.done(found.name, max(0, files - len(problems)))
+        failures += lost + problems
+
+    def _settle_top(self, found: Found, final: Path, new: bool, how: How) -> None:
+        # last: without write permission nothing could be moved
+        if how.preserve:
+            final.chmod(found.stat.permissions)
+            os.utime(final, ns=(found.stat.atime_ns, found.stat.mtime_ns))
+        elif new:
+            final.chmod(permissions(found.stat) & ~archive.umask())
+
+    def _why_closed(self, path: str, how: How) -> tuple[int, str]:
+        if how.dereference:
+            return errno.ENOENT, path
+        return errno.EACCES, path
+
+    def _fill(
+        self, found: Found, items: Sequence[Item], draft: Path, final: Path, how: How, meter: Meter
+    ) -> list[OSError]:
+        """Fill a draft; gives what could not be moved."""
+        problems: list[OSError] = []
+        told: set[str] = set()
+        if not how.resume:
+            trees.remove(draft)
+        try:
+            draft.mkdir(mode=0o700, exist_ok=True)
+        except OSError as reason:
+            raise OSError(reason.errno, reason.strerror, str(final)) from None
+        if draft.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(draft))
+        # a link that an earlier try has made would be written through
+        trees.remove_links(draft)
+
+        def failed(name: str, reason: OSError) -> None:
+            told.add(name)
+            problems.append(OSError(reason.errno, reason.strerror, str(final / name.lstrip("/"))))
+
+        large = [item for item in items if item.kind == "file" and item.size >= LARGE and item.twin is None]
+        apart = {item.name for item in large}
+        rest = self._not_yet(found, [item for item in items if item.name not in apart], draft, how, meter)
+        if rest:
+            self._stream(found, rest, draft, how, failed, meter)
+        for item in large:
+            self._large(found, item, draft, how, failed, meter)
+        problems += self._incomplete(found, [item for item in items if item.name not in told], draft)
+        if how.verify:
+            problems += self._differing(found, items, draft)
+        return problems
+
+    def _stream(
+        self,
+        found: Found,
+        todo: Sequence[Item],
+        draft: Path,
+        how: How,
+        failed: trees.Failed,
+        meter: Meter,
+    ) -> None:
+        options = "-h" if how.dereference else "''"
+        word = quoted(found.path)
+        size = sum(item.size + 1024 for item in todo)
+        whole = len(todo) == len(found.entries or {})
+        if whole and size <= INLINE_TREE and how.way in {None, "inline"}:
+            reply = self._ask(f"archive {options} {word}", slow=True)
+            if reply.status and not reply.out:
+                raise self._tree_failed(reply, found)
+            mtimes = {item.name: item.mtime_ns for item in todo}
+            later = archive.unpack(
+                _Bytes(reply.out),
+                draft,
+                preserve=how.preserve,
+                wanted=mtimes.__contains__,
+                mtimes=mtimes,
+                failed=failed,
+                progress=lambda name, size: meter.moved(size, name),
+            )
+            for settle in reversed(later):
+                settle()
+            return
+        round_trip, lists = self._probe()
+        streams = streams_for(round_trip, size) if lists else 1
+        trees.receive_tree(
+            self._shells,
+            trees.dealt(todo, streams),
+            draft,
+            f"archive {options} {word} {flag(lists)}",
+            preserve=how.preserve,
+            listed=lists,
+            failed=failed,
+            refused=lambda reply: self._tree_failed(reply, found),
+            meter=meter,
+        )
+
+    def _tree_failed(self, reply: Reply, found: Found) -> OSError:
+        error = self._failed(reply, found.path)
+        return self._error(error.errno or errno.EIO, found.path, f"{error.strerror} ({reply.errors[:300]})")
+
+    def _large(
+        self, found: Found, item: Item, draft: Path, how: How, failed: trees.Failed, meter: Meter
+    ) -> None:
+        """Receive a large file of a tree by parts."""
+        path = draft / item.name
+        stat = (found.entries or {})[item.name].stat
+        try:
+            trees.make_parents(draft, item.name)
+            descriptor = _opened(path, 0, path)
+            with os.fdopen(descriptor, "r+b", buffering=0):
+                self._parts(descriptor, item.path, item.name, stat, meter)
+                if how.preserve:
+                    os.fchmod(descriptor, permissions(stat))
+                    os.utime(descriptor, ns=(stat.atime_ns, stat.mtime_ns))
+                else:
+                    os.fchmod(descriptor, permissions(stat) & ~archive.umask())
+        except OSError as reason:
+            if isinstance(reason, ConnectionFailed) or reason.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            path.unlink(missing_ok=True)
+            failed(item.name, reason)
+
+    def _incomplete(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
+        """What has not come, or not as it was listed."""
+        problems = []
+        missing = []
+        for item in items:
+            place = draft / item.name
+            try:
+                size = place.lstat().st_size
+            except OSError:
+                missing.append(item)
+                continue
+            if item.kind == "file" and size != item.size:
+                place.unlink()
+                problems.append(self._error(errno.EBUSY, item.path, _CHANGED))
+        if missing:
+            names = b"".join(os.fsencode(f"./{item.name}") + b"\0" for item in missing)
+            said = self._ask(f"cd {quoted(found.path)} && why", payload=names, slow=True).out.decode()
+            for item, why in zip(missing, said.ljust(len(missing), "-"), strict=False):
+                number = {"-": errno.ENOENT, "x": errno.EACCES}.get(why, errno.EBUSY)
+                problems.append(self._error(number, item.path, _CHANGED if why == "o" else ""))
+        return problems
+
+    def _differing(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
+        files = [item for item in items if item.kind == "file" and os.path.lexists(draft / item.name)]
+        theirs = self._sums(found, files)
+        problems = []
+        for item in files:
+            if trees.file_sum(draft / item.name) != theirs.get(item.name):
+                (draft / item.name).unlink()
+                problems.append(self._error(errno.EIO, item.path, _DIFFER))
+        return problems
+
+    def _sums(self, found: Found, items: Sequence[Item]) -> dict[str, str]:
+        names = b"".join(os.fsencode(f"./{item.name}") + b"\0" for item in items)
+        if not names:
+            return {}
+        return sums(self._ask(f"cd {quoted(found.path)} && sums_of", payload=names, slow=True).out)
+
+    def _not_yet(
+        self, found: Found, items: Sequence[Item], draft: Path, how: How, meter: Meter
+    ) -> list[Item]:
+        """What of the items is not in the draft, as an earlier try left it."""
+        here = []
+        for item in items:
+            # twins go together
+            if item.kind != "file" or (how.preserve and item.twin is not None):
+                continue
+            with contextlib.suppress(OSError):
+                seen = (draft / item.name).lstat()
+                if modes.S_ISREG(seen.st_mode) and seen.st_size == item.size:
+                    here.append(item)
+        theirs = self._sums(found, here)
+        same = {item.name for item in here if theirs.get(item.name) == trees.file_sum(draft / item.name)}
+        for item in here:
+            if item.name in same:
+                meter.there(item.size, item.name)
+        return [item for item in items if item.name not in same]
+
+
+class _Bytes:
+    """Bytes to be read as a stream."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._left = memoryview(raw)
+
+    def read(self, size: int = _PIECE, /) -> bytes:
+        piece, self._left = self._left[:size], self._left[size:]
+        return bytes(piece)
+
+
+def _opened(draft: Path, further: int, final: Path) -> int:
+    try:
+        return os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | further, 0o600)
+    except OSError as reason:
+        # of a draft nobody has heard
+        raise OSError(reason.errno, reason.strerror, str(final)) from None
+
+
+def _shown(path: str, pattern: str) -> bool:
+    """Whether a shell's pattern means this path too: hidden names only where the pattern has the dot."""
+    hidden = [part for part in path.split("/") if part.startswith(".") and part not in {".", ".."}]
+    asked = [part for part in pattern.split("/") if part.startswith((".", "[."))]
+    return len(hidden) <= len(asked)
+
+
+def _write_at(descriptor: int, piece: bytes, offset: int) -> None:
+    view = memoryview(piece)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

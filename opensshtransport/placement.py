@@ -1,0 +1,262 @@
+"""What put and get have in common: their options, their sources, their errors, and who works at a draft.
+
+The trap: a draft is known by what it will become, so that a broken transfer finds it again; two that move the
+same at once would share it, and one would give its name to what the other has not finished. So a draft is
+claimed; who comes second gets another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+import platform
+import secrets
+import stat as modes
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from opensshtransport.archive import Exclude
+from opensshtransport.entries import Stat
+from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SettingsError
+from opensshtransport.files import Files
+from opensshtransport.meter import Meter, Transferred
+from opensshtransport.paths import PathLike, path_text
+from opensshtransport.settings import runtime_directory
+from opensshtransport.shell import Reply, Request, Shells
+from opensshtransport.stripes import reply_errno
+
+__all__ = [
+    "INLINE_FILE",
+    "INLINE_ITEMS",
+    "INLINE_TREE",
+    "LARGE",
+    "WILD",
+    "How",
+    "Mover",
+    "Sources",
+    "TransferFailed",
+    "Way",
+    "claimed",
+    "flag",
+    "listed",
+    "local_sources",
+    "permissions",
+    "sums",
+]
+
+Way = Literal["inline", "tar", "stream", "sftp", "scp"]
+Sources = PathLike | Sequence[PathLike]
+_T = TypeVar("_T")
+
+# Files, and trees together, up to these sizes go within one request, in bytes.
+INLINE_FILE = 256 << 10
+INLINE_TREE = 1 << 20
+INLINE_ITEMS = 2000
+# Files of a tree from this size on go by parts; `tree` of `transfer.sh` has the same.
+LARGE = 64 << 20
+WILD = frozenset("*?[")
+# How often a transfer goes on that gets no further.
+_MOST_TRIES = 3
+
+
+class TransferFailed(OSError):
+    """Several files could not be moved; all others are in their places.
+
+    Attributes:
+        failures: what happened, one error for each.
+        result: what was moved, as put and get return it.
+    """
+
+    failures: tuple[OSError, ...] = ()
+    result: Transferred | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """The options of one transfer."""
+
+    recursive: bool | None
+    dereference: bool
+    preserve: bool
+    overwrite: bool
+    resume: bool
+    verify: bool
+    exclude: Exclude
+    way: Way | None
+
+    def check_tree(self, name: str) -> None:
+        """Raise where a directory was not to be moved."""
+        if self.recursive is False:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+
+
+class Mover:
+    """Asks one destination, for put and for get."""
+
+    def __init__(self, shells: Shells, files: Files) -> None:
+        self._shells, self._files = shells, files
+        self._host = shells.host
+        self._probed: tuple[float, bool] | None = None
+
+    def _request(
+        self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False, mark: str = ""
+    ) -> Request:
+        marks = f"m={mark} d={secrets.token_hex(8)}"
+        return Request(script=f"{marks}\n{script}", payload=payload, reads=reads, slow=slow)
+
+    def _ask(self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False) -> Reply:
+        # most of what is asked here may be asked again: a draft is a draft
+        return self._shells.ask(self._request(script, payload=payload, reads=reads, slow=slow))
+
+    def _probe(self) -> tuple[float, bool]:
+        """The round trip in seconds, and whether the far side's tar takes a list of names."""
+        if self._probed is None:
+            said = self._ask("tar --version").out
+            begin = time.monotonic()
+            self._ask(":")
+            self._probed = (time.monotonic() - begin, b"GNU tar" in said)
+        return self._probed
+
+    def _again(self, meter: Meter, work: Callable[[], _T]) -> _T:
+        """Go on after a lost connection, as long as each try finds more of the try before."""
+        tries, best, begun = 0, -1, meter.bytes
+        while True:
+            meter.again(begun)
+            try:
+                return work()
+            except (MasterGone, ConnectionLost):
+                tries = 0 if meter.found > best else tries + 1
+                best = max(best, meter.found)
+                if tries >= _MOST_TRIES:
+                    raise
+                self._shells.revive()
+
+    def _error(self, number: int, path: PathLike, text: str = "") -> OSError:
+        return OSError(number, text or os.strerror(number), f"{self._host}:{path_text(path)}")
+
+    def _failed(self, reply: Reply, path: PathLike) -> OSError:
+        number = reply_errno(reply)
+        said = reply.errors.strip()
+        text = f"{os.strerror(number)} ({said[-300:]})" if number == errno.EIO and said else ""
+        return self._error(number, path, text)
+
+
+@contextlib.contextmanager
+def claimed(*words: object) -> Iterator[str]:
+    """The name of a draft, which nobody else of this user and machine has meanwhile.
+
+    Args:
+        words: what it is of, and what it will become; the same ones lead to the same draft again.
+    """
+    # another machine may have another file of the same name, size and time
+    text = "\0".join(map(str, (platform.node(), os.geteuid(), *words)))
+    name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    directory = runtime_directory() / "moving"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    path = directory / name
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        ours = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # who had it before may just have removed it
+            ours = os.fstat(descriptor).st_nlink > 0
+        except BlockingIOError:
+            ours = False
+        try:
+            yield name if ours else secrets.token_hex(8)
+        finally:
+            if ours:
+                path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def outcome(failures: Sequence[OSError], meter: Meter) -> Transferred:
+    """What put and get return, or raise.
+
+    Raises:
+        OSError: the only failure.
+        TransferFailed: several.
+    """
+    result = meter.end()
+    if not failures:
+        return result
+    if len(failures) == 1:
+        raise failures[0]
+    first = failures[0]
+    error = TransferFailed(
+        first.errno, f"{len(failures)} files were not moved, the first: {first.strerror}", first.filename
+    )
+    error.failures, error.result = tuple(failures), result
+    raise error
+
+
+def listed(source: Sources) -> list[PathLike]:
+    """One source, or several.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    found = [source] if isinstance(source, str | bytes | os.PathLike) else list(source)
+    if not found:
+        raise SettingsError("no source", advice="name one")
+    return found
+
+
+def local_sources(source: Sources, failures: list[OSError]) -> list[str]:
+    """Paths of this side, with patterns and `~` expanded.
+
+    Args:
+        source: as they are named.
+        failures: of several, those that are not there are told here.
+
+    Raises:
+        FileNotFoundError: the only one is not there, or a pattern matches nothing.
+        SettingsError: there is none.
+    """
+    found: list[str] = []
+    named = listed(source)
+    for one in named:
+        text = os.path.expanduser(path_text(one))
+        try:
+            if not os.path.lexists(text) and WILD & set(text):
+                matched = sorted(glob.glob(text, recursive=True))
+                if not matched:
+                    raise FileNotFoundError(errno.ENOENT, "nothing matches the pattern", text)
+                found += matched
+            else:
+                os.stat(text)
+                found.append(text)
+        except OSError as reason:
+            if isinstance(reason, ConnectionFailed) or len(named) == 1:
+                raise
+            failures.append(reason)
+    return found
+
+
+def flag(value: bool) -> str:
+    """A word of sh that is empty for False."""
+    return "yes" if value else "''"
+
+
+def permissions(stat: Stat | os.stat_result) -> int:
+    """The permissions of a file, without what runs it as somebody else."""
+    mode = stat.mode if isinstance(stat, Stat) else stat.st_mode
+    return modes.S_IMODE(mode) & 0o777
+
+
+def sums(raw: bytes) -> dict[str, str]:
+    """What `sums_of` of `transfer.sh` prints, by name."""
+    found = {}
+    for line in raw.split(b"\0"):
+        total, _, name = line.partition(b"  ")
+        if name:
+            found[os.fsdecode(name).removeprefix("./")] = total.decode("ascii", "replace")
+    return found

@@ -1,0 +1,444 @@
+"""put: from here to there.
+
+The trap: what is read here may change meanwhile, and what was read of it is on its way by then; so a file is
+looked at again when all of it has gone, before it gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shlex
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from opensshtransport import archive, trees
+from opensshtransport.archive import Item
+from opensshtransport.errors import ConnectionFailed
+from opensshtransport.meter import Meter
+from opensshtransport.paths import PathLike, path_text, quoted
+from opensshtransport.placement import (
+    INLINE_FILE,
+    INLINE_ITEMS,
+    INLINE_TREE,
+    LARGE,
+    How,
+    Mover,
+    claimed,
+    flag,
+    permissions,
+    sums,
+)
+from opensshtransport.session import Session
+from opensshtransport.shell import Reply
+from opensshtransport.stripes import (
+    MIB,
+    Part,
+    block_sums,
+    blocks_with_data,
+    mibs_of_block,
+    missing_parts,
+    move,
+    reply_errno,
+    streams_for,
+)
+
+__all__ = ["Putting"]
+
+_PIECE = 1 << 18
+_CHANGED = "the file changed while it was read"
+_DIFFER = "the checksums differ after the transfer"
+# Holes of a file in a tree that are worth its going by parts, in bytes.
+_WORTHY_HOLES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """Where a tree goes on the far side, and how."""
+
+    destination: PathLike
+    name: str
+    many: bool
+    key: str
+    how: How
+
+    @property
+    def place(self) -> str:
+        return f"{flag(self.many)} {quoted(self.destination)} {shlex.quote(self.name)}"
+
+
+@dataclass(slots=True)
+class _Try:
+    """What went wrong in one try."""
+
+    failures: list[OSError] = field(default_factory=list)
+    spoilt: list[str] = field(default_factory=list)
+
+    def failed(self, item: Item, reason: OSError) -> None:
+        """Of this nothing is to appear. Any thread may tell."""
+        self.failures.append(reason)
+        self.spoilt.append(item.name)
+
+
+class Putting(Mover):
+    """Moves files from here to one destination."""
+
+    def file(self, source: str, destination: PathLike, how: How, meter: Meter) -> None:
+        """Put one file, inline or by parts."""
+        name = os.path.basename(os.path.abspath(source))
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            before = os.fstat(descriptor)
+            meter.expect(1, before.st_size)
+            if how.way == "inline" or (how.way is None and before.st_size <= INLINE_FILE):
+                self._inline(file.read(before.st_size + 1), before, source, destination, how, meter)
+            else:
+                words = (source, before.st_size, before.st_mtime_ns, self._host, path_text(destination))
+                with claimed(*words) as key:
+                    self._again(
+                        meter, lambda: self._stripes(descriptor, source, destination, key, how, meter)
+                    )
+        meter.done(name)
+
+    def _inline(
+        self,
+        content: bytes,
+        seen: os.stat_result,
+        source: str,
+        destination: PathLike,
+        how: How,
+        meter: Meter,
+    ) -> None:
+        if len(content) != seen.st_size:
+            raise OSError(errno.EBUSY, _CHANGED, source)
+        name = os.path.basename(os.path.abspath(source))
+        words = [
+            f"put_file {len(content)} {permissions(seen):o}",
+            _time(seen, how),
+            flag(how.overwrite),
+            hashlib.sha256(content).hexdigest() if how.verify else "''",
+            quoted(destination),
+            shlex.quote(name),
+        ]
+        # written twice it is the same, but where it must be new
+        reply = self._ask(" ".join(words), payload=content, reads=how.overwrite)
+        if reply.status:
+            raise self._failed(reply, destination)
+        meter.moved(len(content), name)
+
+    def _unchanged(self, descriptor: int, before: os.stat_result, source: str) -> None:
+        after = os.fstat(descriptor)
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise OSError(errno.EBUSY, _CHANGED, source)
+
+    def _stripes(
+        self, descriptor: int, source: str, destination: PathLike, key: str, how: How, meter: Meter
+    ) -> None:
+        seen = os.fstat(descriptor)
+        name = os.path.basename(os.path.abspath(source))
+        place = f"{quoted(destination)} {shlex.quote(name)}"
+        mibs = mibs_of_block(seen.st_size)
+        blocks = -(-seen.st_size // (mibs * MIB))
+        script = f"prepare {key} {flag(how.resume)} {flag(how.overwrite)} {mibs} {blocks} {place}"
+        reply = self._ask(script, slow=True)
+        if reply.status:
+            raise self._failed(reply, destination)
+        target, draft, inode, there = reply.out.split(b"\0", 3)
+        path = os.fsdecode(draft)
+        try:
+            self._parts(descriptor, seen.st_size, source, name, path, there, destination, meter)
+            self._unchanged(descriptor, seen, source)
+            if how.verify:
+                script = f"whole {seen.st_size} {quoted(path)} && sha256sum <{quoted(path)}"
+                reply = self._ask(script, slow=True)
+                if reply.out[:64].decode("ascii", "replace") != trees.file_sum(source):
+                    raise self._error(errno.EIO, destination, _DIFFER)
+            reply = self._ask(
+                f"draft={quoted(path)}; settle {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
+                f" {flag(how.overwrite)} {inode.decode()} {quoted(os.fsdecode(target))}",
+            )
+            if reply.status:
+                raise self._failed(reply, destination)
+        except OSError as reason:
+            if not isinstance(reason, ConnectionFailed):
+                self._remove(path)
+            raise
+
+    def _remove(self, draft: str) -> None:
+        # why it is removed is what matters
+        with contextlib.suppress(OSError):
+            self._ask(f"rm -rf {quoted(draft)}", slow=True)
+
+    def _parts(
+        self,
+        descriptor: int,
+        size: int,
+        source: str,
+        name: str,
+        draft: str,
+        sums_there: bytes,
+        destination: PathLike,
+        meter: Meter,
+    ) -> None:
+        """Send what a draft has not."""
+        there = [line.split()[0].decode("ascii") for line in sums_there.splitlines()]
+        round_trip, _ = self._probe()
+        streams = streams_for(round_trip, size)
+        parts = missing_parts(
+            size,
+            there,
+            block_sums(descriptor, size, len(there)),
+            streams,
+            blocks_with_data(descriptor, size),
+        )
+        meter.there(size - sum(part.size for part in parts), name)
+        word = quoted(draft)
+
+        def carry(session: Session, part: Part, stop: threading.Event) -> None:
+            offset, end = part.offset, part.offset + part.size
+            while offset < end and not stop.is_set():
+                piece = os.pread(descriptor, min(_PIECE, end - offset), offset)
+                if not piece:
+                    raise OSError(errno.EBUSY, _CHANGED, source)
+                session.write(piece)
+                offset += len(piece)
+                meter.moved(len(piece), name)
+
+        move(
+            self._shells,
+            parts,
+            streams,
+            lambda part: f"receive {word} {part.offset // MIB} {flag(not there)}",
+            carry,
+            lambda reply: self._failed(reply, destination),
+        )
+
+    # -- trees ---------------------------------------------------------------------------------------------
+
+    def tree(
+        self,
+        sources: Sequence[str],
+        destination: PathLike,
+        how: How,
+        failures: list[OSError],
+        many: bool,
+        meter: Meter,
+    ) -> None:
+        """Put trees, or several files; what could not be moved is told in `failures`."""
+        name = os.path.basename(os.path.abspath(sources[0]))
+        contents = not many and os.path.basename(sources[0].rstrip("/")) in {".", ".."}
+        items: list[Item] = []
+        names: set[str] = set()
+        for source in sources:
+            prefix = os.path.basename(os.path.abspath(source)) if many else ""
+            if prefix in names and many:
+                failures.append(OSError(errno.EEXIST, "another source has the same name", source))
+                continue
+            names.add(prefix)
+            items += archive.list_tree(
+                source,
+                prefix=prefix,
+                dereference=how.dereference,
+                exclude=how.exclude,
+                failed=failures.append,
+            )
+        failures += [
+            OSError(errno.EINVAL, "neither file, directory nor link", item.path)
+            for item in items
+            if item.kind == "other"
+        ]
+        items = [item for item in items if item.kind != "other"]
+        if not items:
+            return
+        size = sum(item.size for item in items)
+        files = sum(1 for item in items if item.kind != "directory")
+        meter.expect(files, size)
+        with claimed(*sources, self._host, path_text(destination)) as key:
+            where = _Tree(destination, name, many or contents, key, how)
+            tried = self._again(meter, lambda: self._items(items, size, where, meter))
+        failures += tried.failures
+        meter.done(name, files - len(set(tried.spoilt)))
+
+    def _items(self, items: Sequence[Item], size: int, where: _Tree, meter: Meter) -> _Try:
+        how, tried = where.how, _Try()
+        small = size <= INLINE_TREE and len(items) <= INLINE_ITEMS and not how.verify
+        if small and how.way in {None, "inline"}:
+            self._small(items, where, tried, meter)
+            return tried
+        reply = self._ask(f"tree {where.key} {flag(how.resume)} {where.place}", slow=True)
+        if reply.status:
+            raise self._failed(reply, where.destination)
+        kind, final, raw, rest = reply.out.split(b"\0", 3)
+        draft = os.fsdecode(raw)
+        try:
+            self._fill(items, draft, kind == b"new", sums(rest), where, tried, meter)
+            commit = f"commit {kind.decode()} {flag(how.overwrite)} {quoted(os.fsdecode(final))}"
+            reply = self._ask(f"{commit} {quoted(draft)}", slow=True)
+        except OSError as reason:
+            if not isinstance(reason, ConnectionFailed):
+                self._remove(draft)
+            raise
+        if reply.status:
+            tried.failures.extend(self._commit_errors(reply, where.destination))
+        return tried
+
+    def _fill(
+        self,
+        items: Sequence[Item],
+        draft: str,
+        new: bool,
+        there: dict[str, str],
+        where: _Tree,
+        tried: _Try,
+        meter: Meter,
+    ) -> None:
+        """Fill a draft, with what `commit` must know beside it."""
+        how = where.how
+        large = [item for item in items if _by_parts(item, how)]
+        apart = {item.name for item in large}
+        todo = [
+            item for item in items if item.name not in apart and not self._is_there(item, there, how, meter)
+        ]
+        unpack = f"unpack {flag(how.preserve)} {quoted(draft)}"
+        round_trip, _ = self._probe()
+        streams = streams_for(round_trip, sum(item.size + 4096 for item in todo))
+        trees.send_tree(
+            self._shells,
+            todo,
+            streams,
+            unpack,
+            preserve=how.preserve,
+            failed=tried.failed,
+            refused=lambda reply: self._tree_failed(reply, where.destination),
+            meter=meter,
+        )
+        for item in large:
+            self._large(item, draft, where, tried, meter)
+        directories = [item for item in items if item.kind == "directory"]
+        # a new tree gets its modes in its draft, but for its top, which could not be moved then
+        last = [item for item in reversed(directories) if item.name] if new else []
+        content = trees.pack_small(
+            last,
+            preserve=how.preserve,
+            failed=tried.failed,
+            meter=meter,
+            spoilt=tried.spoilt,
+            modes=trees.modes_of(
+                [item for item in directories if not item.name or not new], preserve=how.preserve
+            ),
+        )
+        if how.verify:
+            self._verify(items, draft, where, tried)
+        reply = self._ask(unpack, payload=content, slow=True)
+        if reply.status:
+            raise self._tree_failed(reply, where.destination)
+
+    def _small(self, items: Sequence[Item], where: _Tree, tried: _Try, meter: Meter) -> None:
+        """All in one request."""
+        how = where.how
+        content = trees.pack_small(
+            trees.opened(items),
+            preserve=how.preserve,
+            failed=tried.failed,
+            meter=meter,
+            spoilt=tried.spoilt,
+            modes=trees.modes_of([item for item in items if item.kind == "directory"], preserve=how.preserve),
+        )
+        script = f"put_tree {flag(how.preserve)} {flag(how.overwrite)} {where.place}"
+        # nothing of it is there before the end, and twice is as once, but where it must be new
+        reply = self._ask(script, payload=content, reads=how.overwrite, slow=True)
+        if not reply.status:
+            return
+        if "ossh-file " not in reply.errors and "mv: " not in reply.errors:
+            raise self._tree_failed(reply, where.destination)
+        tried.failures.extend(self._commit_errors(reply, where.destination))
+
+    def _large(self, item: Item, draft: str, where: _Tree, tried: _Try, meter: Meter) -> None:
+        """Send a large file of a tree by parts."""
+        how, path = where.how, f"{draft}/t/{item.name}"
+        mibs = mibs_of_block(item.size)
+        blocks = -(-item.size // (mibs * MIB))
+        try:
+            descriptor = os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as reason:
+            tried.failed(item, reason)
+            return
+        with os.fdopen(descriptor, "rb", buffering=0):
+            seen = os.fstat(descriptor)
+            try:
+                if (seen.st_size, seen.st_mtime_ns) != (item.size, item.mtime_ns):
+                    raise OSError(errno.EBUSY, _CHANGED, item.path)
+                reply = self._ask(f"part_of {quoted(path)} {flag(how.resume)} {mibs} {blocks}", slow=True)
+                if reply.status:
+                    raise self._failed(reply, where.destination)
+                self._parts(
+                    descriptor, item.size, item.path, item.name, path, reply.out, where.destination, meter
+                )
+                self._unchanged(descriptor, seen, item.path)
+                done = f"part_done {quoted(path)} {item.size} {permissions(seen):o} {_time(seen, how)}"
+                reply = self._ask(done)
+                if reply.status:
+                    raise self._failed(reply, where.destination)
+            except OSError as reason:
+                if reason.errno != errno.EBUSY:
+                    raise
+                tried.failed(item, reason)
+
+    def _is_there(self, item: Item, there: dict[str, str], how: How, meter: Meter) -> bool:
+        ours = there.get(item.name)
+        # twins go together
+        if item.kind != "file" or ours is None or (how.preserve and item.twin is not None):
+            return False
+        try:
+            same = trees.file_sum(item.path) == ours
+        except OSError:
+            # packing it will tell
+            return False
+        if same:
+            meter.there(item.size, item.name)
+        return same
+
+    def _verify(self, items: Sequence[Item], draft: str, where: _Tree, tried: _Try) -> None:
+        files = [item for item in items if item.kind == "file" and item.name not in tried.spoilt]
+        names = b"".join(os.fsencode(f"./{item.name}") + b"\0" for item in files)
+        reply = self._ask(f"cd {quoted(f'{draft}/t')} && sums_of", payload=names, slow=True)
+        theirs = sums(reply.out)
+        for item in files:
+            if theirs.get(item.name) != trees.file_sum(item.path):
+                raise self._error(errno.EIO, where.destination, f"{_DIFFER}: {item.name}")
+
+    def _commit_errors(self, reply: Reply, destination: PathLike) -> Iterator[OSError]:
+        for line in reply.errors.splitlines():
+            if line.startswith("xargs:") or not line.strip():
+                continue
+            number = reply_errno(Reply(b"", line, 1))
+            if line.startswith("ossh-file "):
+                name = line.removeprefix("ossh-file ").rpartition(": ")[0]
+                yield self._error(number, f"{path_text(destination).rstrip('/')}/{name}")
+            else:
+                yield self._error(number, destination, f"{os.strerror(number)} ({line})")
+
+    def _tree_failed(self, reply: Reply, destination: PathLike) -> OSError:
+        numbers = [reply_errno(Reply(b"", line, 1)) for line in reply.errors.splitlines()]
+        # where there is no space left, much else fails too
+        worst = [number for number in (errno.ENOSPC, errno.EDQUOT) if number in numbers]
+        number = worst[0] if worst else reply_errno(reply)
+        return self._error(number, destination, f"{os.strerror(number)} ({reply.errors.strip()[:300]})")
+
+
+def _by_parts(item: Item, how: How) -> bool:
+    """Whether a file of a tree is large, or has holes."""
+    if item.kind != "file" or (how.preserve and item.twin is not None) or item.size < _WORTHY_HOLES:
+        return False
+    if item.size >= LARGE:
+        return True
+    with contextlib.suppress(OSError):
+        return item.size - os.stat(item.path).st_blocks * 512 >= _WORTHY_HOLES
+    return False
+
+
+def _time(seen: os.stat_result, how: How) -> str:
+    return archive.seconds(seen.st_mtime_ns) if how.preserve else "''"
