@@ -485,6 +485,7 @@ class AsyncTransport:
     remove_many = _awaited(Transport.remove_many)
     listdir = _awaited(Transport.listdir)
     scandir = _awaited(Transport.scandir)
+    scantree = _awaited(Transport.scantree)
     glob = _awaited(Transport.glob)
     rglob = _awaited(Transport.rglob)
     mkdir = _awaited(Transport.mkdir)

@@ -27,6 +27,7 @@ from users import ShellName, User, missing_for_users, temporary_user
 
 from opensshtransport import AsyncTransport, Transport
 from opensshtransport.errors import ConnectionFailed
+from opensshtransport.files import Files
 from opensshtransport.sandbox import Sandbox
 
 System = Literal["gnu", "busybox", "mixed"]
@@ -135,7 +136,7 @@ def mounts(passable: Path) -> Iterator[dict[str, Path]]:
             )
             if done.returncode:
                 pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-            stack.callback(subprocess.run, ["umount", "-l", place], check=True)
+            stack.callback(lambda place=place: subprocess.run(["umount", "-l", place], check=True))  # type: ignore[misc]
         (places["readonly"] / "f").write_text("here\n")
         (places["readonly"] / "f").chmod(0o666)
         (places["readonly"] / "d").mkdir()
@@ -219,7 +220,7 @@ def test_errors_name_the_file(far: FarSide) -> None:
 
 
 def test_home_directories(far: FarSide) -> None:
-    """`~` and `~user` are expanded where a path begins with one; relative paths begin at the home directory."""
+    """`~` and `~user` are expanded at the beginning of a path; relative paths begin at the home directory."""
     there, home = far.sync, str(far.user.home)
     assert there.home() == there.normalize() == there.realpath("~") == home
     assert there.whoami() == far.user.name
@@ -419,3 +420,21 @@ def test_sequences_by_chance(
         both(_QUESTIONS[len(content) % len(_QUESTIONS)], other)
     both.same_trees()
     shutil.rmtree(place)
+
+
+def test_scantree(far: FarSide) -> None:
+    """All of a tree by the path below it, with what links lead to."""
+    there = far.sync
+    there.mkdir("t/a/b", parents=True)
+    there.write_bytes("t/a/b/f", b"123")
+    there.symlink("a", "t/l")
+    found = there.scantree("t")
+    assert list(found) == ["a", "a/b", "a/b/f", "l"]
+    assert (found["a/b/f"].stat.size, found["l"].is_dir(), found["l"].is_symlink()) == (3, True, True)
+    there.rmtree("t")
+
+
+def test_async_has_every_name() -> None:
+    """What `Transport` can do with files, `AsyncTransport` can."""
+    names = {name for name in vars(Files) if not name.startswith("_")}
+    assert names <= set(dir(AsyncTransport))
