@@ -275,7 +275,7 @@ class RemoteShell:
                 _watch(None)
 
     def _late(self, what: str, timeout: float | None) -> CommandTimeout:
-        return CommandTimeout(f"{what} within {timeout or 0:.3g} s", host=self._channel.host)
+        return CommandTimeout(f"{what} within {round(timeout or 0, 1):g} s", host=self._channel.host)
 
     def reply(self, pending: _Pending, timeout: float | None = None) -> Reply:
         """Wait for a reply.
