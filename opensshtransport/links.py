@@ -144,19 +144,21 @@ def configuration(
     try:
         destinations.append(openssh.resolve(host, file, settings=settings))
     except OpenSshTransportError as error:
-        return told or broken(error.message, error.advice)
-    return told or fine(str(file or ssh_config.person_file()))
+        # ssh refuses files of the person's own that others can write to (readconf.c), but none given by -F
+        if told and "Bad owner or permissions" in error.message:
+            return broken(*told)
+        return broken(error.message, error.advice)
+    return warning(*told) if told else fine(str(file or ssh_config.person_file()))
 
 
-def _permissions(file: Path | None) -> Finding | None:
-    """What is wrong with the permissions of ssh's files, if something is."""
+def _permissions(file: Path | None) -> tuple[str, str] | None:
+    """What is wrong with the permissions of ssh's files, and what to do; None where nothing is."""
     top = ssh_config.home() / ".ssh"
     if file is None and top.is_dir() and (told := _writable(top)):
-        return warning(told, f"run: chmod 700 {top}")
+        return told, f"run: chmod 700 {shlex.quote(str(top))}"
     for path in ssh_config.files(file):
         if path.is_file() and (told := _writable(path)):
-            # of the person's own files ssh refuses such a one (readconf.c), of one given by -F it does not
-            return (warning if file else broken)(told, f"run: chmod 600 {shlex.quote(str(path))}")
+            return told, f"run: chmod 600 {shlex.quote(str(path))}"
     return None
 
 
@@ -164,7 +166,9 @@ def _writable(path: Path) -> str:
     about = path.stat()
     if about.st_uid not in {0, os.getuid()}:
         return f"{path} belongs to user {about.st_uid}"
-    return f"{path} can be written by others" if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+    # a group of one's own is what some systems give to each user
+    by_group = about.st_mode & stat.S_IWGRP and about.st_gid != os.getgid()
+    return f"{path} can be written by others" if by_group or about.st_mode & stat.S_IWOTH else ""
 
 
 # -- what it leads to ----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import stat
 import subprocess
@@ -15,7 +14,8 @@ from pathlib import Path
 import pexpect
 import pytest
 from conftest import Keep, MakeUser, require
-from jumps import _network, can_isolate
+from homes import Home, empty_home, missing_for_homes
+from jumps import _network
 from kerberos import KerberosNode
 from nodes import Node, missing_programs
 from pam_nodes import missing_for_pam
@@ -72,62 +72,25 @@ class Centre:
     """Two jump hosts and the login node behind them; and a person with an empty home directory."""
 
     nodes: tuple[PasswordNode, ...]
-    home: Path
-    prefix: tuple[str, ...]
-    environment: dict[str, str]
-
-    def run(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a program as that person, without a terminal."""
-        return subprocess.run(
-            [*self.prefix, *argv],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            start_new_session=True,
-        )
+    home: Home
 
     def spawn(self, *argv: str | Path) -> pexpect.spawn[str]:
         """Start a program as that person, at a terminal."""
+        prefix = self.home.prefix
         return pexpect.spawn(
-            self.prefix[0],
-            [*self.prefix[1:], *map(str, argv)],
-            env=self.environment,
+            prefix[0],
+            [*prefix[1:], *map(str, argv)],
+            env=self.home.environment,
             encoding="utf-8",
             timeout=40,
             dimensions=(50, 200),
         )
 
-    def files(self) -> dict[str, tuple[int, bytes]]:
-        """Everything below the home directory: times and contents."""
-        found = [path for path in self.home.rglob("*") if path.is_file()]
-        return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
-
 
 @pytest.fixture
-def centre(isolated: Path, make_user: MakeUser, keep: Keep) -> Iterator[Centre]:
+def centre(isolated: Path, make_user: MakeUser) -> Iterator[Centre]:
     """A centre that asks for a password at each of three hops, with `squeue` at the end."""
-    require(missing_for_pam("pam_unix") or missing_programs("ssh-copy-id", "unshare"))
-    require("" if can_isolate() else "network namespaces need root")
-    home = isolated / "home"
-    home.mkdir(mode=0o700)
-    # ssh takes the home directory from the system's accounts: so these lead to an empty one
-    me = pwd.getpwuid(os.getuid())
-    etc, real = isolated / "etc", isolated / "etc.real"
-    for directory in (etc, real):
-        directory.mkdir()
-    # not a mount on /etc/passwd alone: that goes when somebody adds a user, who replaces that file
-    for path in Path("/etc").iterdir():
-        (etc / path.name).symlink_to(real / path.name)
-    (etc / "passwd").unlink()
-    lines = [
-        line for line in Path("/etc/passwd").read_text().splitlines() if line.split(":")[0] != me.pw_name
-    ]
-    mine = f"{me.pw_name}:x:{me.pw_uid}:{me.pw_gid}::{home}:/bin/bash"
-    (etc / "passwd").write_text("".join(f"{line}\n" for line in [mine, *lines]))
-    mounts = f'mount --bind /etc {real} && mount --bind {etc} /etc && exec "$@"'
+    require(missing_for_pam("pam_unix") or missing_programs("ssh-copy-id") or missing_for_homes())
     users = [make_user(password=password) for password in PASSWORDS]
     squeue = users[-1].home / "bin" / "squeue"
     squeue.parent.mkdir()
@@ -143,18 +106,7 @@ def centre(isolated: Path, make_user: MakeUser, keep: Keep) -> Iterator[Centre]:
         )
         for node in nodes:
             stack.enter_context(node)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-        yield Centre(
-            nodes,
-            home,
-            ("unshare", "--mount", "sh", "-c", mounts, "sh"),
-            {
-                **kept,
-                "HOME": str(home),
-                "XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"],
-                "LC_ALL": "C.UTF-8",
-            },
-        )
+        yield Centre(nodes, empty_home(isolated))
 
 
 def test_from_an_empty_home_directory(centre: Centre) -> None:
@@ -192,13 +144,13 @@ def test_from_an_empty_home_directory(centre: Centre) -> None:
     for secret in (*PASSWORDS, PASSPHRASE):
         assert secret not in said
 
-    done = centre.run(OSSH_RUN, "far", "squeue")
+    done = centre.home.run(OSSH_RUN, "far", "squeue")
     assert (done.returncode, done.stdout, done.stderr) == (0, "4711 RUNNING\n", "")
-    top = centre.home / ".ssh"
+    top = centre.home.path / ".ssh"
     assert stat.S_IMODE(top.stat().st_mode) == 0o700
     assert {stat.S_IMODE((top / name).stat().st_mode) for name in ("config", "id_ed25519")} == {0o600}
 
-    before, logins = centre.files(), [node.authentications() for node in centre.nodes]
+    before, logins = centre.home.files(), [node.authentications() for node in centre.nodes]
     child = centre.spawn(OSSH, "setup", "far")
     for prompt in (
         f"[{target.address}]: ",
@@ -212,7 +164,7 @@ def test_from_an_empty_home_directory(centre: Centre) -> None:
     child.close()
     assert child.exitstatus == 0, child.before
     assert "far: ssh_config says so already" in str(child.before)
-    assert centre.files() == before
+    assert centre.home.files() == before
     assert [node.authentications() for node in centre.nodes] == logins
 
 

@@ -17,6 +17,7 @@ import pexpect
 import pytest
 from authority import AuthorityNode
 from conftest import Keep, MakeShellNode, require
+from homes import empty_home, missing_for_homes
 from jumps import can_isolate
 from kerberos import KerberosNode
 from nodes import config_through, missing_programs
@@ -181,6 +182,22 @@ def test_ssh_config_can_be_written_by_others(own_node: Sandbox) -> None:
     """So are permissions that let others change where we go."""
     own_node.ssh_config.chmod(0o666)
     only(examined(own_node.ssh_config, own_node.host), "ssh_config", "warning", "can be written by others")
+
+
+def test_own_ssh_config_can_be_written_by_others(node: Sandbox, isolated: Path) -> None:
+    """For the person's own file ssh itself refuses them; the advice mends it."""
+    require(missing_for_homes())
+    home = empty_home(isolated)
+    config = home.path / ".ssh" / "config"
+    config.parent.mkdir(mode=0o700)
+    config.write_text(node.ssh_config.read_text())
+    config.chmod(0o666)
+    found = {row["link"]: row for row in json.loads(home.run(OSSH, "doctor", "--json", node.host).stdout)}
+    only(found, "ssh_config", "broken", "can be written by others")
+    advice: str = found["ssh_config"]["advice"]
+    home.run("sh", "-c", advice.removeprefix("run: "))
+    found = {row["link"]: row for row in json.loads(home.run(OSSH, "doctor", "--json", node.host).stdout)}
+    assert found["ssh_config"]["state"] == "fine"
 
 
 @pytest.mark.parametrize(
