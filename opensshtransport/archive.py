@@ -48,6 +48,8 @@ _PIECE = 1 << 18
 _NO_HOLE = 1 << 16
 # Files up to this size are read before anything of them is sent, so that none of these can spoil a stream.
 _HELD = 1 << 20
+# Bytes of one header, with all that extends it.
+_LONGEST_HEADER = 1 << 21
 _ZEROS = bytes(_PIECE)
 
 
@@ -433,13 +435,20 @@ def unpack(
     """
     place = _Place(top, {""}, {})
     mask = umask()
-    later: list[Callable[[], None]] = []
+    # by name, as an endless archive may repeat them for ever
+    later: dict[str, Callable[[], None]] = {}
+    told: set[str] = set()
+    frugal = _Frugal(reader)
     try:
         with tarfile.open(
-            fileobj=_as_file(reader), mode="r|", bufsize=_PIECE, encoding="utf-8", errors="surrogateescape"
+            fileobj=_as_file(frugal), mode="r|", bufsize=_PIECE, encoding="utf-8", errors="surrogateescape"
         ) as archive:
             for member in archive:
                 _forget(archive)
+                if member.size < 0:
+                    raise tarfile.ReadError("a negative size")
+                # as far as the next header is, whatever the member says of itself
+                frugal.allow(archive.offset - archive.fileobj.tell())
                 name = member.name.removeprefix("./").rstrip("/")
                 if name in {"", "."} or not wanted(name):
                     continue
@@ -448,9 +457,9 @@ def unpack(
                 try:
                     path = _unpack_member(archive, member, name, place, preserve, progress)
                     if member.issym() or name in place.links:
-                        later.append(partial(_link, path, place.links[name], member, preserve, name, failed))
+                        later[name] = partial(_link, path, place.links[name], member, preserve, name, failed)
                     elif member.isdir():
-                        later.append(partial(_settle, path, member, preserve, mask, name, failed))
+                        later[name] = partial(_settle, path, member, preserve, mask, name, failed)
                     elif not member.islnk():
                         _settle(path, member, preserve, mask, name, None)
                 except (BrokenPipeError, BrokenStream, ConnectionFailed):
@@ -458,10 +467,31 @@ def unpack(
                 except OSError as reason:
                     if reason.errno in _NO_MORE:
                         raise
-                    failed(name, reason)
-    except tarfile.TarError as reason:
+                    if name not in told:
+                        told.add(name)
+                        failed(name, reason)
+    # of numbers, names and headers within headers that make no sense tarfile raises these
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as reason:
         raise BrokenStream(errno.EIO, f"the archive is broken: {reason}", str(top)) from reason
-    return later
+    return list(later.values())
+
+
+class _Frugal:
+    """Gives what was allowed and no more: tarfile keeps headers in memory, which may be of any length."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader, self._left = reader, _LONGEST_HEADER
+
+    def allow(self, size: int) -> None:
+        """There is a member with so many bytes, and then another header."""
+        self._left = size + _LONGEST_HEADER
+
+    def read(self, size: int = _PIECE, /) -> bytes:
+        if self._left <= 0:
+            raise BrokenStream(errno.EIO, "the archive has a header without end")
+        piece = self._reader.read(size)
+        self._left -= len(piece)
+        return piece
 
 
 # What the next file would meet too.
@@ -482,6 +512,8 @@ def _link(
             os.utime(path, ns=(_time(member), _time(member)), follow_symlinks=False)
     except OSError as reason:
         failed(name, reason)
+    except (ValueError, OverflowError) as reason:
+        failed(name, OSError(errno.EINVAL, str(reason), name))
 
 
 def _settle(
@@ -502,6 +534,10 @@ def _settle(
         if failed is None:
             raise
         failed(name, reason)
+    except (ValueError, OverflowError) as reason:
+        if failed is None:
+            raise
+        failed(name, OSError(errno.EINVAL, str(reason), name))
 
 
 def _time(member: tarfile.TarInfo) -> int:
