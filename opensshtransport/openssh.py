@@ -48,7 +48,9 @@ def check_destination(host: str) -> str:
     """Refuse what ssh would take for an option, or what no destination can be.
 
     Raises:
-        SettingsError: it is empty, begins with `-`, or holds a control character such as a newline or NUL.
+        SettingsError: it is empty, begins with `-`, or holds a control character such as a newline or NUL,
+            or a letter that means something to a shell: before 9.6 ssh would put it into ProxyCommand as it
+            is (release notes of OpenSSH 9.6, CVE-2023-51385). A user's name may hold `$` and a backslash.
     """
     if not host:
         raise SettingsError("the destination is empty", advice="name a host of your ssh_config")
@@ -59,6 +61,11 @@ def check_destination(host: str) -> str:
     if re.search(r"[\x00-\x1f\x7f]", host):
         raise SettingsError(
             f"{host!r} is not a destination: it holds a control character", advice="correct the name"
+        )
+    user, _, name = host.rpartition("@")
+    if found := re.search(r"[`'\";&<>|(){}]", user) or re.search(r"[`'\";&<>|(){}$\\\s]", name):
+        raise SettingsError(
+            f"{host!r} is not a destination: it holds {found.group()!r}", advice="correct the name"
         )
     return host
 

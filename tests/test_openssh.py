@@ -70,8 +70,8 @@ class TestCheckDestination:
             "a-b",
             "me@-x",
             "dä",
-            "a b",
-            "a;b",
+            r"DOMAIN\me$@daint",
+            "[::1%eth0]",
             "@",
         ],
     )
@@ -91,6 +91,11 @@ class TestCheckDestination:
             ("da\rint", "holds a control character"),
             ("da\x1b[31mint", "holds a control character"),
             ("da\x7fint", "holds a control character"),
+            ("a b", "it holds ' '"),
+            ("a;b", "it holds ';'"),
+            ("$(touch x)", "it holds '$'"),
+            ("`touch x`@daint", "it holds '`'"),
+            ("me@a\\b", "it holds"),
         ],
     )
     def test_refused(self, host: str, what: str) -> None:
@@ -287,7 +292,7 @@ class TestResolve:
             ("Colour blue\n", "daint", "Bad configuration option: colour"),
             ("Port twenty\n", "daint", "Bad port"),
             ("Host *\nProxyJump daint\n", "daint", "jumphost loop"),
-            ("Host x\n", "a b", "hostname contains invalid characters"),
+            ("Host x\n", "me@-x", "hostname contains invalid characters"),
             ("Host daint\nProxyJump jump\nHost jump\nProxyJump daint\n", "daint", "circle"),
             (
                 "Host daint\nProxyJump a\nHost a\nProxyJump b\nHost b\nProxyJump c\nHost c\nProxyJump a\n",
