@@ -234,7 +234,9 @@ def load(host: str, file: Path | None = None, overrides: Mapping[str, object] | 
         SettingsError: the file cannot be read, or a key or value in it is wrong.
     """
     values: dict[str, Any] = {key: _read(key, value, key) for key, value in (overrides or {}).items()}
-    file = config_file() if file is None else file
+    if file is None:
+        file = config_file()
+        _check_owner(file)
     try:
         tree = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -260,6 +262,24 @@ def load(host: str, file: Path | None = None, overrides: Mapping[str, object] | 
     # a wrong combination shows now, not in the midst of a login
     _ = settings.rules
     return settings
+
+
+def _check_owner(file: Path) -> None:
+    """Refuse what somebody else may have written, as ssh does for its own (ssh_config(5), FILES).
+
+    Raises:
+        SettingsError: others own it, or may write to it.
+    """
+    try:
+        about = file.stat()
+    except OSError:
+        return
+    if about.st_uid not in {os.getuid(), 0}:
+        raise SettingsError(
+            f"{file} belongs to user {about.st_uid}", advice="it can have programs run: remove it"
+        )
+    if about.st_mode & 0o022:
+        raise SettingsError(f"others may write to {file}", advice=f"run: chmod go-w {file}")
 
 
 def _read(key: str, value: object, where: str) -> object:
@@ -310,10 +330,10 @@ def private_directory(path: Path) -> Path:
     """Make a directory that only we can enter, or check that it is one.
 
     Raises:
-        SettingsError: it is a link, no directory, or belongs to somebody else.
+        SettingsError: it is a link, no directory, or it or something in it belongs to somebody else.
     """
     with contextlib.suppress(FileExistsError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(path.parent)
         path.mkdir(mode=0o700)
     about = path.lstat()
     if stat.S_ISLNK(about.st_mode):
@@ -325,8 +345,20 @@ def private_directory(path: Path) -> Path:
     else:
         if stat.S_IMODE(about.st_mode) != 0o700:
             path.chmod(0o700)
-        return path
+        # others could leave a socket, or what is read as our own
+        inside = path.iterdir() if about.st_mode & 0o022 else ()
+        strangers = {one.lstat().st_uid for one in inside} - {os.getuid()}
+        if not strangers:
+            return path
+        problem = f"could be written to by others, and holds something of user {min(strangers)}"
     raise SettingsError(f"{path} {problem}", advice="somebody may want to read your sessions: remove it")
+
+
+def _make_parents(path: Path) -> None:
+    """Make the directories above one, for ourselves alone (XDG Base Directory Specification)."""
+    if not path.is_dir():
+        _make_parents(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _file_system(path: Path) -> str:
