@@ -24,7 +24,7 @@ import opensshtransport
 from opensshtransport import aliases, direct, master, openssh
 from opensshtransport.direct import Options
 from opensshtransport.ending import end_group
-from opensshtransport.errors import CommandTimeout, OpenSshTransportError, SettingsError
+from opensshtransport.errors import CommandTimeout, OpenSshTransportError, SettingsError, printable
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory
@@ -77,14 +77,6 @@ def _advised(error: OpenSshTransportError, arguments: argparse.Namespace) -> str
     config = getattr(arguments, "ssh_config", None)
     here = f"ossh login -F {shlex.quote(str(config))} {error.host}" if config else login
     return str(error).replace(login, here)
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere, safe to be shown at a terminal: control characters are spelled out."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
-        for letter in text.replace("\r\n", "\n")
-    )
 
 
 def _die_by(number: signal.Signals) -> int:

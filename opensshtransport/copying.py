@@ -22,7 +22,7 @@ from typing import Any
 
 from opensshtransport import archive, openssh, trees
 from opensshtransport.archive import Item
-from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error
+from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error, printable
 from opensshtransport.transport import Transport
 
 __all__ = ["Options", "Place", "SyncOptions", "copy", "parse_place", "sync"]
@@ -245,10 +245,11 @@ def _compare(transport: Transport, here: Place, there: Place, options: SyncOptio
     # of another kind, so it is in the way
     in_the_way = [name for name in changed if name in target and target[name].kind != source[name].kind]
     if not options.quiet:
+        # a name may hold a newline too
         for name in changed:
-            print(name)
+            print(printable(name).replace("\n", "\\n"))
         for name in surplus:
-            print(f"deleting {name}")
+            print("deleting", printable(name).replace("\n", "\\n"))
     if options.dry_run:
         return
     # directories are gone through, whatever they are themselves

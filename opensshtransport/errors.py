@@ -59,6 +59,7 @@ __all__ = [
     "classify",
     "connection_error",
     "errno_of",
+    "printable",
 ]
 
 _TAIL_LINES = 12
@@ -444,3 +445,11 @@ def errno_of(said: str) -> int | None:
         return found
     # GNU's own words, which end by a name in quotes
     return next((number for words, number in _WITHIN if words in last), None)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere, safe to be shown at a terminal: control characters are spelled out."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text.replace("\r\n", "\n")
+    )
