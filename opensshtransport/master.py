@@ -21,6 +21,7 @@ import json
 import os
 import re
 import secrets
+import select
 import signal
 import socket as sockets
 import subprocess
@@ -43,6 +44,8 @@ __all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "sweep"]
 # round trip there is. It needs no session and no login shell.
 _NOWHERE = "127.0.0.1:1"
 _LOCAL_DEADLINE = 5.0
+# Bytes of what the far side says of itself.
+_LONGEST_ANSWER = 1 << 16
 # Those that read no start-up file again below a shell of their own; zsh does.
 _SHELLS_OF_POSIX = {"sh", "bash", "dash", "ksh", "mksh", "ash", "busybox"}
 
@@ -200,21 +203,9 @@ class Master:
         # understood by every login shell; a forced command or a restricted shell gives no mark back
         command = f"exec /bin/sh -c 'echo; echo {mark}; uname -n; echo \"$SHELL\"'"
         argv = openssh.guarded_ssh(destination, openssh.literal(socket), command=command, no_stdin=True)
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=max(60.0, destination.settings.check_timeout),
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return facts
-        _, found, answer = done.stdout.partition(f"\n{mark}\n")
+        answer = _printed_behind(f"\n{mark}\n", argv, max(60.0, destination.settings.check_timeout))
         lines = answer.splitlines()
-        if not found or len(lines) != 2:
+        if len(lines) != 2:
             return facts
         return dataclasses.replace(facts, login_node=lines[0], shell=lines[1] or "/bin/sh")
 
@@ -257,6 +248,36 @@ def _local(argv: Sequence[str], timeout: float, stderr: IO[bytes] | int = subpro
         ).returncode
     except subprocess.TimeoutExpired:
         return None
+
+
+def _printed_behind(mark: str, argv: Sequence[str], timeout: float) -> str:
+    """What a program prints behind a mark and before its end; "" where that does not come in time.
+
+    However much it prints, little of it is kept.
+    """
+    begin = mark.encode()
+    said = b""
+    deadline = time.monotonic() + timeout
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+    ) as program:
+        if program.stdout is None:
+            raise AssertionError("it has a pipe")
+        poll = select.poll()
+        poll.register(program.stdout.fileno(), select.POLLIN)
+        try:
+            while poll.poll(max(0.0, deadline - time.monotonic()) * 1000) and time.monotonic() < deadline:
+                piece = os.read(program.stdout.fileno(), _LONGEST_ANSWER)
+                if not piece:
+                    return said[len(begin) :].decode(errors="replace") if said.startswith(begin) else ""
+                said += piece
+                found = said.find(begin)
+                said = said[found:] if found >= 0 else said[-len(begin) :]
+                if len(said) > _LONGEST_ANSWER:
+                    break
+        finally:
+            program.kill()
+    return ""
 
 
 def _kill_master(pid: int, socket: Path) -> None:
@@ -370,7 +391,8 @@ def _alarm(seconds: float) -> Iterator[None]:
 def audit(destination: Destination, outcome: str, seconds: float) -> None:
     """Note a login and its outcome: one line in `audit.log` of the state directory."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    told = re.sub(r"\s+", " ", outcome)
+    # what a server said may stand in it, and the log be shown at a terminal
+    told = errors.printable(re.sub(r"\s+", " ", outcome))
     line = f"{now} {destination.host} {destination.address} pid={os.getpid()} {seconds:.1f}s {told}\n"
     file = os.open(
         state_directory() / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
