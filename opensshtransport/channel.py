@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 
 from opensshtransport import openssh
-from opensshtransport.errors import SessionRefused
+from opensshtransport.errors import ConnectionFailed, SessionRefused
 from opensshtransport.master import Facts, Master
 
 __all__ = ["Channel", "Event", "Slots", "Stream", "quoted_lines"]
@@ -39,6 +39,8 @@ _SHORT_REQUEST = 4096
 # What fits into one argument; Linux takes 131,071 bytes (execve(2), MAX_ARG_STRLEN).
 _LONGEST_ARGUMENT = 120_000
 _LONGEST_NOISE = 1 << 16
+# Bytes of a line of the bootstrap's own.
+_LONGEST_LINE = 1 << 16
 # Start-up files that read a line or two of stdin get these.
 _FOR_START_UP_FILES = b"\n" * 4
 # Without this word a request that came with the bootstrap does not begin: a start-up file may hang on stdin,
@@ -79,7 +81,11 @@ class Stream:
         self._opening = line.encode() + b"\n"
 
     def feed(self, piece: bytes) -> Iterator[bytes | Event]:
-        """Take what has arrived; gives bytes of the command and events in their order."""
+        """Take what has arrived; gives bytes of the command and events in their order.
+
+        Raises:
+            ConnectionFailed: a line of the bootstrap's own has no end.
+        """
         self._buffer += piece
         while True:
             begin = self._buffer.find(self._mark)
@@ -87,6 +93,8 @@ class Stream:
                 break
             end = self._buffer.find(b"\n", begin)
             if end < 0:
+                if len(self._buffer) - begin > _LONGEST_LINE:
+                    raise ConnectionFailed("the far side sends a line without end")
                 break
             before, line = self._buffer[:begin], self._buffer[begin + len(self._mark) : end]
             self._buffer = self._buffer[end + 1 :]

@@ -62,7 +62,8 @@ def log_error(log: str, host: str) -> ConnectionFailed:
 _SEARCH = r"""
 exec 2>/dev/null
 look() {
-	table=$({ ps -A -ww -o pid= -o ppid= -o pgid= -o args= || ps -o pid,ppid,pgid,args; } |
+	# our own processes only: others can see the mark, and have it in a command line of theirs
+	table=$({ ps -u "$(id -u)" -ww -o pid= -o ppid= -o pgid= -o args= || ps -o pid,ppid,pgid,args; } |
 		while read -r pid parent group words; do
 			case $words in *"$mark"*) words=marked ;; *) words= ;; esac
 			echo "$pid $parent $group $words"

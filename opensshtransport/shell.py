@@ -45,6 +45,8 @@ _LOOK = 0.1
 _IDLE = 60.0
 # Seconds that a start-up file may take before it is taken for one that waits for input.
 _READY_WITHIN = 60.0
+# Bytes of one reply, which is kept in memory.
+_LONGEST_REPLY = 1 << 30
 # A request that takes longer than these seconds gets a shell of its own for what comes after it.
 _SLOW = 0.3
 _PATIENCE = 120.0
@@ -97,6 +99,7 @@ class _Pending:
     abandoned: bool = False
     out: list[bytes] = field(default_factory=list)
     errors: list[bytes] | None = None
+    size: int = 0
     reply: Reply | None = None
     failure: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
@@ -360,15 +363,16 @@ class RemoteShell:
                 poll.register(descriptor, select.POLLIN)
             while not self._closed:
                 ready = poll.poll(_LOOK * 1000)
+                # it may print all the time
+                if not self._opened.is_set() and time.monotonic() - began > _READY_WITHIN:
+                    raise ConnectionFailed(
+                        "a start-up file of the login shell reads stdin, or does not end",
+                        host=self._channel.host,
+                        advice="let it read only where `test -t 0` holds",
+                    )
                 if not ready:
                     if ssh.poll() is not None:
                         break
-                    if not self._opened.is_set() and time.monotonic() - began > _READY_WITHIN:
-                        raise ConnectionFailed(
-                            "a start-up file of the login shell reads stdin, or does not end",
-                            host=self._channel.host,
-                            advice="let it read only where `test -t 0` holds",
-                        )
                     if self._give_back():
                         break
                     continue
@@ -428,6 +432,14 @@ class RemoteShell:
         pending = self._queue[0]
         if isinstance(part, bytes):
             (pending.out if pending.errors is None else pending.errors).append(part)
+            pending.size += len(part)
+            if pending.size > _LONGEST_REPLY:
+                pending.failure = ConnectionFailed(
+                    f"the reply is longer than {_LONGEST_REPLY} bytes",
+                    host=self._channel.host,
+                    advice="get a large file by `get`",
+                )
+                raise pending.failure
         elif part.kind == "errors":
             pending.errors = []
         elif part.kind == "end":
