@@ -62,16 +62,17 @@ def log_error(log: str, host: str) -> ConnectionFailed:
 _SEARCH = r"""
 exec 2>/dev/null
 look() {
-	# our own processes only: others can see the mark, and have it in a command line of theirs
-	table=$({ ps -u "$(id -u)" -ww -o pid= -o ppid= -o pgid= -o args= || ps -o pid,ppid,pgid,args; } |
+	table=$({ ps -A -ww -o pid= -o ppid= -o pgid= -o args= || ps -o pid,ppid,pgid,args; } |
 		while read -r pid parent group words; do
 			case $words in *"$mark"*) words=marked ;; *) words= ;; esac
 			echo "$pid $parent $group $words"
 		done)
 }
+# others can see the mark, and have it in a command line of theirs
+ours() { kill -s 0 "$1" && { [ ! -e "/proc/$1" ] || [ -O "/proc/$1" ]; }; }
 leader() {
 	echo "$table" | while read -r pid parent group marked; do
-		[ "$pid $marked" = "$group marked" ] && echo "$pid" && break
+		[ "$pid $marked" = "$group marked" ] && ours "$pid" && echo "$pid" && break
 	done
 }
 members() {

@@ -120,10 +120,12 @@ class RemoteProcess:
     def _read(self, name: str, stream: Stream, pipe: BinaryIO, sink: Sink) -> None:
         try:
             while not self._stopping.is_set():
-                if not _readable(pipe, _LOOK):
+                ready = _readable(pipe, _LOOK)
+                if name == "out" and not self._state.asked and self._channel.ssh.poll() is None:
+                    # start-up files may print all the time
+                    self._look_why()
+                if not ready:
                     if self._channel.ssh.poll() is None or _readable(pipe, 0):
-                        if name == "out" and not self._state.asked:
-                            self._look_why()
                         continue
                     # ssh has gone, and the master keeps the pipe open
                     break
