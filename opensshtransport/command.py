@@ -70,14 +70,13 @@ class Request:
         """The command as it was given."""
         return (self.command,) if isinstance(self.command, str) else tuple(self.command)
 
-    @property
-    def text(self) -> str:
+    def text(self, shell: str) -> str:
         """The command as the remote shell reads it.
 
         Raises:
             SettingsError: it holds a NUL, or is empty.
         """
-        text = self.command if isinstance(self.command, str) else shlex.join(self.command)
+        text = self.command if isinstance(self.command, str) else joined(self.command, shell)
         if "\0" in text:
             raise SettingsError("the command holds a NUL", advice="send such bytes on stdin")
         if not text.strip():
@@ -90,7 +89,7 @@ class Request:
         Raises:
             SettingsError: a part of it is wrong.
         """
-        text = self.text
+        text = self.text(shell)
         lines = []
         if self.cwd is not None:
             lines.append(f"enter {_directory(os.fspath(self.cwd))}")
@@ -146,6 +145,29 @@ class Request:
         kind = "text" if isinstance(self.command, str) else "words"
         claim = [kind, str(len(self.argv)), *self.argv, os.fspath(self.cwd or ""), *env]
         return hashlib.sha256("\0".join(claim).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def joined(words: Sequence[str], shell: str) -> str:
+    """Words as one command line of a login shell.
+
+    Args:
+        words: any text.
+        shell: its path or name. csh replaces `!` also between single quotes, and wants a backslash before a
+            newline there (csh(1), Lexical structure); fish reads backslashes there (fish-language, Quotes).
+    """
+    name = PurePosixPath(shell).name
+    if name in {"csh", "tcsh"}:
+        return " ".join(re.sub(r"[!\n]", r"\\\g<0>", shlex.quote(word)) for word in words)
+    if name == "fish":
+        return " ".join(_quoted_for_fish(word) for word in words)
+    return shlex.join(words)
+
+
+def _quoted_for_fish(word: str) -> str:
+    if shlex.quote(word) == word:
+        return word
+    escaped = re.sub(r"[\\']", r"\\\g<0>", word)
+    return f"'{escaped}'"
 
 
 def _directory(path: str) -> str:

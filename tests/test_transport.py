@@ -250,6 +250,60 @@ def test_start_up_variables_reach_the_command(make_shell_node: MakeShellNode, ke
         assert transport.run(command, encoding="utf-8", **options).stdout == expected  # type: ignore[arg-type]  # mixed options
 
 
+WORDS = (
+    *(
+        "",
+        " ",
+        "a b",
+        "!",
+        "a!b",
+        "\\!",
+        "\\",
+        "a\\",
+        "\\\\",
+        "'",
+        "it's",
+        "'!'",
+        '"',
+        "$HOME",
+        "`id`",
+        "$(id)",
+    ),
+    *(
+        "*",
+        "?",
+        "[a]",
+        "{a,b}",
+        "~",
+        "#",
+        ";",
+        "&",
+        "|",
+        "<",
+        "\n",
+        "a\nb",
+        "\\\n",
+        "!\n!",
+        "\t",
+        "-n",
+        "=",
+        "^",
+        "%",
+        "é",
+        "☃",
+    ),
+)
+
+
+def test_words_arrive_as_they_are(shell_user_node: tuple[Sandbox, User], keep: Keep) -> None:
+    """A sequence is quoted for the login shell that reads it: no shell changes a word of it."""
+    node, _ = shell_user_node
+    transport = keep(Transport(node.host, ssh_config=node.ssh_config))
+    done = transport.run(["/usr/bin/printf", r"%s\0", *WORDS], check=True)
+    assert isinstance(done.stdout, bytes)
+    assert tuple(done.stdout.decode().split("\0")[:-1]) == WORDS
+
+
 def test_a_login_shell_reads_the_profile(shell_user_node: tuple[Sandbox, User], keep: Keep) -> None:
     """login_shell=True reads what a login reads, and without it that is not read; long commands too."""
     node, user = shell_user_node
