@@ -12,6 +12,7 @@ import os
 import secrets
 import select
 import shlex
+import time
 from typing import IO
 
 from opensshtransport.channel import Channel, Stream
@@ -25,6 +26,8 @@ _PIECE = 1 << 18
 _PIPE = 1 << 20
 # Seconds after which it is looked whether ssh still lives.
 _LOOK = 0.25
+# Seconds that a start-up file may take before it is taken for one that waits for input.
+_READY_WITHIN = 60.0
 # fcntl(2), F_SETPIPE_SZ; Linux only
 _SET_PIPE_SIZE = 1031
 
@@ -79,8 +82,9 @@ class Session:
             raise
 
     def _start(self, token: str) -> None:
+        deadline = time.monotonic() + _READY_WITHIN
         while True:
-            piece = self._arrived()
+            piece = self._arrived(deadline)
             if not piece:
                 raise self._why()
             started = False
@@ -123,14 +127,24 @@ class Session:
             stderr=self._channel.words(),
         )
 
-    def _arrived(self) -> bytes:
-        """The next bytes, as they come; b"" where no more will."""
+    def _arrived(self, deadline: float | None = None) -> bytes:
+        """The next bytes, as they come; b"" where no more will.
+
+        Raises:
+            ConnectionFailed: the deadline for the start is over.
+        """
         poll = select.poll()
         poll.register(self._out.fileno(), select.POLLIN)
         # what start-up files print there must not fill the pipe
         if self._err is not None:
             poll.register(self._err.fileno(), select.POLLIN)
         while True:
+            if deadline is not None and time.monotonic() > deadline:
+                raise ConnectionFailed(
+                    "a start-up file of the login shell reads stdin, or does not end",
+                    host=self._channel.host,
+                    advice="let it read only where `test -t 0` holds",
+                )
             ready = [descriptor for descriptor, _ in poll.poll(_LOOK * 1000)]
             if self._out.fileno() in ready:
                 return os.read(self._out.fileno(), _PIECE)
