@@ -84,7 +84,7 @@ class Stream:
         """Take what has arrived; gives bytes of the command and events in their order.
 
         Raises:
-            ConnectionFailed: a line of the bootstrap's own has no end.
+            ConnectionFailed: a line of the bootstrap's own has no end, or makes no sense.
         """
         self._buffer += piece
         while True:
@@ -102,6 +102,8 @@ class Stream:
                 yield before
             kind, _, value = line.decode(errors="replace").strip().partition(" ")
             self._ready = self._ready or kind == "ready"
+            if kind == "end" and value and not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+                raise ConnectionFailed("the far side tells a status that is none")
             if kind == "end" and self._before:
                 # the shell did not get as far as its first line: a mistake in the command, which it tells
                 yield self._before
