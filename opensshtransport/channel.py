@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -27,12 +28,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from opensshtransport import openssh
 from opensshtransport.errors import ConnectionFailed, SessionRefused
-from opensshtransport.master import Facts, Master
+from opensshtransport.master import Facts, Master, responds
 
-__all__ = ["Channel", "Event", "Slots", "Stream", "quoted_lines"]
+__all__ = ["Channel", "Client", "Event", "Slots", "Stream", "quoted_lines"]
 
 # Below this a request is read by the shell itself, byte by byte; above, by a program.
 _SHORT_REQUEST = 4096
@@ -48,6 +50,8 @@ _FOR_START_UP_FILES = b"\n" * 4
 _GO = b"G\n"
 _GO_ON = b"A\n"
 _POLL = 0.02
+# Seconds after which it is looked again whether the master is stopped.
+_LOOK = 0.5
 # Seconds in which ssh ends by itself.
 _LAST_WORDS = 0.5
 # A limit that a server's refusal taught grows by one in so many seconds: other programs' sessions end, and
@@ -159,7 +163,8 @@ class Slots:
     def limit(self) -> int:
         """How many sessions there may be: the setting, or what a refusal by the server has taught."""
         with contextlib.suppress(OSError, ValueError):
-            grown = int((time.time() - self._limit_file.stat().st_mtime) / _LEARNED_FOR)
+            # where the clock was set back, it counts as long ago what seems to come
+            grown = int(abs(time.time() - self._limit_file.stat().st_mtime) / _LEARNED_FOR)
             return max(1, min(self._most, int(self._limit_file.read_text()) + grown))
         return self._most
 
@@ -302,6 +307,39 @@ def quoted_lines(request: str) -> bytes:
     return b"B%d\n%b" % (len(raw), raw)
 
 
+class Client(subprocess.Popen[bytes]):
+    """A program that works through the master, and is ended where the master stays stopped.
+
+    ssh itself waits for a stopped master for ever. Who looks by `poll` finds it ended after `check_timeout`.
+
+    Attributes:
+        gave_up: whether it was ended so; a master that goes on may still do what it was asked for.
+    """
+
+    def __init__(self, argv: Sequence[str], master: Master, facts: Facts, **options: Any) -> None:
+        self.gave_up = False
+        self._facts, self._patience = facts, master.destination.settings.check_timeout
+        self._looked, self._stopped_since = time.monotonic(), 0.0
+        # a group of its own, to be ended; and a Ctrl-C at the terminal is ours to handle
+        super().__init__(argv, start_new_session=True, **options)
+
+    def poll(self) -> int | None:
+        """As subprocess.Popen.poll."""
+        now = time.monotonic()
+        if now - self._looked > _LOOK:
+            self._looked = now
+            if responds(self._facts):
+                self._stopped_since = 0.0
+            else:
+                self._stopped_since = self._stopped_since or now
+            if self._stopped_since and now - self._stopped_since > self._patience and super().poll() is None:
+                self.gave_up = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+                self.wait()
+        return super().poll()
+
+
 class Channel:
     """One session. Whoever has it reads its streams; `close` gives the slot back."""
 
@@ -349,14 +387,14 @@ class Channel:
             command=f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}",
             log=self.log,
         )
-        self.ssh = subprocess.Popen(
+        self.ssh = Client(
             self.argv,
+            master,
+            facts,
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            # a Ctrl-C at the terminal is ours to handle
-            start_new_session=True,
         )
         self._writing = threading.Lock()
         self._closed = False

@@ -176,12 +176,12 @@ class Execution:
         Raises:
             ConnectionFailed: one of its kinds; nothing had started.
         """
-        facts = self.master.facts()
-        if facts is None or not masters.listens(Path(facts.socket)):
+        facts = self._listening()
+        if facts is None:
             # of many threads one asks, or logs in
             with self._asking:
-                facts = self.master.facts()
-                if facts is None or not masters.listens(Path(facts.socket)):
+                facts = self._listening()
+                if facts is None:
                     facts = masters.ensure(self.master.destination, login=self._login, person=self._person)
         if not facts.shell:
             raise ConnectionFailed(
@@ -189,6 +189,13 @@ class Execution:
                 host=facts.host,
                 advice="a restricted account? use ossh-run",
             )
+        return facts
+
+    def _listening(self) -> Facts | None:
+        """What is known of a master that seems to live, by a local look."""
+        facts = self.master.facts()
+        if facts is None or not masters.listens(Path(facts.socket)) or not masters.responds(facts):
+            return None
         return facts
 
     def revive(self) -> None:

@@ -38,7 +38,7 @@ from opensshtransport.errors import LoginNeeded
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory, state_directory
 
-__all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "sweep"]
+__all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "responds", "sweep"]
 
 # A connection to this address of the server's own answers at once, by "refused" or "prohibited": the cheapest
 # round trip there is. It needs no session and no login shell.
@@ -167,7 +167,7 @@ class Master:
         if was_there:
             argv = [self.destination.ssh, "-F", "none", "-O", "exit"]
             argv += ["-S", openssh.literal(socket), "--", "master"]
-            _local(argv, _LOCAL_DEADLINE if _responds(facts) else 0.5)
+            _local(argv, _LOCAL_DEADLINE if responds(facts) else 0.5)
             if facts is not None and listens(socket):
                 _kill_master(facts.pid, socket)
             # whatever is left of it, nobody comes to it any more
@@ -224,7 +224,7 @@ def listens(path: Path) -> bool:
     return True
 
 
-def _responds(facts: Facts | None) -> bool:
+def responds(facts: Facts | None) -> bool:
     """Whether the master's process runs, not stopped, as far as /proc tells."""
     if facts is None:
         return True

@@ -406,7 +406,9 @@ class RemoteProcess:
             return ConnectionLost(
                 "the connection was lost while the command ran", host=host, started=True, stderr=words
             )
-        if isinstance(error, SessionRefused | MasterGone):
+        # a master that was stopped may go on, and then do what it was asked for
+        doubtful = self._sent and self._channel.ssh.gave_up
+        if isinstance(error, SessionRefused | MasterGone) and not doubtful:
             return error
         status = logged_status(words)
         if status is not None:
