@@ -154,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("-l", dest="limit", type=_positive, metavar="LIMIT", help="Kbit/s, as for scp")
     added.add_argument("-q", dest="quiet", action="store_true", help="show no progress")
     added.add_argument("--verify", action="store_true", help="compare checksums")
-    added.add_argument("operands", metavar="SRC", nargs="+", help="one or more, and then DST")
+    added.add_argument("sources", metavar="SRC", nargs="+", help="a path, or HOST:PATH")
+    added.add_argument("destination", metavar="DST", help="a path, or HOST:PATH")
 
     added = command(
         "sync",
@@ -406,7 +407,10 @@ def _cp(arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         progress=not arguments.quiet and sys.stderr.isatty(),
     )
-    return _told(arguments, lambda: copying.copy(arguments.operands, arguments.ssh_config, options))
+    return _told(
+        arguments,
+        lambda: copying.copy(arguments.sources, arguments.destination, arguments.ssh_config, options),
+    )
 
 
 def _sync(arguments: argparse.Namespace) -> int:

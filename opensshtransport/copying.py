@@ -96,17 +96,15 @@ class _Hosts:
         return self._open[host]
 
 
-def copy(operands: Sequence[str], ssh_config: str | None, options: Options) -> int:
-    """Copy the first operands to the last; returns the exit status.
+def copy(names: Sequence[str], target: str, ssh_config: str | None, options: Options) -> int:
+    """Copy files and trees, all in scp's notation; returns the exit status.
 
     Raises:
-        SettingsError: none of them is on a host, or there is only one.
+        SettingsError: none of them is on a host.
         OSError: of a file.
         ConnectionFailed: one of its kinds.
     """
-    if len(operands) < 2:
-        raise SettingsError("no destination", advice="give SRC... DST")
-    *sources, destination = map(parse_place, operands)
+    sources, destination = [parse_place(name) for name in names], parse_place(target)
     if destination.host is None and all(source.host is None for source in sources):
         raise SettingsError("all of these are local", advice="use cp, or name a host: HOST:PATH")
     with ExitStack() as stack:
