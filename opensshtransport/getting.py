@@ -172,6 +172,7 @@ class Getting(Mover):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         # a link is written through, as by open(2)
         final = Path(os.path.realpath(target))
+        _is_there(final)
         if found.content is not None:
             self._inline(found, final, how, meter)
         else:
@@ -305,7 +306,7 @@ class Getting(Mover):
         lost += [self._error(errno.EINVAL, item.path, "neither file, directory nor link") for item in others]
         items = [item for item in items if item.kind != "other"]
         files = sum(1 for item in items if item.kind != "directory")
-        new = not os.path.lexists(final)
+        new = not _is_there(final)
         parent = final.parent if new else final
         trees.sweep(parent)
         with claimed(self._host, found.path, final) as key:
@@ -322,8 +323,12 @@ class Getting(Mover):
                 )
                 self._settle_top(found, final, new, how)
             except OSError as reason:
-                if not isinstance(reason, ConnectionFailed):
+                if isinstance(reason, ConnectionFailed):
+                    raise
+                with contextlib.suppress(OSError):
                     trees.remove(draft)
+                if str(reason.filename).startswith(str(draft)):
+                    raise OSError(reason.errno, reason.strerror, str(final)) from reason
                 raise
         meter.done(found.name, max(0, files - len(problems)))
         failures += lost + problems
@@ -520,6 +525,15 @@ def _opened(draft: Path, further: int, final: Path) -> int:
     except OSError as reason:
         # of a draft nobody has heard
         raise OSError(reason.errno, reason.strerror, str(final)) from None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has this name; raises where nothing can have it."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _shown(path: str, pattern: str) -> bool:

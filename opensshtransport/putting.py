@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shlex
 import threading
 from collections.abc import Iterator, Sequence
@@ -61,13 +62,13 @@ class _Tree:
 
     destination: PathLike
     name: str
-    many: bool
+    many: str
     key: str
     how: How
 
     @property
     def place(self) -> str:
-        return f"{flag(self.many)} {quoted(self.destination)} {shlex.quote(self.name)}"
+        return f"{self.many} {quoted(self.destination)} {shlex.quote(self.name)}"
 
 
 @dataclass(slots=True)
@@ -257,7 +258,8 @@ class Putting(Mover):
         files = sum(1 for item in items if item.kind != "directory")
         meter.expect(files, size)
         with claimed(*sources, self._host, path_text(destination)) as key:
-            where = _Tree(destination, name, many or contents, key, how)
+            several = "many" if many else "contents" if contents else "''"
+            where = _Tree(destination, name, several, key, how)
             tried = self._again(meter, lambda: self._items(items, size, where, meter))
         failures += tried.failures
         meter.done(name, files - len(set(tried.spoilt)))
@@ -275,8 +277,8 @@ class Putting(Mover):
         draft = os.fsdecode(raw)
         try:
             self._fill(items, draft, kind == b"new", sums(rest), where, tried, meter)
-            commit = f"commit {kind.decode()} {flag(how.overwrite)} {quoted(os.fsdecode(final))}"
-            reply = self._ask(f"{commit} {quoted(draft)}", slow=True)
+            commit = f"commit {kind.decode()} {flag(how.overwrite)} {_top(items, how)}"
+            reply = self._ask(f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)}", slow=True)
         except OSError as reason:
             if not isinstance(reason, ConnectionFailed):
                 self._remove(draft)
@@ -317,18 +319,16 @@ class Putting(Mover):
         )
         for item in large:
             self._large(item, draft, where, tried, meter)
-        directories = [item for item in items if item.kind == "directory"]
+        directories = [item for item in items if item.kind == "directory" and item.name]
         # a new tree gets its modes in its draft, but for its top, which could not be moved then
-        last = [item for item in reversed(directories) if item.name] if new else []
+        last = list(reversed(directories)) if new else []
         content = trees.pack_small(
             last,
             preserve=how.preserve,
             failed=tried.failed,
             meter=meter,
             spoilt=tried.spoilt,
-            modes=trees.modes_of(
-                [item for item in directories if not item.name or not new], preserve=how.preserve
-            ),
+            modes=trees.modes_of([] if new else directories, preserve=how.preserve),
         )
         if how.verify:
             self._verify(items, draft, where, tried)
@@ -345,9 +345,11 @@ class Putting(Mover):
             failed=tried.failed,
             meter=meter,
             spoilt=tried.spoilt,
-            modes=trees.modes_of([item for item in items if item.kind == "directory"], preserve=how.preserve),
+            modes=trees.modes_of(
+                [item for item in items if item.kind == "directory" and item.name], preserve=how.preserve
+            ),
         )
-        script = f"put_tree {flag(how.preserve)} {flag(how.overwrite)} {where.place}"
+        script = f"put_tree {flag(how.preserve)} {flag(how.overwrite)} {_top(items, how)} {where.place}"
         # nothing of it is there before the end, and twice is as once, but where it must be new
         reply = self._ask(script, payload=content, reads=how.overwrite, slow=True)
         if not reply.status:
@@ -425,6 +427,9 @@ class Putting(Mover):
         numbers = [reply_errno(Reply(b"", line, 1)) for line in reply.errors.splitlines()]
         # where there is no space left, much else fails too
         worst = [number for number in (errno.ENOSPC, errno.EDQUOT) if number in numbers]
+        if re.search(r": Wrote only \d+ of \d+ bytes$", reply.errors, re.MULTILINE):
+            # tar's words for a disk that has been full since
+            worst.append(errno.ENOSPC)
         number = worst[0] if worst else reply_errno(reply)
         return self._error(number, destination, f"{os.strerror(number)} ({reply.errors.strip()[:300]})")
 
@@ -438,6 +443,16 @@ def _by_parts(item: Item, how: How) -> bool:
     with contextlib.suppress(OSError):
         return item.size - os.stat(item.path).st_blocks * 512 >= _WORTHY_HOLES
     return False
+
+
+def _top(items: Sequence[Item], how: How) -> str:
+    """Mode and time of the top of a tree, as words; both empty where there is none."""
+    top = items[0]
+    if top.name:
+        return "'' ''"
+    if how.preserve:
+        return f"{top.mode:o} {archive.seconds(top.mtime_ns)}"
+    return f"{top.mode & 0o777:o} ''"
 
 
 def _time(seen: os.stat_result, how: How) -> str:

@@ -317,6 +317,9 @@ class Sftp:
         name = posixpath.basename(source.rstrip("/"))
         contents = name in {"", ".", "..", "~"}
         target = Path(place, name) if os.path.isdir(place) and not contents else Path(place)
+        if place.endswith("/") and target == Path(place) and self.kind(source) == "-":
+            number = errno.ENOTDIR if target.exists() else errno.ENOENT
+            raise OSError(number, os.strerror(number), place)
         if not target.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target))
         if how.recursive is False and not self._legacy and self.kind(source) == "d":

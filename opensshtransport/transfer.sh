@@ -68,11 +68,11 @@ put_file() {
 	exit 1
 }
 
-# put_tree PRESERVE EXIST_OK MANY DESTINATION NAME: a tar stream on stdin becomes a tree.
+# put_tree PRESERVE EXIST_OK MODE TIME MANY DESTINATION NAME: a tar stream on stdin becomes a tree.
 put_tree() {
-	tree "$d" '' "$3" "$4" "$5" >/dev/null
+	tree "$d" '' "$5" "$6" "$7" >/dev/null
 	unpack "$1" "$draft" || { result=$?; rm -rf "$draft"; exit "$result"; }
-	commit "$how" "$2" "$final" "$draft"
+	commit "$how" "$2" "$3" "$4" "$final" "$draft"
 }
 
 # prepare KEY RESUME EXIST_OK MIBS COUNT DESTINATION NAME: prints the file to be written, its draft, that one's inode, and
@@ -175,10 +175,10 @@ sums_of() {
 }
 
 # tree KEY RESUME MANY DESTINATION NAME: prints `new` or `merge`, the tree to be written, its draft, and the sums of
-# the files in that already. MANY: into a directory that is there.
+# the files in that already. MANY: into a directory that is there; where it is `contents`, into one of this name.
 tree() {
 	if [ "$3" ]; then
-		[ -d "$4" ] || { there "$4" && fail ENOTDIR; fail ENOENT; }
+		[ -d "$4" ] || { there "$4" && fail ENOTDIR; [ "$3" = contents ] || fail ENOENT; }
 		final=$4
 	else
 		place "$4" "$5"
@@ -200,7 +200,7 @@ tree() {
 	# what was killed may still be unpacking there: it must not find what it looks for
 	rm -rf "$draft.old" || exit
 	if [ -d "$draft" ] && [ ! -L "$draft" ] && [ "$2" ]; then mv -f -T "$draft" "$draft.old" || exit; else rm -rf "$draft"; fi
-	mkdir -m 700 "$draft" "$draft/t" || exit
+	{ mkdir -m 700 "$draft" && mkdir -m 700 "$draft/t"; } || exit
 	if [ -d "$draft.old/t" ]; then
 		find "$draft.old/t" -mindepth 1 -maxdepth 1 -exec mv -f -t "$draft/t" {} + || exit
 	fi
@@ -233,12 +233,12 @@ unpack() {
 	fi
 }
 
-# commit HOW EXIST_OK FINAL DRAFT: what was unpacked to DRAFT/t appears under its names. DRAFT/spoilt names files that are
-# not to; DRAFT/modes has mode, time or nothing, and name of directories. Errors are told for each, and the others are
-# moved.
+# commit HOW EXIST_OK MODE TIME FINAL DRAFT: what was unpacked to DRAFT/t appears under its names. DRAFT/spoilt names
+# files that are not to; DRAFT/modes has mode, time or nothing, and name of directories; MODE and TIME are those of the
+# top, which come last, since the draft lies within. Errors are told for each, and the others are moved.
 # shellcheck disable=SC2016 # it is another shell's to read
 commit() {
-	how=$1 exist_ok=$2 to=$3 draft=$4
+	exist_ok=$2 to=$5 draft=$6 fresh=''
 	case $to in /*) ;; *) to=$PWD/$to ;; esac
 	case $draft in /*) ;; *) draft=$PWD/$draft ;; esac
 	if [ ! -d "$draft" ]; then
@@ -249,8 +249,9 @@ commit() {
 	if [ -d "$draft/t" ]; then
 		cd "$draft/t" || exit
 		xargs -0 -r rm -f -- <"$draft/spoilt" || exit
-		if [ "$how" = new ] && ! there "$to"; then
+		if [ "$1" = new ] && ! there "$to"; then
 			mv -f -T "$draft/t" "$to" || { rm -rf "$draft"; exit 1; }
+			fresh=yes
 		else
 			merge
 		fi
@@ -270,6 +271,11 @@ commit() {
 			exit $bad' sh <"$draft/modes" || result=1
 	fi
 	cd / && rm -rf "$draft" 2>/dev/null
+	if [ "$4" ]; then
+		{ dated "$4" "$to" && chmod "$3" "$to"; } || result=1
+	elif [ "$fresh" ] && [ "$3" ]; then
+		chmod "$(limited "$3")" "$to" || result=1
+	fi
 	return $result
 }
 
