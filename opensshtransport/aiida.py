@@ -24,10 +24,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from aiida.common.exceptions import InvalidOperation
+from aiida.transports.transport import TransportInternalError
 
 from opensshtransport import aliases, openssh
 from opensshtransport import master as masters
@@ -78,35 +80,45 @@ def submission_key(command: str, workdir: AnyPath | None) -> str | None:
 # -- connections ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """A connection, and the master that it goes through."""
+
+    master: Master
+    transport: Transport
+
+
 class _Connections:
     """The connections of this process: they outlive AiiDA's transports, which come and go all the time."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._known: dict[tuple[object, ...], tuple[Destination, Transport]] = {}
+        self._known: dict[tuple[object, ...], _Connection] = {}
 
-    def destination(self, key: tuple[object, ...]) -> Destination | None:
-        """Where a name led when it was last used."""
+    def last(self, key: tuple[object, ...]) -> _Connection | None:
+        """What a name led to when it was last used."""
         with self._guard:
-            return self._known[key][0] if key in self._known else None
+            return self._known.get(key)
 
-    def get(
-        self, key: tuple[object, ...], destination: Destination, make: Callable[[], Transport]
-    ) -> Transport:
+    def get(self, key: tuple[object, ...], master: Master, make: Callable[[], Transport]) -> _Connection:
         """The connection of a name, anew where the name now leads elsewhere."""
         with self._guard:
             known = self._known.get(key)
-            if known is None or known[0] != destination:
+            if known is None or _place(known.master) != _place(master):
                 # who still uses the old one goes on with it
-                self._known[key] = known = (destination, make())
-            return known[1]
+                self._known[key] = known = _Connection(master, make())
+            return known
 
     def close(self) -> None:
         """Give back what is open but unused."""
         with self._guard:
             known, self._known = self._known, {}
-        for _, transport in known.values():
-            transport.close()
+        for connection in known.values():
+            connection.transport.close()
+
+
+def _place(master: Master) -> tuple[Destination, Path]:
+    return master.destination, master.directory
 
 
 _connections = _Connections()
@@ -142,6 +154,7 @@ class OpenSshTransport(TransferTransport):
             name: int(value) if value.isdigit() else value for name, value in settings.items()
         }
         self._max_io_allowed = int(kwargs.get("max_io_allowed") or 8)
+        self._connection: _Connection | None = None
         self._line: Transport | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._cwd = ""
@@ -175,10 +188,8 @@ class OpenSshTransport(TransferTransport):
     def _resolve(self) -> Destination:
         return openssh.resolve(self.host, self._ssh_config, overrides=self._settings)
 
-    def _facts(self) -> Facts:
+    def _facts(self, master: Master) -> Facts:
         """What is known of the live master; where none lives, a login is made without a person."""
-        destination = self._resolve() if self._line is None else _connections.destination(self._key)
-        master = Master(destination or self._resolve())
         facts = master.facts()
         if facts is not None and masters.listens(Path(facts.socket)):
             return facts
@@ -187,8 +198,9 @@ class OpenSshTransport(TransferTransport):
     def get_safe_open_interval(self) -> float:
         """Seconds to wait before opening: 0 while a master lives, since opening is no login then."""
         try:
-            destination = _connections.destination(self._key) or self._resolve()
-            lives = Master(destination).listening() is not None
+            known = _connections.last(self._key)
+            master = known.master if known else Master(self._resolve())
+            lives = master.listening() is not None
         except (OpenSshTransportError, OSError):
             lives = False
         return 0.0 if lives else float(self._safe_open_interval)
@@ -203,13 +215,14 @@ class OpenSshTransport(TransferTransport):
         """
         if self._is_open:
             raise InvalidOperation("Cannot open the transport twice")
-        destination = self._resolve()
-        self._facts()
-        self._line = _connections.get(
+        master = Master(self._resolve())
+        self._facts(master)
+        self._connection = _connections.get(
             self._key,
-            destination,
+            master,
             lambda: Transport(self.host, ssh_config=self._ssh_config, person=False, settings=self._settings),
         )
+        self._line = self._connection.transport
         self._cwd = ""
         self._is_open = True
         return self
@@ -223,7 +236,7 @@ class OpenSshTransport(TransferTransport):
         if not self._is_open:
             raise InvalidOperation("Cannot close the transport: it is already closed")
         self._is_open = False
-        self._line = None
+        self._connection = self._line = None
         if self._threads is not None:
             self._threads.shutdown(wait=False)
             self._threads = None
@@ -247,7 +260,9 @@ class OpenSshTransport(TransferTransport):
 
     def _bash(self, command: str) -> tuple[str | Sequence[str], bool]:
         """How bash gets a command as it stands; and whether as the login shell's own."""
-        shell = PurePosixPath(self._facts().shell).name
+        if self._connection is None:
+            raise TransportInternalError("Error, a method was called without opening the transport first")
+        shell = PurePosixPath(self._facts(self._connection.master).shell).name
         if shell == "bash":
             return command, self._use_login_shell
         argv = ["bash", *(["-l"] if self._use_login_shell else []), "-c", command]

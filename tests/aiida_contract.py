@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-import re
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +20,7 @@ from opensshtransport.errors import OpenSshTransportError
 Scenario = Callable[[Any, Path, Path], object]
 
 # What a shell might eat on its way.
-TEXT = r"""printf '%s|' "a\\b" 'c\d' "\$HOME" '$HOME' "it's" 'say "so"' '!x' `printf q` $((1+2)) a\ b '*' '#no'
+TEXT = r"""printf '%s|' "a\\b" 'c\d' "\$HOME" '$HOME' "it's" 'say "so"' '!x' `printf q` $((1+2)) a\ b '*' '#'
 cat <<'END'
  in $HERE `x` \n "q" 'r' !!
 END
@@ -124,14 +122,25 @@ def _ran(answer: tuple[int, Any, Any]) -> tuple[int, Any, Any]:
     return status, out, err
 
 
+def _each(
+    name: str, run: Callable[[Any, Path, Any], object], values: Iterable[object]
+) -> dict[str, Scenario]:
+    """The same scenario for several values."""
+
+    def one(value: object) -> Scenario:
+        return lambda t, a, _: run(t, a, value)
+
+    return {f"{name} {value!r}": one(value) for value in values}
+
+
 def _archived(t: Any, there: Path, kind: str, sources: object, *more: object, **options: object) -> None:
     t.compress(kind, sources, there / f"new/all.{kind}", there, *more, **options)
 
 
-def _twice(t: Any, there: Path, kind: str) -> None:
+def _twice(t: Any, there: Path, kind: str, **options: object) -> None:
     _archived(t, there, kind, there / "sub")
     t.makedirs(there / "unpacked/here", ignore_existing=True)
-    t.extract(there / f"new/all.{kind}", there / "unpacked/here")
+    t.extract(there / f"new/all.{kind}", there / "unpacked/here", **options)
 
 
 _NAMES = (
@@ -163,15 +172,16 @@ _PATTERNS = (
     ),
     *("s*/.h/*", "a.txt", "missing", "broken", "br*", "*/", "**", "**/*.txt", "sub/**", "[", "sub*/inner"),
 )
+_INPUTS = ("", "text", "two\nlines\n", "ümläut", b"", b"bytes\n")
 _KINDS = ("tar", "tar.gz", "tar.bz2", "tar.xz")
 
 SCENARIOS: dict[str, Scenario] = {
     # what is there
-    **{f"isdir {n!r}": lambda t, a, _, n=n: t.isdir(a / n) for n in _NAMES},
-    **{f"isfile {n!r}": lambda t, a, _, n=n: t.isfile(str(a / n)) for n in _NAMES},
-    **{f"path_exists {n!r}": lambda t, a, _, n=n: t.path_exists(PurePosixPath(a / n)) for n in _NAMES},
+    **_each("isdir", lambda t, a, n: t.isdir(a / n), _NAMES),
+    **_each("isfile", lambda t, a, n: t.isfile(str(a / n)), _NAMES),
+    **_each("path_exists", lambda t, a, n: t.path_exists(PurePosixPath(a / n)), _NAMES),
     "isdir of nothing": lambda t, *_: (t.isdir(""), t.isfile("")),
-    **{f"get_attribute {n!r}": lambda t, a, _, n=n: _seen(t.get_attribute(a / n)) for n in _NAMES},
+    **_each("get_attribute", lambda t, a, n: _seen(t.get_attribute(a / n)), _NAMES),
     "get_attribute's times": lambda t, a, _: (
         abs(t.get_attribute(a / "a.txt").st_mtime - (a / "a.txt").stat().st_mtime) < 1e-6
     ),
@@ -182,15 +192,11 @@ SCENARIOS: dict[str, Scenario] = {
     "listdir with a slash": lambda t, a, _: _sorted(t.listdir(f"{a}/sub/")),
     "listdir of nothing": lambda t, a, _: t.listdir(a / "missing"),
     "listdir of a file": lambda t, a, _: t.listdir(a / "a.txt"),
-    **{
-        f"listdir {p!r}": lambda t, a, _, p=p: _sorted(t.listdir(a, p))
-        for p in _PATTERNS
-        if p[-1] not in "/["
-    },
+    **_each("listdir", lambda t, a, p: _sorted(t.listdir(a, p)), [p for p in _PATTERNS if p[-1] not in "/["]),
     "listdir of nothing by a pattern": lambda t, a, _: t.listdir(a / "missing", "*"),
     "listdir_withattributes": lambda t, a, _: _listed(t, a),
     "listdir_withattributes of nothing": lambda t, a, _: _listed(t, a / "missing"),
-    **{f"glob {p!r}": lambda t, a, _, p=p: _sorted(t.glob(f"{a}/{p}")) for p in _PATTERNS},
+    **_each("glob", lambda t, a, p: _sorted(t.glob(f"{a}/{p}")), _PATTERNS),
     "glob of a Path": lambda t, a, _: _sorted(t.glob(a / "*.txt")),
     "normalize": lambda t, a, _: [
         t.normalize(f"{a}/{n}") for n in ("sub/../a.txt", "dirlink/.h", "no/such", ".")
@@ -211,8 +217,8 @@ SCENARIOS: dict[str, Scenario] = {
     "rmdir of what is not empty": lambda t, a, _: t.rmdir(a / "sub"),
     "rmdir of nothing": lambda t, a, _: t.rmdir(a / "missing"),
     "rmdir of a file": lambda t, a, _: t.rmdir(a / "a.txt"),
-    **{f"rmtree {n!r}": lambda t, a, _, n=n: t.rmtree(a / n) for n in _NAMES[:-1]},
-    **{f"remove {n!r}": lambda t, a, _, n=n: t.remove(str(a / n)) for n in _NAMES if n != "sub"},
+    **_each("rmtree", lambda t, a, n: t.rmtree(a / n), _NAMES[:-1]),
+    **_each("remove", lambda t, a, n: t.remove(str(a / n)), [n for n in _NAMES if n != "sub"]),
     "remove a directory": lambda t, a, _: t.remove(a / "empty"),
     # names
     "rename a file": lambda t, a, _: t.rename(a / "a.txt", a / "new name"),
@@ -262,7 +268,7 @@ SCENARIOS: dict[str, Scenario] = {
     "copytree with what links lead to": lambda t, a, _: t.copytree(a / "sub", a / "new", True),
     "copytree of nothing": lambda t, a, _: t.copytree(a / "missing", a / "new"),
     "copytree to no name": lambda t, a, _: t.copytree(a / "sub", ""),
-    **{f"compress and extract {k}": lambda t, a, _, k=k: _twice(t, a, k) for k in _KINDS},
+    **_each("compress and extract", _twice, _KINDS),
     "compress several": lambda t, a, _: _archived(t, a, "tar", [a / "a.txt", str(a / "empty"), a / "link"]),
     "compress by a pattern": lambda t, a, _: _archived(t, a, "tar.gz", [a / "*.txt"]),
     "compress what links lead to": lambda t, a, _: _archived(t, a, "tar", a / "link", dereference=True),
@@ -278,10 +284,7 @@ SCENARIOS: dict[str, Scenario] = {
     "extract nothing": lambda t, a, _: t.extract(a / "missing.tar", a / "empty"),
     "extract what is no archive": lambda t, a, _: t.extract(a / "a.txt", a / "empty"),
     "extract without overwriting": lambda t, a, _: t.extract(a / "a.txt", a / "empty", overwrite=False),
-    "extract without the first names": lambda t, a, _: (
-        _archived(t, a, "tar", a / "sub"),
-        t.extract(a / "new/all.tar", a / "out", strip_components=1),
-    ),
+    "extract without the first names": lambda t, a, _: _twice(t, a, "tar", strip_components=1),
     # to the far side
     "put a file": lambda t, a, h: t.put(h / "with blank", a / "new"),
     "put a file into a directory": lambda t, a, h: t.put(str(h / "a.txt"), str(a / "empty")),
@@ -386,10 +389,7 @@ SCENARIOS: dict[str, Scenario] = {
     "a command that is empty": lambda t, *_: t.exec_command_wait(""),
     "a command's login shell": lambda t, *_: t.exec_command_wait("shopt login_shell; echo ${0##*/}"),
     "no stdin": lambda t, *_: t.exec_command_wait("wc -c; cat"),
-    **{
-        f"stdin {given!r}": lambda t, *_, given=given: t.exec_command_wait("wc -c; cat", stdin=given)
-        for given in ("", "text", "two\nlines\n", "ümläut", b"", b"bytes\n")
-    },
+    **_each("stdin", lambda t, _, given: t.exec_command_wait("wc -c; cat", stdin=given), _INPUTS),
     "stdin from a file of text": lambda t, *_: t.exec_command_wait("wc -c", stdin=io.StringIO("ä\nb")),
     "stdin from a file of bytes": lambda t, *_: t.exec_command_wait("wc -c", stdin=io.BytesIO(b"a\nb")),
     "stdin of megabytes": lambda t, *_: t.exec_command_wait("wc -c; sleep 0", stdin="x" * 3_000_000),
@@ -410,8 +410,8 @@ DIFFERENT = {
 OTHER_TREES = {
     "compress nothing": "core.local leaves an empty directory for the archive",
     "compress a pattern of nothing": "core.local leaves an empty directory for the archive",
-    "put a tree to where a tree is": "a link in the way is replaced; core.local writes through it, into another file",
-    "get a tree to where a tree is": "a link in the way is replaced; core.local writes through it, into another file",
+    "put a tree to where a tree is": "a link in the way is replaced; core.local writes through it",
+    "get a tree to where a tree is": "a link in the way is replaced; core.local writes through it",
 }
 
 

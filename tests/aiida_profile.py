@@ -47,6 +47,7 @@ class Profile:
     directory: Path = field(init=False)
     environment: dict[str, str] = field(init=False)
     _daemon: bool = field(init=False, default=False)
+    _started: list[subprocess.Popen[str]] = field(init=False, default_factory=list)
 
     def __enter__(self) -> Profile:
         self.directory = Path(tempfile.mkdtemp(prefix="oa", dir="/tmp"))
@@ -58,7 +59,7 @@ class Profile:
             "HOME": str(home),
             # the daemon looks for `verdi` there
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(_HERE),
+            "PYTHONPATH": f"{_HERE}:{os.environ.get('PYTHONPATH', '')}",
             "PYTHONWARNINGS": "ignore",
         }
         try:
@@ -74,7 +75,11 @@ class Profile:
         self.close()
 
     def close(self) -> None:
-        """Stop the daemon and remove all."""
+        """Stop the daemon and what a failed test has left running, and remove all."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
         if self._daemon:
             self._start("daemon", "stop").communicate(timeout=_VERDI_WITHIN)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -121,7 +126,9 @@ class Profile:
 
     def start_script(self, name: str, **values: object) -> subprocess.Popen[str]:
         """Start a script of `aiida_scripts` in the profile; it ends with a line of JSON."""
-        return self._start("run", str(_HERE / "aiida_scripts.py"), name, json.dumps(values))
+        script = self._start("run", str(_HERE / "aiida_scripts.py"), name, json.dumps(values))
+        self._started.append(script)
+        return script
 
     def finish(self, script: subprocess.Popen[str], *, seconds: float) -> Any:
         """Wait for a script's answer.
@@ -130,6 +137,7 @@ class Profile:
             AssertionError: it failed; with what it has printed.
         """
         said, _ = script.communicate(timeout=seconds)
+        self._started.remove(script)
         assert script.returncode == 0, said
         return json.loads(said.splitlines()[-1])
 

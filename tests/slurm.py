@@ -79,6 +79,10 @@ class Slurm:
             if word.startswith("WorkDir=")
         ]
 
+    def seen(self) -> int:
+        """How many jobs the controller remembers: waiting, running or ended in the last minutes."""
+        return len(self._ask("squeue", "--noheader", "--states=all").splitlines())
+
     def queued(self) -> int:
         """How many jobs wait or run."""
         return len(self._ask("squeue", "--noheader").splitlines())
