@@ -470,7 +470,7 @@ class _Setup:
             # the login asks what is to be asked
             return
         assert plan.key is not None  # noqa: S101 - the method says so
-        copy = ["ssh-copy-id", "-i", f"{plan.key}.pub", *openssh._config(self.request.ssh_config)]
+        copy = ["ssh-copy-id", "-i", f"{plan.key}.pub", *openssh.config_options(self.request.ssh_config)]
         if self.request.dry_run:
             for hop in plan.hops if self.request.copy else ():
                 self.say(f"would run: {shlex.join([*copy, hop.name])}")
@@ -497,7 +497,7 @@ class _Setup:
         self.person.tell(f"compare the fingerprint of {name} with your centre's pages; no login yet")
         argv = [
             self.ssh,
-            *openssh._config(self.request.ssh_config),
+            *openssh.config_options(self.request.ssh_config),
             # whatever ssh_config says: it is shown
             "-oStrictHostKeyChecking=ask",
             # as in ssh-copy-id: no method at all, so that the connection ends before anything is tried

@@ -381,7 +381,7 @@ def _shown_keys(resolved: Resolved) -> dict[str, str]:
 
 def agent_environment(destination: Destination) -> dict[str, str]:
     """The environment by which ssh-add asks the agent that a login would ask."""
-    return login._agent_of(destination, login._agent(runtime_directory()))
+    return login.agent_of(destination, login.agent_environment(runtime_directory()))
 
 
 def keys(destination: Destination) -> Finding:

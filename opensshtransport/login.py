@@ -32,7 +32,7 @@ from opensshtransport.master import Facts, Master, audit, sweep
 from opensshtransport.openssh import Destination
 from opensshtransport.prompts import Rule
 
-__all__ = ["open_master"]
+__all__ = ["agent_environment", "agent_of", "certificates", "open_master"]
 
 
 def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
@@ -121,7 +121,7 @@ def _log_in(master: Master, person: Person | None, *, refused_before: bool) -> N
     settings, resolved = destination.settings, destination.resolved
     # what was refused once is not sent again by itself; the person types
     rules = settings.rules if not refused_before or person is None else ()
-    env = _agent(master.directory)
+    env = agent_environment(master.directory)
     _run_script(destination, person, rules, env)
     _get_ticket(destination)
     unattended = person is None and not rules
@@ -171,7 +171,7 @@ def _shown(hop: str, destination: Destination) -> str:
     return f"{user}{at}{resolved.get('hostkeyalias') or resolved.hostname}"
 
 
-def _agent(directory: Path) -> dict[str, str]:
+def agent_environment(directory: Path) -> dict[str, str]:
     """The environment by which ssh finds the shared agent, where the caller has no agent that lives."""
     own = os.environ.get("SSH_AUTH_SOCK")
     if own and tools.agent_lives(Path(own)):
@@ -180,7 +180,7 @@ def _agent(directory: Path) -> dict[str, str]:
     return {"SSH_AUTH_SOCK": str(socket)} if socket else {}
 
 
-def _agent_of(destination: Destination, env: Mapping[str, str]) -> dict[str, str]:
+def agent_of(destination: Destination, env: Mapping[str, str]) -> dict[str, str]:
     """The environment by which ssh-add asks the agent that ssh asks (ssh_config(5), IdentityAgent)."""
     (named,) = destination.resolved.options.get("identityagent", ("",))
     variables = {**os.environ, **env}
@@ -278,7 +278,7 @@ def _explained(
         if (end := _end_of(path)) is not None and end < datetime.datetime.now().astimezone()
     ]
     keys = destination.resolved.options.get("identityfile", ())
-    encrypted = tools.encrypted_keys(keys, _agent_of(destination, env))
+    encrypted = tools.encrypted_keys(keys, agent_of(destination, env))
     if ended and not _certificate_lives(destination, 0):
         path, end = ended[0]
         why, advice = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}", "get a new certificate"

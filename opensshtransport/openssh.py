@@ -26,6 +26,7 @@ __all__ = [
     "Destination",
     "Resolved",
     "check_destination",
+    "config_options",
     "guard",
     "guarded_scp",
     "guarded_sftp",
@@ -174,7 +175,7 @@ def parse_resolved(text: str) -> Resolved:
 def resolve_command(ssh: str, host: str, ssh_config: Path | None, extra: Sequence[str] = ()) -> list[str]:
     """The command line that asks ssh what a destination resolves to."""
     # -T: without it -G warns on stderr that it will not allocate a terminal.
-    return [ssh, *_config(ssh_config), *extra, "-T", "-G", "--", host]
+    return [ssh, *config_options(ssh_config), *extra, "-T", "-G", "--", host]
 
 
 def ask_resolved(ssh: str, host: str, ssh_config: Path | None = None, extra: Sequence[str] = ()) -> Resolved:
@@ -322,7 +323,8 @@ def jump_options(jump: str) -> tuple[list[str], str]:
     return options, address or host
 
 
-def _config(ssh_config: Path | None) -> list[str]:
+def config_options(ssh_config: Path | None) -> list[str]:
+    """The options that name a configuration file other than the person's own."""
     return [] if ssh_config is None else ["-F", str(ssh_config)]
 
 
@@ -350,7 +352,7 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
     settings, resolved = destination.settings, destination.resolved
     argv = [
         destination.ssh,
-        *_config(destination.ssh_config),
+        *config_options(destination.ssh_config),
         # no command, and into the background once logged in and listening
         "-N",
         "-f",
@@ -425,7 +427,7 @@ def guarded_options(destination: Destination, control_path: Path | str, *, mark:
     """
     return [
         destination.ssh,
-        *_config(destination.ssh_config),
+        *config_options(destination.ssh_config),
         # -S takes the path as it stands; the option ControlPath would part it at blanks
         "-S",
         str(control_path),
@@ -495,7 +497,7 @@ def _copy_options(destination: Destination, control_path: Path | str) -> list[st
         # scp and sftp start this very ssh, not the first one on PATH
         "-S",
         destination.ssh,
-        *_config(destination.ssh_config),
+        *config_options(destination.ssh_config),
         f'-oControlPath="{quoted}"',
         *guard(mark=True),
         # their session is a subsystem or a command of their own, without a terminal
