@@ -1,0 +1,195 @@
+"""What the transport calls of one ArithmeticAdd job cost: ours beside `core.ssh_async` with either backend.
+
+The calls are those of AiiDA 2.9's engine, in their order: upload, submit, poll, retrieve, over a transport
+that is open. The server and the delay are those of `scripts/bench`. `core.ssh_async` knows only
+`~/.ssh/config`: so it gets a home of its own, and an `ssh` on PATH that reads the right file; and as one who
+uses its openssh backend does, that file multiplexes.
+
+Run it by: "$(scripts/set-up --for bench)/python" scripts/bench_aiida.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench_rows import server
+from nodes import config_through
+from relay import Relay
+
+from opensshtransport.sandbox import Sandbox
+
+_PHASES = ("upload", "submit", "poll", "retrieve")
+_SUBMIT = "(bash _aiidasubmit.sh > /dev/null 2>&1 & echo $!) &"
+_FILES = ("aiida.in", "_aiidasubmit.sh")
+_RETRIEVED = ("aiida.out", "_scheduler-stdout.txt", "_scheduler-stderr.txt")
+
+
+@contextlib.contextmanager
+def surroundings(top: Path, config: Path, *, programs: bool) -> Iterator[None]:
+    """A home whose `~/.ssh/config` is the given one, and programs that read it too."""
+    before = {name: os.environ.get(name) for name in ("HOME", "PATH")}
+    (top / "home/.ssh").mkdir(parents=True, exist_ok=True)
+    (top / "bin").mkdir(exist_ok=True)
+    shutil.copy(config, top / "home/.ssh/config")
+    lines = [
+        *config.read_text().splitlines(),
+        "ControlMaster auto",
+        f"ControlPath {top}/%n",
+        "ControlPersist 9",
+    ]
+    (top / "multiplexing").write_text("\n".join(lines) + "\n")
+    for name in ("ssh", "scp"):
+        program = top / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {shutil.which(name)} -F {top}/multiplexing "$@"\n')
+        program.chmod(0o755)
+    os.environ["HOME"] = str(top / "home")
+    if programs:
+        os.environ["PATH"] = f"{top}/bin:{before['PATH']}"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+async def job(transport: Any, base: str, near: Path) -> dict[str, float]:
+    """Seconds of each phase of one job."""
+    name = str(uuid.uuid4())
+    times = {}
+
+    def lap(phase: str, begin: float) -> float:
+        now = time.perf_counter()
+        times[phase] = now - begin
+        return now
+
+    begin = time.perf_counter()
+    await transport.whoami_async()
+    await transport.path_exists_async(base)
+    above = f"{base}/{name[:2]}/{name[2:4]}"
+    workdir = f"{above}/{name[4:]}"
+    await transport.makedirs_async(above, ignore_existing=True)
+    await transport.mkdir_async(workdir)
+    for file in (".aiida", *_FILES):
+        await transport.put_async(str(near / file), f"{workdir}/{file}")
+    begin = lap("upload", begin)
+    await transport.exec_command_wait_async(_SUBMIT, workdir=workdir)
+    begin = lap("submit", begin)
+    await transport.exec_command_wait_async("ps -xo pid,stat,user,time | tail -n +2")
+    begin = lap("poll", begin)
+    for file in _RETRIEVED:
+        await transport.get_async(f"{workdir}/{file}", str(near / f"got.{file}"), ignore_nonexisting=True)
+    lap("retrieve", begin)
+    return times
+
+
+@contextlib.contextmanager
+def _configuration() -> Iterator[None]:
+    """AiiDA's configuration, which it makes as soon as it is loaded, is not the person's."""
+    with tempfile.TemporaryDirectory(prefix="ob", dir="/tmp") as place:
+        os.environ["AIIDA_PATH"] = place
+        yield
+
+
+def _prepare(near: Path) -> None:
+    (near / ".aiida").mkdir()
+    for name in (".aiida/calcinfo.json", ".aiida/job_tmpl.json", "aiida.in"):
+        (near / name).write_text("echo $((1 + 2))\n" * 20)
+    script = "exec > _scheduler-stdout.txt\nexec 2> _scheduler-stderr.txt\nbash < aiida.in > aiida.out\n"
+    (near / "_aiidasubmit.sh").write_text(script)
+
+
+def transports(host: str, config: Path) -> dict[str, Any]:
+    """Those that are compared."""
+    from aiida.plugins import TransportFactory
+
+    from opensshtransport.aiida import OpenSshTransport
+
+    theirs = TransportFactory("core.ssh_async")
+    return {
+        "ours": OpenSshTransport(machine=host, ssh_config=str(config)),
+        "ssh_async, asyncssh": theirs(machine=host, backend="asyncssh"),
+        "ssh_async, openssh": theirs(machine=host, backend="openssh"),
+    }
+
+
+def measure(
+    node: Sandbox, config: Path, near: Path, base: str, repetitions: int
+) -> dict[str, dict[str, float]]:
+    """Medians in seconds by phase and transport, and how many logins each took."""
+    table: dict[str, dict[str, float]] = {phase: {} for phase in (*_PHASES, "one job", "logins")}
+
+    async def several(name: str, transport: Any) -> None:
+        before = node.authentications()
+        await transport.open_async()
+        try:
+            await job(transport, base, near)
+            runs = [await job(transport, base, near) for _ in range(repetitions)]
+        finally:
+            await transport.close_async()
+        for phase in _PHASES:
+            table[phase][name] = statistics.median(run[phase] for run in runs)
+        table["one job"][name] = statistics.median(sum(run.values()) for run in runs)
+        table["logins"][name] = node.authentications() - before
+
+    for name, transport in transports(node.host, config).items():
+        with surroundings(near / config.name, config, programs=name != "ours"):
+            asyncio.run(several(name, transport))
+    return table
+
+
+def show(table: Mapping[str, Mapping[str, float]], milliseconds: float) -> None:
+    """Print one round-trip time's table."""
+    names = list(table["one job"])
+    sys.stdout.write(f"\nround trip {milliseconds:g} ms; medians in ms\n{'':12}")
+    sys.stdout.write("".join(f"{name:>22}" for name in names) + "\n")
+    for phase, values in table.items():
+        factor = 1 if phase == "logins" else 1000
+        cells = "".join(f"{values[name] * factor:22.{0 if factor == 1 else 1}f}" for name in names)
+        sys.stdout.write(f"{phase:12}{cells}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rtt", type=float, nargs="*", default=[0, 50], help="round trips in ms")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="by round trip, phase and transport")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    results = {}
+    with server() as (node, stage), _configuration():
+        _prepare(stage.near)
+        base = str(stage.far / "work")
+        Path(base).mkdir()
+        os.chown(base, stage.owner, -1)
+        for milliseconds in arguments.rtt:
+            with Relay(node.port, delay=milliseconds / 2000) as relay:
+                config = config_through(node, relay)
+                table = measure(node, config, stage.near, base, arguments.repetitions)
+                results[f"{milliseconds:g}"] = table
+            if not arguments.json:
+                show(table, milliseconds)
+    if arguments.json:
+        sys.stdout.write(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
