@@ -211,6 +211,16 @@ _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
     # want an index of packages, and change the person's environment
     "pipx install .": lambda _: _is_tested_by("test_install.py", "test_by_a_link"),
     "python3 -m pip install .": lambda _: _is_tested_by("test_install.py", "test_by_its_path"),
+    # want AiiDA, which is no part of every test run
+    "python3 -m pip install '.[aiida]'": lambda _: _is_tested_by("test_aiida.py", "test_contract"),
+    **{
+        line: lambda _: _is_tested_by("test_aiida.py", "test_configure", "test_fifty_calculations")
+        for line in (
+            "verdi computer setup --transport openssh",
+            f"verdi computer configure openssh {HOST}",
+            f"verdi computer test {HOST}",
+        )
+    },
     # wants FUSE
     f'sshfs -o ssh_command="$(ossh ssh-command --no-host {HOST})" {HOST}: mnt': _opens_sftp,
     # change ~/.ssh, and want a person; a centre of its own is there
