@@ -476,7 +476,10 @@ def test_frames(shell: list[str]) -> None:
     """Input in frames arrives byte for byte, whatever it looks like."""
     blob = secrets.token_bytes(500_000)
     with far_side(shell) as child:
-        given = quoted_lines("run frames cat") + frames(blob[:1], b"E\nQ\nS KILL\n", blob, b"\n", b"\0")
+        # without Q the sender has died, and the command may go before it has read all
+        given = (
+            quoted_lines("run frames cat") + frames(blob[:1], b"E\nQ\nS KILL\n", blob, b"\n", b"\0") + b"Q\n"
+        )
         got = outcome(child, given)
     assert got[0] == blob[:1] + b"E\nQ\nS KILL\n" + blob + b"\n\0"
     assert got[1][-1] == Event("end", "0")
