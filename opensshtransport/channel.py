@@ -32,7 +32,7 @@ from typing import Any
 
 from opensshtransport import openssh
 from opensshtransport.errors import ConnectionFailed, SessionRefused
-from opensshtransport.master import Facts, Master, responds
+from opensshtransport.master import Facts, Master, replace_file, responds
 
 __all__ = ["Channel", "Client", "Event", "Slots", "Stream", "quoted_lines"]
 
@@ -170,7 +170,7 @@ class Slots:
 
     def learn(self, limit: int) -> None:
         """Note that the server refused a session beside so many others."""
-        self._limit_file.write_text(str(max(1, limit)))
+        replace_file(self._limit_file, str(max(1, limit)))
 
     def take(self) -> int | None:
         """Take a free slot, or None where all are taken."""

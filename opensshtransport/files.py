@@ -529,7 +529,7 @@ class Files:
             options = "-a"
         text = path_text(source)
         name = posixpath.basename(text.rstrip("/"))
-        if name in {"", ".", ".."} or tilde(name) == name:
+        if name in {"", ".", ".."} or tilde(text) == text.rstrip("/"):
             raise SettingsError(f"{text!r} has no name to copy it by", advice="name the directory")
         script = f"copy_ {options} {quoted(source)} {quoted(destination)} {shlex.quote(name)}"
         for path in (source, destination):
