@@ -7,6 +7,7 @@ looked at again when all of it has gone, before it gets its name.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import os
@@ -260,9 +261,18 @@ class Putting(Mover):
         with claimed(*sources, self._host, path_text(destination)) as key:
             several = "many" if many else "contents" if contents else "''"
             where = _Tree(destination, name, several, key, how)
+            if not many and not contents:
+                where = self._placed(where)
             tried = self._again(meter, lambda: self._items(items, size, where, meter))
         failures += tried.failures
         meter.done(name, files - len(set(tried.spoilt)))
+
+    def _placed(self, where: _Tree) -> _Tree:
+        """Name what the tree becomes: a second try must not put it below what the first one has made."""
+        reply = self._ask(f"placed {quoted(where.destination)} {shlex.quote(where.name)}")
+        if reply.status:
+            raise self._failed(reply, where.destination)
+        return dataclasses.replace(where, destination=os.fsdecode(reply.out), many="contents")
 
     def _items(self, items: Sequence[Item], size: int, where: _Tree, meter: Meter) -> _Try:
         how, tried = where.how, _Try()

@@ -174,6 +174,15 @@ sums_of() {
 	:
 }
 
+# placed DESTINATION NAME: prints what a tree becomes, since once it is there it would become another one below it.
+placed() {
+	place "$1" "$2"
+	! there "$final" || [ -d "$final" ] || fail ENOTDIR
+	# what was not named itself is no link, for `cp` neither
+	[ "$final" = "$1" ] || [ ! -L "$final" ] || fail ENOTDIR
+	printf %s "$final"
+}
+
 # tree KEY RESUME MANY DESTINATION NAME: prints `new` or `merge`, the tree to be written, its draft, and the sums of
 # the files in that already. MANY: into a directory that is there; where it is `contents`, into one of this name.
 tree() {
@@ -181,10 +190,7 @@ tree() {
 		[ -d "$4" ] || { there "$4" && fail ENOTDIR; [ "$3" = contents ] || fail ENOENT; }
 		final=$4
 	else
-		place "$4" "$5"
-		! there "$final" || [ -d "$final" ] || fail ENOTDIR
-		# what was not named itself is no link, for `cp` neither
-		[ "$final" = "$4" ] || [ ! -L "$final" ] || fail ENOTDIR
+		placed "$4" "$5" >/dev/null
 	fi
 	final=${final%/}
 	[ "$final" ] || final=/
