@@ -23,12 +23,13 @@ from pathlib import Path
 from opensshtransport import archive, openssh, trees
 from opensshtransport.channel import Client
 from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error, errno_of
+from opensshtransport.master import Facts, listens
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
 from opensshtransport.placement import WILD, How
 from opensshtransport.shell import Shells
 
-__all__ = ["Sftp", "batch_word", "missing_sftp", "parse_listing"]
+__all__ = ["Sftp", "batch_word", "live_facts", "missing_sftp", "parse_listing"]
 
 # Seconds after which it is looked whether the master still runs.
 _LOOK = 0.5
@@ -44,7 +45,8 @@ def batch_word(path: str) -> str:
     """
     if "\n" in path or "\r" in path:
         raise SettingsError(f"sftp cannot name {path!r}", advice="rename it")
-    text = re.sub(r'([\\"*?\[\]])', r"\\\1", path)
+    # within quotes wildcards stand for themselves (makeargv of OpenSSH's sftp.c)
+    text = re.sub(r'([\\"])', r"\\\1", path)
     # `~` has no meaning there, and a relative path begins in the home directory
     text = re.sub(r"^~/+", "", text) if text not in {"", "~"} else "."
     text = text or "."
@@ -66,10 +68,28 @@ def parse_listing(text: str, top: str) -> dict[str, tuple[str, int]]:
         kind, _, size, name = match.groups()
         if kind == "l":
             name = name.partition(" -> ")[0]
-        name = name.removeprefix(top.rstrip("/") + "/")
+        # bytes that are no ASCII are printed as \ooo in the C locale
+        raw = re.sub(rb"\\([23][0-7]{2})", lambda byte: bytes([int(byte.group(1), 8)]), os.fsencode(name))
+        name = os.fsdecode(raw).removeprefix(top.rstrip("/") + "/")
         if name not in {".", ".."}:
             found[name] = (kind, int(size))
     return found
+
+
+def live_facts(shells: Shells) -> Facts:
+    """What is known of the live master, also where it gives no shell; logs in where none lives.
+
+    Raises:
+        ConnectionFailed: one of its kinds.
+    """
+    try:
+        return shells.facts()
+    except ConnectionFailed:
+        facts = shells.master.facts()
+        # it lives, but for those who want a shell
+        if facts is None or facts.shell or not listens(Path(facts.socket)):
+            raise
+        return facts
 
 
 def missing_sftp(reason: ConnectionFailed) -> bool:
@@ -106,7 +126,7 @@ class Sftp:
         return self._end(argv, text.encode("utf-8", "surrogateescape"), path)
 
     def _control_path(self) -> str:
-        return openssh.literal(Path(self._shells.facts().socket))
+        return openssh.literal(Path(live_facts(self._shells).socket))
 
     def _end(self, argv: Sequence[str], text: bytes, path: str) -> str:
         out, errors, returncode = self._finish(argv, text)
@@ -126,7 +146,7 @@ class Sftp:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         env = {**os.environ, "LC_ALL": "C"}
         given: bytes | None = text
-        with Client(argv, self._shells.master, self._shells.facts(), env=env, **pipes) as program:
+        with Client(argv, self._shells.master, live_facts(self._shells), env=env, **pipes) as program:
             while True:
                 try:
                     out, errors = program.communicate(given, timeout=_LOOK)

@@ -31,7 +31,7 @@ from opensshtransport.placement import (
     outcome,
 )
 from opensshtransport.putting import Putting
-from opensshtransport.sftp import Sftp, missing_sftp
+from opensshtransport.sftp import Sftp, live_facts, missing_sftp
 from opensshtransport.shell import Shells
 
 __all__ = ["Sources", "Transfer", "TransferFailed", "Way"]
@@ -157,8 +157,13 @@ class Transfer:
                     raise
                 failures.append(reason)
 
+    @property
+    def restricted(self) -> bool:
+        """Whether the account gives no shell."""
+        return not live_facts(self._shells).shell
+
     def _restricted(self, way: Way | None) -> bool:
-        return way in {"sftp", "scp"} or (way is None and not self._shells.facts().shell)
+        return way in {"sftp", "scp"} or (way is None and self.restricted)
 
     def _without_shell(self, how: How, work: Callable[[Sftp], object]) -> None:
         """By sftp; where the far side has none, by scp's old protocol."""

@@ -1,0 +1,124 @@
+"""Parts of large files: which are missing, how many go side by side, and what is a hole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opensshtransport.archive import umask
+from opensshtransport.placement import claimed
+from opensshtransport.shell import Reply
+from opensshtransport.stripes import (
+    MIB,
+    block_sums,
+    blocks_with_data,
+    mibs_of_block,
+    missing_parts,
+    reply_errno,
+    streams_for,
+)
+
+
+@pytest.mark.parametrize(
+    ("round_trip", "size", "streams"),
+    [
+        (0.0002, 10 << 30, 1),
+        (0.005, 10 << 30, 2),
+        (0.05, 10 << 30, 8),
+        (0.05, 9 * MIB, 3),
+        (1.0, 10 << 30, 8),
+        (0.05, 1, 1),
+        (0.05, 0, 1),
+    ],
+)
+def test_streams(round_trip: float, size: int, streams: int) -> None:
+    """One stream on loopback, eight over a long way, and none that would carry next to nothing."""
+    assert streams_for(round_trip, size) == streams
+
+
+_sizes = st.integers(0, 80 * MIB)
+
+
+@given(_sizes, st.lists(st.sampled_from("ab"), max_size=90), st.integers(1, 8), st.sets(st.integers(0, 90)))
+def test_parts_are_what_is_missing(size: int, there: list[str], streams: int, filled: set[int]) -> None:
+    """Each byte is in one part, or its block is known to be there, or a hole of which nothing is there."""
+    blocks = -(-size // MIB)
+    there = there[:blocks]
+    ours = ["a"] * len(there)
+    parts = missing_parts(size, there, ours, streams, filled)
+    covered = set()
+    for part in parts:
+        assert part.size > 0
+        assert part.offset % MIB == 0
+        for block in range(part.offset // MIB, -(-(part.offset + part.size) // MIB)):
+            assert block not in covered
+            covered.add(block)
+    for block in range(blocks):
+        wanted = there[block] != "a" if block < len(there) else block in filled
+        assert (block in covered) == wanted
+    assert all(part.offset + part.size <= size for part in parts)
+
+
+def test_a_fresh_file_is_cut_evenly() -> None:
+    """Where nothing is there, there are as many parts as streams."""
+    assert len(missing_parts(200 * MIB, [], [], 8)) == 8
+    assert len(missing_parts(5 * MIB, [], [], 8)) == 2
+    assert missing_parts(0, [], [], 8) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "mibs"), [(0, 1), (255 * MIB, 1), (1 << 30, 4), (10 << 30, 16), (1 << 50, 16)]
+)
+def test_blocks(size: int, mibs: int) -> None:
+    """About 256 blocks, and none so large that much is sent again."""
+    assert mibs_of_block(size) == mibs
+
+
+def test_sums_of_blocks(tmp_path: Path) -> None:
+    """Each block has its own sum; a block that is not whole has another one than it will have."""
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * MIB + b"b" * 10)
+    with path.open("rb") as file:
+        assert block_sums(file.fileno(), 2 * MIB, 2) == [
+            hashlib.sha256(b"a" * MIB).hexdigest(),
+            hashlib.sha256(b"b" * 10).hexdigest(),
+        ]
+
+
+def test_holes_are_found(tmp_path: Path) -> None:
+    """Blocks that are holes as a whole are not among those with data."""
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.seek(5 * MIB)
+        file.write(b"x")
+        file.truncate(9 * MIB)
+    with path.open("rb") as file:
+        assert blocks_with_data(file.fileno(), 9 * MIB) == {5}
+    path.write_bytes(b"x" * 3 * MIB)
+    with path.open("rb") as file:
+        assert blocks_with_data(file.fileno(), 3 * MIB) == {0, 1, 2}
+        assert blocks_with_data(file.fileno(), 0) == set()
+
+
+def test_the_errno_of_several_lines() -> None:
+    """The last line that tells an errno counts."""
+    said = "dd: error writing 'x': No space left on device\n1+0 records in\nnothing"
+    assert os.strerror(reply_errno(Reply(b"", said, 1))) == "No space left on device"
+
+
+def test_claims(isolated: Path) -> None:
+    """The same words give the same draft again, but to one at a time; other words another one."""
+    with claimed("a", "b") as first:
+        with claimed("a", "b") as second:
+            assert second != first
+        with claimed("a", "c") as third:
+            assert third not in {first, second}
+    with claimed("a", "b") as again:
+        assert again == first
+    assert list(isolated.rglob("moving/*")) == []
+    assert umask() == os.umask(umask())
