@@ -350,6 +350,8 @@ def private_directory(path: Path) -> Path:
         strangers = {one.lstat().st_uid for one in inside} - {os.getuid()}
         if not strangers:
             return path
+        # so that whoever looks next looks again
+        path.chmod(stat.S_IMODE(about.st_mode))
         problem = f"could be written to by others, and holds something of user {min(strangers)}"
     raise SettingsError(f"{path} {problem}", advice="somebody may want to read your sessions: remove it")
 
