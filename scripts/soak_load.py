@@ -1,0 +1,524 @@
+"""What `scripts/soak` does: processes and threads share one master, while the network and the master fail.
+
+Each worker has files of its own, of which it knows what must be in them; each command leaves a line for each
+time that it runs. The server is an sshd on loopback behind the tests' relay. What does not hold is told, and
+makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from faults.world import World  # noqa: E402 - found by the line above
+
+from opensshtransport import Transport  # noqa: E402
+from opensshtransport.errors import ConnectionFailed  # noqa: E402
+
+SETTINGS = """
+[host."*"]
+server_alive_interval = 2
+server_alive_count_max = 2
+check_timeout = 4
+connect_timeout = 5
+login_timeout = 30
+"""
+FAULTS = (
+    "cut",
+    "cut",
+    "reset",
+    "reset",
+    "silence",
+    "master killed",
+    "master stopped",
+    "sshd killed",
+    "shell killed",
+)
+# Seconds between two faults, and between two samples of the memory.
+PAUSE, SAMPLE = 6.0, 5.0
+# What one operation may take, in seconds, whatever breaks.
+LONGEST = 120.0
+# Memory may grow by so much after the first samples, in MiB.
+GROWTH = 30.0
+MIB = 1 << 20
+
+
+# -- one worker ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Worker:
+    """A thread's work: operations in any order, each checked."""
+
+    there: Transport
+    top: Path
+    chance: random.Random
+    tally: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    number: int = 0
+    slowest: float = 0.0
+    # when the operation that is under way began
+    since: float = 0.0
+
+    def work(self, end: float) -> None:
+        """Go on until the end."""
+        for side in ("far", "near"):
+            (self.top / side / "kept").mkdir(parents=True)
+        operations: dict[str, Callable[[], None]] = {
+            "run": self.run,
+            "run with input": self.run_input,
+            "once": self.once,
+            "write and read": self.write,
+            "append": self.append,
+            "make and remove": self.tree,
+            "list": self.look,
+            "put": self.put,
+            "get": self.get,
+            "put a tree": self.put_tree,
+            "get a tree": self.get_tree,
+            "sftp": self.sftp,
+        }
+        while time.monotonic() < end:
+            name = self.chance.choice(list(operations))
+            self.number += 1
+            self.since = time.monotonic()
+            try:
+                operations[name]()
+            except ConnectionFailed as reason:
+                self.tally[f"{name}: {type(reason).__name__}"] += 1
+            except AssertionError as reason:
+                self.tally[f"{name}: WRONG"] += 1
+                self.broken.append(f"{name} in {self.top}: {reason}")
+            except Exception as reason:  # no other kind is right
+                self.tally[f"{name}: {type(reason).__name__}"] += 1
+                self.broken.append(f"{name} in {self.top}: {type(reason).__name__}: {reason}")
+            else:
+                self.tally[f"{name}: ok"] += 1
+            self.slowest = max(self.slowest, time.monotonic() - self.since)
+            self.since = 0.0
+
+    def check(self, holds: bool, what: object = "") -> None:
+        """Note what does not hold.
+
+        Raises:
+            AssertionError: it does not.
+        """
+        if not holds:
+            raise AssertionError(what)
+
+    def runs(self, name: str) -> int:
+        """How often a command has run."""
+        file = self.top / "far" / name
+        return len(file.read_text().split()) if file.exists() else 0
+
+    def attempt(self, name: str, work: Callable[[], object], expected: object) -> None:
+        """A command, and whether what is told agrees with how often it ran."""
+        try:
+            done = work()
+        except ConnectionFailed as reason:
+            self.check(self.runs(name) <= 1, f"{self.runs(name)} runs")
+            if reason.started is False:
+                self.check(self.runs(name) == 0, f"said not to have started: {reason!r}")
+            raise
+        self.check(done == expected, f"{done!r:.200}, not {expected!r:.200}")
+        self.check(self.runs(name) == 1, f"{self.runs(name)} runs")
+
+    def run(self) -> None:
+        """A command that leaves a line."""
+        name = f"ran{self.number}"
+        line = f"echo x >> {self.top}/far/{name}; echo {self.number}; exit 3"
+
+        def work() -> object:
+            done = self.there.run(line)
+            return done.returncode, done.stdout
+
+        self.attempt(name, work, (3, f"{self.number}\n".encode()))
+
+    def run_input(self) -> None:
+        """A command that reads."""
+        name, raw = f"ran{self.number}", self.chance.randbytes(self.chance.randrange(200_000) + 1)
+        line = f"echo x >> {self.top}/far/{name}; sha256sum"
+
+        def work() -> object:
+            return self.there.run(line, input=raw).stdout
+
+        self.attempt(name, work, hashlib.sha256(raw).hexdigest().encode() + b"  -\n")
+
+    def once(self) -> None:
+        """A command under a key, asked for until there is an answer: it ran one time."""
+        name = f"ran{self.number}"
+        line = f"echo x >> {self.top}/far/{name}; echo {self.number}; exit 3"
+        env = {"XDG_STATE_HOME": str(self.top / "state")}
+        for _ in range(20):
+            with contextlib.suppress(ConnectionFailed):
+                try:
+                    done = self.there.run(line, once=f"{self.top.name}-{self.number}", env=env)
+                except OSError as reason:
+                    if not isinstance(reason, ConnectionFailed):
+                        raise
+                    raise
+                except Exception as reason:
+                    # a shell that was killed is told
+                    self.check("cut down" in str(reason), repr(reason))
+                    self.check(self.runs(name) <= 1, f"{self.runs(name)} runs")
+                    return
+                self.check((done.returncode, done.stdout) == (3, f"{self.number}\n".encode()), done)
+                self.check(self.runs(name) == 1, f"{self.runs(name)} runs")
+                return
+        raise AssertionError("no answer in 20 tries")
+
+    def write(self) -> None:
+        """A file is as before or as written."""
+        path, raw = (
+            self.top / "far" / "kept" / "written",
+            self.chance.randbytes(self.chance.randrange(100_000)),
+        )
+        before = path.read_bytes() if path.exists() else None
+        try:
+            self.there.write_bytes(path, raw)
+        except ConnectionFailed as reason:
+            now = path.read_bytes() if path.exists() else None
+            self.check(now in (before, raw) or reason.started is None, "half written")
+            # what is under way may still come, so this file is left alone
+            path.rename(path.with_name(f"left{self.number}")) if path.exists() else None
+            raise
+        self.check(self.there.read_bytes(path) == raw, "not what was written")
+
+    def append(self) -> None:
+        """What is added is there one time."""
+        path = self.top / "far" / f"log{self.number}"
+        path.write_bytes(b"a\n")
+        try:
+            self.there.append(path, b"b\n")
+        except ConnectionFailed as reason:
+            self.check(path.read_bytes() in (b"a\n", b"a\nb\n"), path.read_bytes())
+            self.check(reason.started is not False or path.read_bytes() == b"a\n", "it has begun")
+            raise
+        self.check(path.read_bytes() == b"a\nb\n", path.read_bytes())
+
+    def tree(self) -> None:
+        """Directories come and go."""
+        top = self.top / "far" / f"tree{self.number}"
+        self.there.makedirs(top / "a" / "b")
+        self.there.write_bytes(top / "a" / "f", b"1")
+        self.there.copy(top / "a", top / "c")
+        self.check((top / "c" / "f").read_bytes() == b"1", "not copied")
+        self.there.rmtree(top)
+        self.check(not top.exists(), "not removed")
+
+    def look(self) -> None:
+        """Listings are complete."""
+        kept = self.top / "far" / "kept"
+        # nobody but this thread changes what is there
+        self.there.listdir(kept)
+        self.check(self.there.is_dir(kept), "no directory")
+        self.check(len(self.there.stat_many([kept] * 50)) == 50, "not all")
+
+    def source(self, side: str, size: int) -> Path:
+        """A file to be moved."""
+        path = self.top / side / f"source{self.number}"
+        path.write_bytes(self.chance.randbytes(size))
+        return path
+
+    def moved(self, work: Callable[[], object], source: Path, target: Path) -> None:
+        """What arrives is complete; if nothing was told to have arrived, it is complete or not there."""
+        try:
+            work()
+        except ConnectionFailed:
+            time.sleep(0)
+            if target.exists():
+                self.check(_sum(target) == _sum(source), "half written")
+            raise
+        self.check(_sum(target) == _sum(source), f"not what was moved: {_odd(source, target)}")
+        if source.is_file():
+            source.unlink()
+            target.unlink()
+        else:
+            shutil.rmtree(source)
+            shutil.rmtree(target)
+
+    def size(self) -> int:
+        """Mostly small, at times some MiB."""
+        return self.chance.choice((10, 1000, 50_000, 300_000, 3 * MIB, 9 * MIB))
+
+    def put(self) -> None:
+        """A file goes there."""
+        source, target = self.source("near", self.size()), self.top / "far" / f"put{self.number}"
+        self.moved(lambda: self.there.put(source, target), source, target)
+
+    def get(self) -> None:
+        """A file comes here."""
+        source, target = self.source("far", self.size()), self.top / "near" / f"got{self.number}"
+        self.moved(lambda: self.there.get(source, target), source, target)
+
+    def files(self, side: str) -> Path:
+        """A tree to be moved."""
+        top = self.top / side / f"source{self.number}"
+        (top / "below").mkdir(parents=True)
+        size = self.chance.choice((100, 10_000, 100_000))
+        for number in range(20):
+            place = top / "below" if number % 2 else top
+            (place / f"f{number}").write_bytes(self.chance.randbytes(size))
+        return top
+
+    def put_tree(self) -> None:
+        """A tree goes there."""
+        source, target = self.files("near"), self.top / "far" / f"put{self.number}"
+        self.moved(lambda: self.there.put(source, target), source, target)
+
+    def get_tree(self) -> None:
+        """A tree comes here."""
+        source, target = self.files("far"), self.top / "near" / f"got{self.number}"
+        self.moved(lambda: self.there.get(source, target), source, target)
+
+    def sftp(self) -> None:
+        """A file goes by sftp."""
+        source, target = self.source("near", 20_000), self.top / "far" / f"put{self.number}"
+        self.moved(lambda: self.there.put(source, target, way="sftp"), source, target)
+
+
+def _odd(source: Path, target: Path) -> list[str]:
+    here, there = ({str(path.relative_to(top)) for path in top.rglob("*")} for top in (source, target))
+    return sorted(here ^ there)[:8] or [
+        name for name in sorted(here) if _sum(source / name) != _sum(target / name)
+    ]
+
+
+def _sum(path: Path) -> str:
+    digest = hashlib.sha256()
+    for one in sorted([path, *path.rglob("*")]) if path.is_dir() else [path]:
+        digest.update(os.fsencode(one.relative_to(path)))
+        if one.is_file():
+            digest.update(one.read_bytes())
+    return digest.hexdigest()
+
+
+# -- one process ---------------------------------------------------------------------------------------------
+
+
+def process(arguments: argparse.Namespace) -> None:
+    """Let threads work; what came of it is the last line of the output."""
+    top = Path(arguments.top)
+    end = time.monotonic() + arguments.seconds
+    there = Transport(arguments.host, ssh_config=arguments.config, person=False)
+    workers = [
+        Worker(there, top / f"w{number}", random.Random(f"{arguments.seed} {number}"))  # noqa: S311 - it keeps no secret
+        for number in range(arguments.threads)
+    ]
+    before = threading.active_count()
+    threads = [threading.Thread(target=worker.work, args=(end,), daemon=True) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end + LONGEST - time.monotonic()))
+    broken = [line for worker in workers for line in worker.broken]
+    broken += [f"{worker.top}: no outcome within {LONGEST:.0f} s" for worker in workers if worker.since]
+    there.close()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (threading.active_count() > before or _children()):
+        time.sleep(0.05)
+    tally: Counter[str] = Counter()
+    for worker in workers:
+        tally += worker.tally
+    left = {
+        "threads": threading.active_count() - before,
+        "children": len(_children()),
+        # standard streams, the table of slots, the directory that is read just now, and what Python keeps
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())) - 5,
+    }
+    report = {"tally": tally, "broken": broken, "left": left, "slowest": max(w.slowest for w in workers)}
+    sys.stdout.write(json.dumps(report) + "\n")
+
+
+def _children() -> list[str]:
+    found = []
+    for task in Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):
+            found += (task / "children").read_text().split()
+    return found
+
+
+# -- all together --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def directories() -> Iterator[Path]:
+    """Directories of our own, with a short path for sockets."""
+    top = Path(tempfile.mkdtemp(prefix="os", dir="/tmp"))
+    try:
+        for name in ("RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME", "CACHE_HOME", "DATA_HOME"):
+            (top / name).mkdir(mode=0o700)
+            os.environ[f"XDG_{name}"] = str(top / name)
+        yield top
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def memory(pid: int) -> float:
+    """What a process holds in memory, in MiB; 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def soak(arguments: argparse.Namespace, top: Path) -> bool:
+    """Load, faults, samples; whether all held."""
+    chance = random.Random(arguments.seed)  # noqa: S311 - it keeps no secret
+    seconds = arguments.minutes * 60
+    broken: list[str] = []
+    struck: Counter[str] = Counter()
+    samples: dict[str, list[float]] = {}
+    with World(top, chance, settings=SETTINGS) as world:
+        work = top / "work"
+        share = max(1, arguments.threads // arguments.processes)
+        argv = [sys.executable, str(Path(__file__).resolve()), "--process", "--host", world.node.host]
+        argv += ["--config", str(world.config), "--seconds", str(seconds), "--threads", str(share)]
+        started = []
+        for number in range(arguments.processes):
+            (work / f"p{number}").mkdir(parents=True)
+            own = ["--top", str(work / f"p{number}"), "--seed", f"{arguments.seed}{number}"]
+            started.append(subprocess.Popen([*argv, *own], stdout=subprocess.PIPE, text=True))
+        begin = time.monotonic()
+        strike, look, loud = begin + PAUSE, begin, 0.0
+        while (
+            any(one.poll() is None for one in started) and time.monotonic() < begin + seconds + LONGEST + 60
+        ):
+            now = time.monotonic()
+            if loud and now > loud:
+                world.heal()
+                world.go_on()
+                loud = 0.0
+            elif now > strike and not loud and now < begin + seconds - PAUSE:
+                fault = chance.choice(FAULTS)
+                struck[fault] += 1
+                world.relay.strike_after(chance.randrange(300_000), world.deed(fault))
+                strike = now + PAUSE * chance.uniform(0.5, 1.5)
+                loud = now + (8 if fault == "silence" else 15 if fault == "master stopped" else 1)
+            elif not loud and now > begin + seconds - PAUSE:
+                world.heal()
+            if now > look:
+                look = now + SAMPLE
+                names = {f"process {number}": one.pid for number, one in enumerate(started)}
+                facts = world.master.facts()
+                names["master"] = facts.pid if facts is not None else 0
+                for name, pid in names.items():
+                    samples.setdefault(name, []).append(memory(pid) if pid else 0.0)
+            time.sleep(0.05)
+        world.heal()
+        reports: list[dict[str, Any]] = []
+        for number, one in enumerate(started):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                said = one.communicate(timeout=60)[0]
+                if one.returncode == 0:
+                    reports.append(json.loads(said.splitlines()[-1]))
+                    continue
+            one.kill()
+            one.wait()
+            broken.append(f"process {number} ended with status {one.returncode}, or not at all")
+        try:
+            world.check_nothing_left()
+        except AssertionError as reason:
+            broken.append(f"left: {reason}")
+        broken += show(reports, struck, samples, world, work)
+        world.master.end()
+    for line in broken:
+        sys.stdout.write(f"BROKEN: {line}\n")
+    sys.stdout.write(f"{'broken' if broken else 'all held'}; --seed {arguments.seed}\n")
+    return not broken
+
+
+def show(
+    reports: list[dict[str, Any]],
+    struck: Counter[str],
+    samples: dict[str, list[float]],
+    world: World,
+    work: Path,
+) -> list[str]:
+    """Print the figures; gives what does not hold."""
+    broken: list[str] = []
+    tally: Counter[str] = Counter()
+    for report in reports:
+        tally.update(report["tally"])
+        broken += report["broken"]
+    names = sorted({key.partition(": ")[0] for key in tally})
+    sys.stdout.write(f"{tally.total()} operations, {world.node.authentications()} logins\n")
+    for name in names:
+        parts = {
+            key.partition(": ")[2]: count for key, count in tally.items() if key.partition(": ")[0] == name
+        }
+        told = ", ".join(f"{kind} {count}" for kind, count in sorted(parts.items(), key=lambda one: -one[1]))
+        sys.stdout.write(f"  {name:16} {told}\n")
+    sys.stdout.write(f"faults: {', '.join(f'{fault} {count}' for fault, count in sorted(struck.items()))}\n")
+    left: Counter[str] = Counter()
+    for report in reports:
+        left.update(report["left"])
+        broken += [f"{count} {what} left" for what, count in report["left"].items() if count > 0]
+    # those of sftp have names of their own each time, and what is broken off has been given up here
+    drafts = sum(1 for path in work.rglob(".ossh-*") if "/.ossh-" not in str(path.parent))
+    runs = sum(1 for _ in world.master.directory.glob("run.*"))
+    if runs:
+        broken.append(f"{runs} logs of commands left")
+    sys.stdout.write(
+        f"left: threads {left['threads']}, children {left['children']}, descriptors {left['descriptors']},"
+        f" logs {runs}, drafts of transfers that were given up {drafts}\n"
+    )
+    if reports:
+        sys.stdout.write(f"slowest operation: {max(report['slowest'] for report in reports):.1f} s\n")
+    for name, values in samples.items():
+        living = [value for value in values if value]
+        if not living:
+            continue
+        # what it needs at most for its threads' files, it has needed by then
+        part = max(1, len(living) * 2 // 5)
+        early, late = max(living[:part]), max(living[-part:])
+        steps = [f"{living[min(len(living) - 1, len(living) * part // 8)]:.0f}" for part in range(9)]
+        sys.stdout.write(f"memory of {name}, MiB: {' '.join(steps)}; most {max(living):.0f}\n")
+        if name != "master" and late > early + GROWTH:
+            broken.append(f"the memory of {name} grew from {early:.0f} to {late:.0f} MiB")
+    return broken
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1 << 32)))
+    parser.add_argument("--threads", type=int, default=16, help="in all processes together (default: 16)")
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    for name in ("--host", "--config", "--top"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.process:
+        process(arguments)
+        return 0
+    # by Ctrl-C too everything is cleared away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with directories() as top:
+        return 0 if soak(arguments, top) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
