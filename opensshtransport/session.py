@@ -24,6 +24,8 @@ __all__ = ["Session", "open_session"]
 
 _PIECE = 1 << 18
 _PIPE = 1 << 20
+# Bytes of errors, and of output that nobody has read.
+_MOST_KEPT = 1 << 26
 # Seconds after which it is looked whether ssh still lives.
 _LOOK = 0.25
 # Seconds that a start-up file may take before it is taken for one that waits for input.
@@ -64,6 +66,7 @@ class Session:
         list(self._stream.feed(f"{token} ready\n".encode()))
         self._parts: list[bytes] = []
         self._errors: list[bytes] | None = None
+        self._kept = 0
         self._status: int | None = None
         self._ended = False
         ssh = channel.ssh
@@ -158,11 +161,23 @@ class Session:
         for part in self._stream.feed(piece):
             if isinstance(part, bytes):
                 (self._parts if self._errors is None else self._errors).append(part)
+                if self._errors is not None:
+                    self._bounded(part)
             elif part.kind == "errors":
                 self._errors = []
             elif part.kind == "end":
                 self._status = int(part.value)
                 self._ended = True
+
+    def _bounded(self, piece: bytes) -> None:
+        """Note that this is kept.
+
+        Raises:
+            ConnectionFailed: it is too much.
+        """
+        self._kept += len(piece)
+        if self._kept > _MOST_KEPT:
+            raise ConnectionFailed("the far side says more than can be kept", host=self._channel.host)
 
     def read(self, size: int = _PIECE) -> bytes:
         """Up to so many bytes of the script's output; b"" at its end.
@@ -215,6 +230,7 @@ class Session:
             rest = []
             while piece := self.read():
                 rest.append(piece)
+                self._bounded(piece)
             while not self._ended:
                 piece = self._arrived()
                 if not piece:
