@@ -121,7 +121,8 @@ class Sftp:
             OSError: what sftp said of a path.
             ConnectionFailed: one of its kinds.
         """
-        argv = openssh.guarded_sftp(self._shells.master.destination, self._control_path(), ["-q", "-b", "-"])
+        # no -q: it would keep to itself what is left out of a tree
+        argv = openssh.guarded_sftp(self._shells.master.destination, self._control_path(), ["-b", "-"])
         text = "\n".join(lines) + "\n"
         return self._end(argv, text.encode("utf-8", "surrogateescape"), path)
 

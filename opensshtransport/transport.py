@@ -315,6 +315,10 @@ class Transport(Files):
             way=way,
         )
 
+    def listdir(self, path: PathLike = ".") -> list[str]:
+        """As os.listdir, sorted; by sftp where the account gives no shell."""
+        return self._transfer.listdir(path) if self._transfer.restricted else super().listdir(path)
+
     def run_many(
         self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
     ) -> list[CompletedCommand]:
