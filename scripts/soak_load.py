@@ -389,7 +389,8 @@ def soak(arguments: argparse.Namespace, top: Path) -> bool:
     broken: list[str] = []
     struck: Counter[str] = Counter()
     samples: dict[str, list[float]] = {}
-    with World(top, chance, settings=SETTINGS) as world:
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(World(top, chance, settings=SETTINGS))
         work = top / "work"
         share = max(1, arguments.threads // arguments.processes)
         argv = [sys.executable, str(Path(__file__).resolve()), "--process", "--host", world.node.host]
@@ -399,6 +400,8 @@ def soak(arguments: argparse.Namespace, top: Path) -> bool:
             (work / f"p{number}").mkdir(parents=True)
             own = ["--top", str(work / f"p{number}"), "--seed", f"{arguments.seed}{number}"]
             started.append(subprocess.Popen([*argv, *own], stdout=subprocess.PIPE, text=True))
+            # whatever happens here, none of them goes on
+            stack.callback(started[-1].kill)
         begin = time.monotonic()
         strike, look, loud = begin + PAUSE, begin, 0.0
         while (

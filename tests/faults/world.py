@@ -134,9 +134,11 @@ def within(work: Callable[[], object], seconds: float = _OUTCOME_WITHIN) -> Outc
 def children(pid: int) -> list[int]:
     """The processes that a process has started, zombies too."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(OSError):
-            found += map(int, (task / "children").read_text().split())
+    # it may end meanwhile
+    with contextlib.suppress(OSError):
+        for task in list(Path(f"/proc/{pid}/task").iterdir()):
+            with contextlib.suppress(OSError):
+                found += map(int, (task / "children").read_text().split())
     return found
 
 
