@@ -626,7 +626,7 @@ def add_computers(profile: Profile, user: User, node: Sandbox, *labels: str) -> 
         profile.add_computer(label, scheduler, str(user.home / "work"), *options)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("shared")
 def test_fifty_calculations(profile: Profile, slurm: Slurm, cluster_user: User) -> None:
     """Fifty at once, by Slurm and without it, the master killed twice: all finish, each was submitted once.
@@ -643,14 +643,14 @@ def test_fifty_calculations(profile: Profile, slurm: Slurm, cluster_user: User) 
             *({"computer": "direct", "kind": "add", "x": number, "y": 2} for number in range(14)),
             *({"computer": "slurm", "kind": "files", "seed": number, "count": 60} for number in range(16)),
         ]
-        script = profile.start_script("submit", jobs=jobs, seconds=200)
+        script = profile.start_script("submit", jobs=jobs, seconds=400)
         for submitted in (8, 22):
-            wait_until(lambda n=submitted: slurm.seen() >= n, seconds=100, what=f"{submitted} submissions")  # type: ignore[misc]
+            wait_until(lambda n=submitted: slurm.seen() >= n, seconds=200, what=f"{submitted} submissions")  # type: ignore[misc]
             facts = master_of(node)
             assert facts is not None
             kill(facts)
             wait_until(functools.partial(_lives_another, node, facts), seconds=60, what="another master")
-        told = profile.finish(script, seconds=220)
+        told = profile.finish(script, seconds=420)
         wait_until(lambda: not slurm.queued(), what="the queue's end")
         wrong = [one for one in told if one["exit_status"] != 0 or one.get("files")]
         assert not wrong, f"{wrong}\n{profile.daemon_log()[-3000:]}"
@@ -675,16 +675,16 @@ def _lives_another(node: Sandbox, former: Facts) -> bool:
     return facts is not None and facts.pid != former.pid
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("shared")
 def test_person_logs_in_and_plays(profile: Profile, slurm: Slurm, cluster_user: User) -> None:
     """Only a person can log in: the calculation pauses and says so; after `ossh login` and `play` it ends."""
     with cluster_node(cluster_user, slurm, second_factor="passphrase") as node:
         add_computers(profile, cluster_user, node, "slurm-person")
         jobs = [{"computer": "slurm-person", "kind": "add", "x": 3, "y": 4}]
-        script = profile.start_script("submit", jobs=jobs, seconds=150)
+        script = profile.start_script("submit", jobs=jobs, seconds=300)
         wait_until(
-            lambda: "Pausing after failed transport task" in _paused(profile), seconds=90, what="the pause"
+            lambda: "Pausing after failed transport task" in _paused(profile), seconds=200, what="the pause"
         )
         assert "ossh login sandbox" in profile.daemon_log()
         assert node.authentications() == 0
@@ -694,7 +694,7 @@ def test_person_logs_in_and_plays(profile: Profile, slurm: Slurm, cluster_user: 
         terminal.expect(pexpect.EOF)
         terminal.close()
         profile.verdi("process", "play", "--all")
-        (told,) = profile.finish(script, seconds=160)
+        (told,) = profile.finish(script, seconds=320)
         assert (told["state"], told["exit_status"], told["sum"]) == ("finished", 0, 7)
         wait_until(lambda: not slurm.queued(), what="the queue's end")
         assert slurm.submissions().count(told["workdir"]) == 1
@@ -706,8 +706,9 @@ def _paused(profile: Profile) -> str:
 
 
 @pytest.mark.usefixtures("shared")
-def test_configure(profile: Profile, quick_node: Sandbox) -> None:
+def test_configure(aiida: None, keep: Keep) -> None:
     """`verdi` knows the plugin; what is wrong is refused; configured again, even false values stay."""
+    profile = keep(Profile())
     assert "OpenSSH" in profile.verdi("plugin", "list", "aiida.transports", "openssh")
     profile.verdi(
         *("computer", "setup", "--non-interactive", "--label", "again", "--hostname", "daint"),
