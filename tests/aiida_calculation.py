@@ -17,7 +17,7 @@ def content(seed: int, number: int) -> bytes:
 
 
 class FileHeavy(CalcJob):  # type: ignore[misc]  # AiiDA is not looked at when types are checked
-    """Many files in a nested tree, with hidden ones, blanks and links; the job copies them, and they come back."""
+    """Many files in a nested tree, with hidden ones, blanks and links; the job copies them to come back."""
 
     @classmethod
     def define(cls, spec: Any) -> None:

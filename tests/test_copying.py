@@ -144,7 +144,7 @@ def test_wrong_operands(operands: list[str], words: str) -> None:
 def test_sync_there(node: Sandbox, here: Path, there: Path, way: list[str]) -> None:
     """A second sync moves nothing, a changed file is moved, and only --delete removes anything."""
     config, target = node.ssh_config, f"{node.host}:{there}/copy"
-    arguments = ["-F", config, *way, here / "tree", target]
+    arguments: list[str | Path] = ["-F", config, *way, here / "tree", target]
     assert ossh("sync", *arguments).returncode == 0
     assert shape(there / "copy") == shape(here / "tree")
     done = ossh("sync", *arguments)
