@@ -78,7 +78,11 @@ class Session:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
         try:
-            self._start(token)
+            try:
+                self._start(token)
+            except BrokenPipeError:
+                # ssh has gone before it was told to begin
+                raise self._why() from None
             os.set_blocking(self._in.fileno(), False)
         except BaseException:
             channel.close(at_once=True)
