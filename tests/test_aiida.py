@@ -600,6 +600,15 @@ def slurm() -> Iterator[Slurm]:
 def cluster_user(passable: Path, slurm: Slurm) -> Iterator[User]:
     """Who computes on the cluster."""
     with temporary_user(passable) as user:
+        # the answer comes some time after the submission, so that a connection can break between them
+        program = user.home / "bin/sbatch"
+        program.parent.mkdir()
+        real = shutil.which("sbatch")
+        program.write_text(f'#!/bin/sh\nsaid=$({real} "$@") || exit\nsleep 0.4\necho "$said"\n')
+        program.chmod(0o755)
+        (user.home / ".profile").write_text("PATH=$HOME/bin:$PATH\n")
+        for path in (user.home / ".profile", program, program.parent):
+            os.chown(path, user.uid, user.uid)
         yield user
 
 
@@ -631,7 +640,8 @@ def add_computers(profile: Profile, user: User, node: Sandbox, *labels: str) -> 
 def test_fifty_calculations(profile: Profile, slurm: Slurm, cluster_user: User) -> None:
     """Fifty at once, by Slurm and without it, the master killed twice: all finish, each was submitted once.
 
-    There is one login for each master, and `verdi computer test` is content.
+    It is killed when a job has come to the queue and the answer is still on its way. There is one login
+    for each master, and `verdi computer test` is content.
     """
     with cluster_node(cluster_user, slurm) as node:
         add_computers(profile, cluster_user, node, "slurm", "direct")
