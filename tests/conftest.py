@@ -57,6 +57,12 @@ _LONG = {
 }
 
 
+def pytest_configure() -> None:
+    """Let SIGINT be what it is at a terminal: a script that starts the tests in the background ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of the long modules."""
     for item in items:

@@ -368,8 +368,7 @@ def far_side(shell: list[str], request: str = "") -> Iterator[subprocess.Popen[b
     # the descriptors as they are on the far side
     begin = 'exec "$@" 4<&0 5>&2 2>/dev/null'
     with subprocess.Popen(
-        # who runs the tests in the background of a script may have had INT ignored for all below
-        ["env", "--default-signal", "/bin/sh", "-c", begin, "sh", *shell, "-c", text, "tag"],
+        ["/bin/sh", "-c", begin, "sh", *shell, "-c", text, "tag"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
