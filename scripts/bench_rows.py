@@ -71,6 +71,21 @@ def _new(stage: Stage) -> None:
     stage.clear_here("new")
 
 
+def _with_file(side: str, size: int) -> Callable[[Stage], object]:
+    """Nothing new is there, and the file that is to be moved is."""
+
+    def before(stage: Stage) -> None:
+        _new(stage)
+        stage.file(side, str(size), size << 20)
+
+    return before
+
+
+def _with_many(stage: Stage) -> None:
+    _new(stage)
+    stage.many(10_000)
+
+
 # Those take half a minute or more where the way is longer, and would tell nothing new.
 _SLOW_ONES = {"OpenSSH": 60.0, "asyncssh": 60.0, "paramiko": 60.0}
 # Seconds after which something is not repeated, and what `--quick` leaves out where there is a round trip.
@@ -97,16 +112,16 @@ ROWS = (
     Row("rmtree of 200", lambda stage: stage.doomed(), target=1.15, cost=2),
     Row("copy on the server", _new, target=1.15, cost=2),
     Row("stat of 1,000", target=1.5, cost=2),
-    Row("scandir of 10,000", cost=5),
+    Row("scandir of 10,000", lambda stage: stage.wide(10_000), cost=5),
     Row("put 1 KB", _new, target=1.2),
     Row("get 1 KB", _new, target=1.2),
     Row("put 200 of 1 KB", _new, target=5, cost=5, most=_SLOW_ONES),
     Row("get 200 of 1 KB", _new, target=5, cost=5, most=_SLOW_ONES),
-    Row("put 10,000 of 1 KB", _new, cost=50, most={"OpenSSH": 1.0, "asyncssh": 1.0}),
-    Row("put 200 MB", _new, cost=20),
-    Row("get 200 MB", _new, cost=20),
-    Row("put 512 MB", _new, cost=50, most=1.0),
-    Row("get 512 MB", _new, cost=50, most=1.0),
+    Row("put 10,000 of 1 KB", _with_many, cost=50, most={"OpenSSH": 1.0, "asyncssh": 1.0}),
+    Row("put 200 MB", _with_file("near", 200), cost=20),
+    Row("get 200 MB", _with_file("far", 200), cost=20),
+    Row("put 512 MB", _with_file("near", 512), cost=50, most=1.0),
+    Row("get 512 MB", _with_file("far", 512), cost=50, most=1.0),
 )
 
 
@@ -226,19 +241,19 @@ def show(medians: Mapping[str, Mapping[str, float]], milliseconds: float) -> Non
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--rtt", type=float, nargs="*", default=[0, 20, 50, 150], help="round trips in ms")
+    parser.add_argument("--rtt", type=float, nargs="*", help="round trips in ms; 0 20 50 150 by default")
     parser.add_argument("--repetitions", type=int, default=11, help="of small operations")
     parser.add_argument("--rows", nargs="*", default=[], help="those whose names have one of these words")
     parser.add_argument("--only", nargs="*", default=[], help="contenders, by their names")
-    parser.add_argument("--quick", action="store_true", help="0 and 50 ms, few repetitions, nothing heavy")
+    parser.add_argument("--quick", action="store_true", help="few repetitions, nothing heavy; 0 and 50 ms")
     parser.add_argument("--json", action="store_true", help="medians in seconds, by round trip, row and name")
     parser.add_argument("--plot", metavar="DIRECTORY", help="draw the results there, by matplotlib")
     arguments = parser.parse_args()
     rows = [row for row in ROWS if not arguments.rows or any(word in row.name for word in arguments.rows)]
-    round_trips, repetitions = arguments.rtt, arguments.repetitions
+    round_trips, repetitions = arguments.rtt or [0, 20, 50, 150], arguments.repetitions
     if arguments.quick:
-        round_trips, repetitions = [0, 50], 5
-        rows = [row for row in rows if row.cost < 20 or row.name == "put 200 MB"]
+        round_trips, repetitions = arguments.rtt or [0, 50], 5
+        rows = [row for row in rows if row.cost < 20 or row.name.endswith("200 MB")]
     results: dict[str, dict[str, dict[str, float]]] = {}
     with server() as (node, stage):
         for milliseconds in round_trips:
