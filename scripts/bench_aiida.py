@@ -119,13 +119,25 @@ def transports(host: str, config: Path) -> dict[str, Any]:
     """Those that are compared."""
     from aiida.plugins import TransportFactory
 
+    from opensshtransport import openssh
     from opensshtransport.aiida import OpenSshTransport
 
     theirs = TransportFactory("core.ssh_async")
+    resolved = openssh.resolve(host, config).resolved
+    by_paramiko = TransportFactory("core.ssh")(
+        machine=resolved.hostname,
+        username=resolved.user,
+        port=resolved.port,
+        key_filename=resolved.get("identityfile"),
+        key_policy="AutoAddPolicy",
+        look_for_keys=False,
+        allow_agent=False,
+    )
     return {
         "ours": OpenSshTransport(machine=host, ssh_config=str(config)),
         "ssh_async, asyncssh": theirs(machine=host, backend="asyncssh"),
         "ssh_async, openssh": theirs(machine=host, backend="openssh"),
+        "core.ssh": by_paramiko,
     }
 
 
