@@ -25,6 +25,7 @@ from opensshtransport.entries import DirEntry
 from opensshtransport.errors import ConnectionFailed
 
 __all__ = [
+    "CHANGED",
     "BrokenStream",
     "Exclude",
     "Item",
@@ -41,6 +42,7 @@ __all__ = [
     "unpack",
 ]
 
+CHANGED = "the file changed while it was read"
 Exclude = Sequence[str] | Callable[[str], bool]
 Kind = Literal["file", "directory", "symlink", "other"]
 
@@ -352,7 +354,7 @@ def _pack_file(
             content = file.read(item.size + 1)
             after = os.fstat(file.fileno())
             if len(content) != item.size or after.st_mtime_ns != item.mtime_ns:
-                raise OSError(errno.EBUSY, "the file changed while it was read", item.path)
+                raise OSError(errno.EBUSY, CHANGED, item.path)
             archive.addfile(member, io.BytesIO(content))
             progress(item, item.size)
             return
@@ -360,7 +362,7 @@ def _pack_file(
         archive.addfile(member, exactly)
         after = os.fstat(file.fileno())
     if exactly.short or (after.st_size, after.st_mtime_ns) != (item.size, item.mtime_ns):
-        failed(item, OSError(errno.EBUSY, "the file changed while it was read", item.path))
+        failed(item, OSError(errno.EBUSY, CHANGED, item.path))
 
 
 def _as_file(stream: Writer | Reader) -> IO[bytes]:

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import archive, trees
-from opensshtransport.archive import Item
+from opensshtransport.archive import CHANGED, Item
 from opensshtransport.entries import DirEntry, Stat, parse_records, parse_trees
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.meter import Meter
 from opensshtransport.paths import path_text, quoted
 from opensshtransport.placement import (
+    DIFFER,
     INLINE_FILE,
     INLINE_TREE,
     LARGE,
@@ -53,8 +54,6 @@ from opensshtransport.stripes import (
 __all__ = ["Found", "Getting"]
 
 _PIECE = 1 << 18
-_CHANGED = "the file changed while it was read"
-_DIFFER = "the checksums differ after the transfer"
 _ANY_SIZE = 1 << 62
 
 
@@ -185,9 +184,9 @@ class Getting(Mover):
     def _inline(self, found: Found, final: Path, how: How, meter: Meter) -> None:
         content = found.content or b""
         if len(content) != found.stat.size:
-            raise self._error(errno.EBUSY, found.path, _CHANGED)
+            raise self._error(errno.EBUSY, found.path, CHANGED)
         if how.verify and self._files.checksum(found.path) != hashlib.sha256(content).hexdigest():
-            raise self._error(errno.EIO, found.path, _DIFFER)
+            raise self._error(errno.EIO, found.path, DIFFER)
         if final.exists() and not final.is_file():
             final.write_bytes(content)
         else:
@@ -230,7 +229,7 @@ class Getting(Mover):
             try:
                 self._parts(file.fileno(), found.path, found.name, found.stat, meter)
                 if how.verify and self._files.checksum(found.path) != trees.file_sum(draft):
-                    raise self._error(errno.EIO, found.path, _DIFFER)
+                    raise self._error(errno.EIO, found.path, DIFFER)
                 self._settle(file.fileno(), draft, final, found.stat, how)
             except OSError as reason:
                 if isinstance(reason, ConnectionFailed):
@@ -282,7 +281,7 @@ class Getting(Mover):
             os.ftruncate(descriptor, size)
         after = self._files.stat(path)
         if (after.size, after.mtime_ns) != (stat.size, stat.mtime_ns):
-            raise self._error(errno.EBUSY, path, _CHANGED)
+            raise self._error(errno.EBUSY, path, CHANGED)
 
     # -- trees ---------------------------------------------------------------------------------------------
 
@@ -462,13 +461,13 @@ class Getting(Mover):
                 continue
             if item.kind == "file" and size != item.size:
                 place.unlink()
-                problems.append(self._error(errno.EBUSY, item.path, _CHANGED))
+                problems.append(self._error(errno.EBUSY, item.path, CHANGED))
         if missing:
             names = b"".join(os.fsencode(f"./{item.name}") + b"\0" for item in missing)
             said = self._ask(f"cd {quoted(found.path)} && why", payload=names, slow=True).out.decode()
             for item, why in zip(missing, said.ljust(len(missing), "-"), strict=False):
                 number = {"-": errno.ENOENT, "x": errno.EACCES}.get(why, errno.EBUSY)
-                problems.append(self._error(number, item.path, _CHANGED if why == "o" else ""))
+                problems.append(self._error(number, item.path, CHANGED if why == "o" else ""))
         return problems
 
     def _differing(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
@@ -478,7 +477,7 @@ class Getting(Mover):
         for item in files:
             if trees.file_sum(draft / item.name) != theirs.get(item.name):
                 (draft / item.name).unlink()
-                problems.append(self._error(errno.EIO, item.path, _DIFFER))
+                problems.append(self._error(errno.EIO, item.path, DIFFER))
         return problems
 
     def _sums(self, found: Found, items: Sequence[Item]) -> dict[str, str]:

@@ -32,6 +32,7 @@ from opensshtransport.shell import Reply, Request, Shells
 from opensshtransport.stripes import reply_errno
 
 __all__ = [
+    "DIFFER",
     "INLINE_FILE",
     "INLINE_ITEMS",
     "INLINE_TREE",
@@ -61,6 +62,7 @@ INLINE_ITEMS = 2000
 # Files of a tree from this size on go by parts; `tree` of `transfer.sh` has the same.
 LARGE = 64 << 20
 WILD = frozenset("*?[")
+DIFFER = "the checksums differ after the transfer"
 # How often a transfer goes on that gets no further.
 _MOST_TRIES = 3
 
@@ -89,6 +91,11 @@ class How:
     verify: bool
     exclude: Exclude
     way: Way | None
+
+    def __post_init__(self) -> None:
+        """Keep the patterns: they are asked for each name."""
+        if not callable(self.exclude):
+            object.__setattr__(self, "exclude", tuple(self.exclude))
 
     def check_tree(self, name: str) -> None:
         """Raise where a directory was not to be moved."""

@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from opensshtransport import archive, trees
-from opensshtransport.archive import Item
+from opensshtransport.archive import CHANGED, Item
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.meter import Meter
 from opensshtransport.paths import PathLike, path_text, quoted
 from opensshtransport.placement import (
+    DIFFER,
     INLINE_FILE,
     INLINE_ITEMS,
     INLINE_TREE,
@@ -51,8 +52,6 @@ from opensshtransport.stripes import (
 __all__ = ["Putting"]
 
 _PIECE = 1 << 18
-_CHANGED = "the file changed while it was read"
-_DIFFER = "the checksums differ after the transfer"
 # Holes of a file in a tree that are worth its going by parts, in bytes.
 _WORTHY_HOLES = 1 << 20
 
@@ -115,7 +114,7 @@ class Putting(Mover):
         meter: Meter,
     ) -> None:
         if len(content) != seen.st_size:
-            raise OSError(errno.EBUSY, _CHANGED, source)
+            raise OSError(errno.EBUSY, CHANGED, source)
         name = os.path.basename(os.path.abspath(source))
         words = [
             f"put_file {len(content)} {permissions(seen):o}",
@@ -134,7 +133,7 @@ class Putting(Mover):
     def _unchanged(self, descriptor: int, before: os.stat_result, source: str) -> None:
         after = os.fstat(descriptor)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise OSError(errno.EBUSY, _CHANGED, source)
+            raise OSError(errno.EBUSY, CHANGED, source)
 
     def _stripes(
         self, descriptor: int, source: str, destination: PathLike, key: str, how: How, meter: Meter
@@ -157,7 +156,7 @@ class Putting(Mover):
                 script = f"whole {seen.st_size} {quoted(path)} && sha256sum <{quoted(path)}"
                 reply = self._ask(script, slow=True)
                 if reply.out[:64].decode("ascii", "replace") != trees.file_sum(source):
-                    raise self._error(errno.EIO, destination, _DIFFER)
+                    raise self._error(errno.EIO, destination, DIFFER)
             reply = self._ask(
                 f"draft={quoted(path)}; settle {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
                 f" {flag(how.overwrite)} {inode.decode()} {quoted(os.fsdecode(target))}",
@@ -204,7 +203,7 @@ class Putting(Mover):
             while offset < end and not stop.is_set():
                 piece = os.pread(descriptor, min(_PIECE, end - offset), offset)
                 if not piece:
-                    raise OSError(errno.EBUSY, _CHANGED, source)
+                    raise OSError(errno.EBUSY, CHANGED, source)
                 session.write(piece)
                 offset += len(piece)
                 meter.moved(len(piece), name)
@@ -382,7 +381,7 @@ class Putting(Mover):
             seen = os.fstat(descriptor)
             try:
                 if (seen.st_size, seen.st_mtime_ns) != (item.size, item.mtime_ns):
-                    raise OSError(errno.EBUSY, _CHANGED, item.path)
+                    raise OSError(errno.EBUSY, CHANGED, item.path)
                 reply = self._ask(f"part_of {quoted(path)} {flag(how.resume)} {mibs} {blocks}", slow=True)
                 if reply.status:
                     raise self._failed(reply, where.destination)
@@ -420,7 +419,7 @@ class Putting(Mover):
         theirs = sums(reply.out)
         for item in files:
             if theirs.get(item.name) != trees.file_sum(item.path):
-                raise self._error(errno.EIO, where.destination, f"{_DIFFER}: {item.name}")
+                raise self._error(errno.EIO, where.destination, f"{DIFFER}: {item.name}")
 
     def _commit_errors(self, reply: Reply, destination: PathLike) -> Iterator[OSError]:
         for line in reply.errors.splitlines():

@@ -15,7 +15,6 @@ import errno
 import os
 from collections.abc import Callable
 
-from opensshtransport.archive import Exclude
 from opensshtransport.errors import ConnectionFailed, SettingsError
 from opensshtransport.files import Files
 from opensshtransport.getting import Getting
@@ -49,29 +48,12 @@ class Transfer:
         self,
         source: Sources,
         destination: PathLike,
+        how: How,
         *,
-        recursive: bool | None = None,
-        dereference: bool = False,
-        preserve: bool = False,
-        overwrite: bool = True,
-        resume: bool = True,
-        verify: bool = False,
-        progress: Callable[[Progress], object] | bool | None = None,
-        exclude: Exclude = (),
-        limit_rate: float | None = None,
-        way: Way | None = None,
+        progress: Callable[[Progress], object] | bool | None,
+        limit_rate: float | None,
     ) -> Transferred:
         """See `Transport.put`."""
-        how = How(
-            recursive=recursive,
-            dereference=dereference,
-            preserve=preserve,
-            overwrite=overwrite,
-            resume=resume,
-            verify=verify,
-            exclude=exclude if callable(exclude) else tuple(exclude),
-            way=way,
-        )
         failures: list[OSError] = []
         many = len(listed(source)) > 1
         sources = local_sources(source, failures)
@@ -85,7 +67,7 @@ class Transfer:
                 raise OSError(errno.EINVAL, "neither file nor directory", one)
         meter = Meter(progress, limit_rate)
         with contextlib.closing(meter):
-            if self._restricted(way):
+            if self._restricted(how.way):
                 self._without_shell(
                     how, lambda sftp: sftp.put(sources, path_text(destination), how, failures, meter, many)
                 )
@@ -98,30 +80,13 @@ class Transfer:
     def get(
         self,
         source: Sources,
-        destination: PathLike = ".",
+        destination: PathLike,
+        how: How,
         *,
-        recursive: bool | None = None,
-        dereference: bool = False,
-        preserve: bool = False,
-        overwrite: bool = True,
-        resume: bool = True,
-        verify: bool = False,
-        progress: Callable[[Progress], object] | bool | None = None,
-        exclude: Exclude = (),
-        limit_rate: float | None = None,
-        way: Way | None = None,
+        progress: Callable[[Progress], object] | bool | None,
+        limit_rate: float | None,
     ) -> Transferred:
         """See `Transport.get`."""
-        how = How(
-            recursive=recursive,
-            dereference=dereference,
-            preserve=preserve,
-            overwrite=overwrite,
-            resume=resume,
-            verify=verify,
-            exclude=exclude if callable(exclude) else tuple(exclude),
-            way=way,
-        )
         text = path_text(destination)
         if not text:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")
@@ -129,7 +94,7 @@ class Transfer:
         failures: list[OSError] = []
         meter = Meter(progress, limit_rate)
         with contextlib.closing(meter):
-            if self._restricted(way):
+            if self._restricted(how.way):
                 names = [path_text(one) for one in listed(source)]
                 self._without_shell(how, lambda sftp: sftp.get(names, place, how, failures, meter))
             else:

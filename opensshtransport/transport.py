@@ -22,9 +22,10 @@ from opensshtransport.files import Files
 from opensshtransport.master import Master
 from opensshtransport.meter import Progress, Transferred
 from opensshtransport.paths import PathLike
+from opensshtransport.placement import How, Sources, Way
 from opensshtransport.process import AsyncRemoteProcess, RemoteProcess, Sink
 from opensshtransport.shell import Abandon, Shells
-from opensshtransport.transfer import Sources, Transfer, Way
+from opensshtransport.transfer import Transfer
 
 __all__ = ["AsyncTransport", "Transport"]
 
@@ -249,20 +250,17 @@ class Transport(Files):
             TransferFailed: several files of a tree could not be moved; the others are in their places.
             ConnectionFailed: one of its kinds; asked again, the transfer goes on where it was.
         """
-        return self._transfer.put(
-            source,
-            destination,
+        how = How(
             recursive=recursive,
             dereference=dereference,
             preserve=preserve,
             overwrite=overwrite,
             resume=resume,
             verify=verify,
-            progress=progress,
             exclude=exclude,
-            limit_rate=limit_rate,
             way=way,
         )
+        return self._transfer.put(source, destination, how, progress=progress, limit_rate=limit_rate)
 
     def get(
         self,
@@ -300,20 +298,17 @@ class Transport(Files):
             OSError: as for `put`.
             ConnectionFailed: as for `put`.
         """
-        return self._transfer.get(
-            source,
-            destination,
+        how = How(
             recursive=recursive,
             dereference=dereference,
             preserve=preserve,
             overwrite=overwrite,
             resume=resume,
             verify=verify,
-            progress=progress,
             exclude=exclude,
-            limit_rate=limit_rate,
             way=way,
         )
+        return self._transfer.get(source, destination, how, progress=progress, limit_rate=limit_rate)
 
     def listdir(self, path: PathLike = ".") -> list[str]:
         """As os.listdir, sorted; by sftp where the account gives no shell."""
