@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import aliases, master, openssh
-from opensshtransport.ending import end_group, log_error, logged_status
+from opensshtransport.ending import end_group
 from opensshtransport.errors import (
     CommandTimeout,
     ConnectionLost,
     MasterGone,
     SessionRefused,
     SettingsError,
+    log_error,
+    logged_status,
 )
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination

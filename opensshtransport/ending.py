@@ -1,60 +1,23 @@
-"""How a session ends: what ssh's log tells of it, and ending a command's processes on the far side.
+"""Ending a command's processes on the far side, or sending them a signal, by a session of its own.
 
-ssh's status 255 may be the command's own, or mean that a signal killed it, that the master died or that no
-session was had. Its stderr cannot tell, as it is mixed with the command's; its log (-E) can.
+The trap: no process but ours may be hit, whatever became of a number; so the group is found by a word in the
+command line of its leader.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import re
 import subprocess
 from pathlib import Path
 
 from opensshtransport import openssh
-from opensshtransport.errors import (
-    ConnectionFailed,
-    ConnectionLost,
-    MasterGone,
-    SessionRefused,
-    connection_error,
-)
 from opensshtransport.master import Facts, Master
 
-__all__ = ["GRACE", "end_group", "log_error", "logged_status", "signal_group"]
+__all__ = ["GRACE", "end_group", "signal_group"]
 
 # Seconds between TERM and KILL.
 GRACE = 5.0
-
-
-def logged_status(log: str) -> int | None:
-    """The command's own exit status as ssh noted it, or None where none came."""
-    found = re.findall(r"^debug2: Received exit status from master (\d+)\r?$", log, re.MULTILINE)
-    return int(found[-1]) if found else None
-
-
-def log_error(log: str, host: str) -> ConnectionFailed:
-    """What it means that ssh ended without the command's status.
-
-    Args:
-        log: what ssh wrote at DEBUG2.
-        host: the destination as the caller named it.
-
-    Returns:
-        SessionRefused or MasterGone where nothing had started, else ConnectionLost.
-    """
-    if re.search(r"^debug1: mux_client_request_session: master session id: ", log, re.MULTILINE):
-        return ConnectionLost(
-            "the connection was lost while the command ran", host=host, started=True, stderr=log
-        )
-    error = connection_error(log, host=host, otherwise=MasterGone)
-    if isinstance(error, ConnectionLost | SessionRefused | MasterGone):
-        return error
-    if "debug1: Executing proxy command: exec false" in log:
-        # the guard has caught it: nobody was dialled
-        return MasterGone("no live master answers", host=host, stderr=log)
-    return error
 
 
 # The processes of the group whose leader's command line has the mark. `spared` are those that have it too,

@@ -25,7 +25,8 @@ The tree::
 
 The trap: ssh's stderr is mixed with the remote command's. So `classify` is only for text that ssh alone
 wrote (its `-E` log, or the stderr of a call that runs no remote command), and its patterns are anchored at
-the beginning of a line.
+the beginning of a line. Likewise ssh's status 255 may be the command's own, or mean that a signal killed it,
+that the master died or that no session was had; only ssh's log can tell: `logged_status`, `log_error`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ __all__ = [
     "classify",
     "connection_error",
     "errno_of",
+    "log_error",
+    "logged_status",
     "printable",
 ]
 
@@ -379,6 +382,35 @@ def connection_error(
     return meaning.error(
         f"{meaning.message} ({line})", host=host, argv=argv, returncode=returncode, stderr=stderr
     )
+
+
+def logged_status(log: str) -> int | None:
+    """The command's own exit status as ssh noted it, or None where none came."""
+    found = re.findall(r"^debug2: Received exit status from master (\d+)\r?$", log, re.MULTILINE)
+    return int(found[-1]) if found else None
+
+
+def log_error(log: str, host: str) -> ConnectionFailed:
+    """What it means that ssh ended without the command's status.
+
+    Args:
+        log: what ssh wrote at DEBUG2.
+        host: the destination as the caller named it.
+
+    Returns:
+        SessionRefused or MasterGone where nothing had started, else ConnectionLost.
+    """
+    if re.search(r"^debug1: mux_client_request_session: master session id: ", log, re.MULTILINE):
+        return ConnectionLost(
+            "the connection was lost while the command ran", host=host, started=True, stderr=log
+        )
+    error = connection_error(log, host=host, otherwise=MasterGone)
+    if isinstance(error, ConnectionLost | SessionRefused | MasterGone):
+        return error
+    if "debug1: Executing proxy command: exec false" in log:
+        # the guard has caught it: nobody was dialled
+        return MasterGone("no live master answers", host=host, stderr=log)
+    return error
 
 
 # How strerror(3) ends a line in the C locale: glibc's words, then those of musl, dash and busybox.

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from opensshtransport import errors, openssh
-from opensshtransport.errors import LoginNeeded
+from opensshtransport.errors import LoginNeeded, MasterGone, SessionRefused, log_error, logged_status
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory, state_directory
 
@@ -44,6 +44,9 @@ __all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "responds"
 # round trip there is. It needs no session and no login shell.
 _NOWHERE = "127.0.0.1:1"
 _LOCAL_DEADLINE = 5.0
+# Seconds between tries to get a session that was refused, and for how long.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_PATIENCE = 60.0
 # Bytes of what the far side says of itself.
 _LONGEST_ANSWER = 1 << 16
 # Those that read no start-up file again below a shell of their own; zsh does.
@@ -188,7 +191,15 @@ class Master:
         replace_file(self.facts_file, json.dumps(dataclasses.asdict(facts)))
 
     def describe(self, socket: Path, *, ours: bool, pid: int) -> Facts:
-        """Find out by one session what the far side is: its name and its login shell."""
+        """Find out by one session what the far side is: its name and its login shell.
+
+        That it runs no command of ours is only believed where the command that it ran instead has ended, or
+        where two sessions of a live master came to nothing; a session that broke tells nothing.
+
+        Raises:
+            SessionRefused: the server gives no session, for a minute.
+            MasterGone: the master has died, or does not answer any more.
+        """
         destination = self.destination
         facts = Facts(
             host=destination.host,
@@ -199,15 +210,41 @@ class Master:
             since=time.time(),
             ours=ours,
         )
+        pause, patience, broken = _FIRST_PAUSE, time.monotonic() + _PATIENCE, 0
+        while broken < 2:
+            lines, log = self._introduction(socket)
+            if len(lines) == 2:
+                return dataclasses.replace(facts, login_node=lines[0], shell=lines[1] or "/bin/sh")
+            if logged_status(log) is not None:
+                break
+            error = log_error(log, destination.host)
+            if isinstance(error, SessionRefused):
+                if time.monotonic() > patience:
+                    raise error
+                # nothing on this side tells when a session of another program ends
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            if self.check(socket) is None:
+                raise MasterGone("the master has died", host=destination.host, stderr=log)
+            broken += 1
+        return facts
+
+    def _introduction(self, socket: Path) -> tuple[list[str], str]:
+        """The far side's name and login shell, where it runs commands; and what ssh noted of the session."""
+        destination = self.destination
         mark = secrets.token_hex(8)
         # understood by every login shell; a forced command or a restricted shell gives no mark back
         command = f"exec /bin/sh -c 'echo; echo {mark}; uname -n; echo \"$SHELL\"'"
-        argv = openssh.guarded_ssh(destination, openssh.literal(socket), command=command, no_stdin=True)
-        answer = _printed_behind(f"\n{mark}\n", argv, max(60.0, destination.settings.check_timeout))
-        lines = answer.splitlines()
-        if len(lines) != 2:
-            return facts
-        return dataclasses.replace(facts, login_node=lines[0], shell=lines[1] or "/bin/sh")
+        log = self.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
+        argv = openssh.guarded_ssh(
+            destination, openssh.literal(socket), command=command, no_stdin=True, log=log
+        )
+        try:
+            answer = _printed_behind(f"\n{mark}\n", argv, max(60.0, destination.settings.check_timeout))
+            return answer.splitlines(), log.read_text(errors="replace") if log.exists() else ""
+        finally:
+            log.unlink(missing_ok=True)
 
 
 def listens(path: Path) -> bool:
@@ -269,6 +306,9 @@ def _printed_behind(mark: str, argv: Sequence[str], timeout: float) -> str:
             while poll.poll(max(0.0, deadline - time.monotonic()) * 1000) and time.monotonic() < deadline:
                 piece = os.read(program.stdout.fileno(), _LONGEST_ANSWER)
                 if not piece:
+                    # ssh notes the status after the last byte
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        program.wait(_LOCAL_DEADLINE)
                     return said[len(begin) :].decode(errors="replace") if said.startswith(begin) else ""
                 said += piece
                 found = said.find(begin)

@@ -21,7 +21,7 @@ from typing import BinaryIO, TypeVar
 from opensshtransport import ending
 from opensshtransport.channel import Channel, Event, Stream
 from opensshtransport.command import Request
-from opensshtransport.ending import end_group, log_error, logged_status, signal_group
+from opensshtransport.ending import end_group, signal_group
 from opensshtransport.errors import (
     CommandTimeout,
     ConnectionFailed,
@@ -29,6 +29,8 @@ from opensshtransport.errors import (
     MasterGone,
     OnceError,
     SessionRefused,
+    log_error,
+    logged_status,
 )
 from opensshtransport.master import Facts, Master
 

@@ -16,8 +16,7 @@ import time
 from typing import IO
 
 from opensshtransport.channel import Channel, Stream
-from opensshtransport.ending import log_error
-from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SessionRefused
+from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SessionRefused, log_error
 from opensshtransport.shell import Reply, Shells, far_half
 
 __all__ = ["Session", "open_session"]

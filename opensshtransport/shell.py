@@ -24,13 +24,14 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from opensshtransport.channel import Channel, Event, Slots, Stream
-from opensshtransport.ending import end_group, log_error
+from opensshtransport.ending import end_group
 from opensshtransport.errors import (
     CommandTimeout,
     ConnectionFailed,
     ConnectionLost,
     MasterGone,
     SessionRefused,
+    log_error,
 )
 from opensshtransport.master import Facts, Master
 

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from conftest import Keep
 from nodes import config_through
 from programs import OSSH, ossh, ossh_run, runtime, status, until, write_settings
 from relay import Relay
 
+from opensshtransport import Transport
 from opensshtransport.openssh import guard
 from opensshtransport.sandbox import Sandbox
 
@@ -369,3 +372,70 @@ def test_leftovers_are_swept(own_node: Sandbox) -> None:
     left = [path.name for path in runtime().iterdir() if path.is_socket() or path.suffix == ".json"]
     assert not left
     assert not list(runtime().glob("run.*"))
+
+
+def test_first_session_is_refused(isolated: Path, keep: Keep) -> None:
+    """Where others have all sessions of a master, `ossh login` waits, and takes nothing for granted."""
+    node = keep(Sandbox(server_options={"MaxSessions": "1"}))
+    config = isolated / "ssh_config"
+    config.write_text(f"ControlPath {isolated}/theirs\n{node.ssh_config.read_text()}")
+    plain = ["ssh", "-F", str(config)]
+    subprocess.run([*plain, "-MNf", node.host], check=True, capture_output=True)
+    try:
+        other = subprocess.Popen(
+            [*plain, node.host, "echo there; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with other, subprocess.Popen([OSSH, "login", "-F", config, node.host]) as login:
+            assert other.stdout is not None
+            assert other.stdin is not None
+            assert other.stdout.readline() == b"there\n"
+            until(lambda: "refused by peer" in session_logs(), "a session to be refused")
+            other.stdin.close()
+            assert login.wait(30) == 0
+        (row,) = status(config, node.host)
+        assert row["login_node"] == os.uname().nodename
+        assert node.authentications() == 1
+    finally:
+        subprocess.run([*plain, "-O", "exit", node.host], check=True, capture_output=True)
+
+
+def session_logs() -> str:
+    """What ssh has noted of the sessions that are open or being opened."""
+    found = ""
+    for log in runtime().glob("run.*"):
+        # it may end meanwhile
+        with contextlib.suppress(FileNotFoundError):
+            found += log.read_text()
+    return found
+
+
+def test_first_session_is_killed(isolated: Path, keep: Keep) -> None:
+    """A first session that breaks tells nothing of the account: another one is asked what the far side is."""
+    script = isolated / "hangs-once"
+    script.write_text(
+        f'#!/bin/sh\nmkdir {isolated}/once && exec sleep 60\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    script.chmod(0o700)
+    node = keep(Sandbox(server_options={"ForceCommand": str(script)}))
+    with subprocess.Popen([OSSH, "login", "-F", node.ssh_config, node.host]) as login:
+        until((isolated / "once").is_dir, "the first session")
+        until(lambda: "master session id" in session_logs(), "ssh to note it")
+        (found,) = [
+            pid
+            for pid in _children(login.pid)
+            if "LogLevel=DEBUG2" in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+        os.kill(found, signal.SIGKILL)
+        assert login.wait(30) == 0
+    (row,) = status(node.ssh_config, node.host)
+    assert row["login_node"] == os.uname().nodename
+    with Transport(node.host, ssh_config=node.ssh_config) as there:
+        assert there.run("echo works").stdout == b"works\n"
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(one)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for one in (task / "children").read_text().split()
+    ]
