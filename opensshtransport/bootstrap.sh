@@ -55,6 +55,8 @@ watch() {
 	while :; do
 		(trap - HUP INT QUIT TERM && exec sleep 5 >/dev/null) &
 		wait $!
+		# the shell above may have been killed, and waits for nobody then; the session ends when we do
+		kill -s 0 $$ || exit
 		printf '%s here\n' "$ossh_mark" || break
 	done
 	# the command's own end is not all that is to come

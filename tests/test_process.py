@@ -23,7 +23,7 @@ from users import Startup, User, missing_for_users
 
 from opensshtransport import AsyncTransport, CompletedCommand, Transport
 from opensshtransport.ending import end_group
-from opensshtransport.errors import CommandTimeout
+from opensshtransport.errors import CommandTimeout, ConnectionLost
 from opensshtransport.master import Master
 from opensshtransport.openssh import resolve
 from opensshtransport.process import RemoteProcess
@@ -388,3 +388,11 @@ def test_many_processes_do_not_hold_up_the_loop(own_node: Sandbox, keep: Keep) -
                 await one.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("given", [None, b"some"], ids=["no input", "input"])
+def test_the_shell_above_is_killed(transport: Transport, given: bytes | None) -> None:
+    """Without the shell that tells the status the outcome is a lost connection, and nobody waits for ever."""
+    with pytest.raises(ConnectionLost) as caught:
+        transport.run("kill -9 $PPID; cat", input=given, timeout=60)
+    assert caught.value.started is True
