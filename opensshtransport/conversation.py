@@ -34,17 +34,8 @@ from opensshtransport.errors import (
     ToolMissing,
     UnexpectedPrompt,
 )
-from opensshtransport.prompts import (
-    Decision,
-    Given,
-    Message,
-    MessageKind,
-    Outcome,
-    Prompt,
-    Rule,
-    Screen,
-    choose,
-)
+from opensshtransport.prompts import Decision, Given, Outcome, Rule, choose
+from opensshtransport.screen import Message, MessageKind, Prompt, Screen
 from opensshtransport.sources import resolve_answer
 
 __all__ = ["Conversation", "Person", "Said", "person_at_terminal"]
@@ -224,7 +215,8 @@ class Conversation:
             left = self.deadline - time.monotonic()
             if left <= 0:
                 self._messages += screen.end()
-                raise LoginNeeded(f"{self.what} did not end in time", host=self.host)
+                said = f" (it had said {self._messages[-1].line.strip()!r})" if self._messages else ""
+                raise LoginNeeded(f"{self.what} did not end in time{said}", host=self.host)
             wait = _QUIET if terminal in readers else 0.01
             ready, _, _ = select.select(readers, [], [], min(left, wait))
             if terminal in ready:
@@ -256,7 +248,10 @@ class Conversation:
         if prompt is None or prompt == self._asked:
             return
         decision = choose(self.rules, prompt, self._given, hops=self.hops)
-        enough = _QUIET_UNCERTAIN_END if decision.outcome is Outcome.UNEXPECTED else _QUIET_UNCERTAIN_ANSWER
+        if prompt.whole and decision.outcome in {Outcome.UNEXPECTED, Outcome.HOST_KEY}:
+            # a heading, as likely as not
+            return
+        enough = _QUIET_UNCERTAIN_ANSWER if decision.outcome is Outcome.ANSWER else _QUIET_UNCERTAIN_END
         if prompt.certain or unseen or quiet >= enough:
             self._asked = prompt
             self._answer(terminal, screen, prompt, decision)
@@ -288,8 +283,9 @@ class Conversation:
         if self.person is None and decision.outcome is Outcome.HOST_KEY:
             raise HostKeyUnknown("the host key is not known yet", host=self.host)
         if self.person is None:
+            why = f" ({decision.overlooked})" if decision.overlooked else ""
             raise UnexpectedPrompt(
-                f"{prompt.text.strip()!r} is asked, and no rule answers it", host=self.host
+                f"{prompt.text.strip()!r} is asked, and no rule answers it{why}", host=self.host
             )
 
     def _ask(self, question: Ask, prompt: Prompt) -> Secret:

@@ -304,6 +304,32 @@ class TestQuestions:
         assert time.monotonic() - begin < 8
         assert "'Enter the word' is asked, and no rule answers it" in error["message"]
 
+    def test_a_shown_question_in_a_whole_line(self, own_node: Sandbox, isolated: Path) -> None:
+        """Where what is typed is shown, as with `echo` and `read`, the rule of such a question answers too.
+
+        A heading that merely looks like one gets nothing, and ends nothing.
+        """
+        text = (
+            "echo 'These colours are there:'; sleep 11; echo red\n"
+            "echo 'Enter the colour:'; read -r given; test \"$given\" = blue"
+        )
+        rule = f'[[host.{own_node.host}.prompts]]\nexpect = "colour:"\nanswer = {{ text = "blue" }}\n'
+        settings(own_node, write_script(isolated, text), rules=rule)
+        log_in(own_node)
+
+    def test_a_shown_question_that_comes_again(self, own_node: Sandbox, isolated: Path) -> None:
+        """Asked again, it was not taken; without a rule the error of the deadline quotes it."""
+        script = write_script(isolated, "while echo 'Enter the colour:'; do read -r given; done")
+        rule = f'[[host.{own_node.host}.prompts]]\nexpect = "colour"\nanswer = {{ text = "blue" }}\n'
+        settings(own_node, script, rules=rule)
+        error = report(own_node)
+        assert error["error"] == "AuthenticationRefused"
+        assert "the answer to 'Enter the colour:' was not accepted" in error["message"]
+        (isolated / "other").mkdir()
+        settings(own_node, script, "script_timeout = 2")
+        error = report(own_node, XDG_STATE_HOME=str(isolated / "other"))
+        assert "did not end in time (it had said 'Enter the colour:')" in error["message"]
+
     def test_a_question_without_its_looks(self, own_node: Sandbox, isolated: Path) -> None:
         """A question without a colon is answered by its rule; without one, and nobody there, it ends soon."""
         script = write_script(isolated, "printf 'Enter the colour'; read -r given; test \"$given\" = blue")

@@ -272,6 +272,33 @@ def test_settings_come_before_profiles(make_conversation_node: MakeConversationN
     assert node.answers() == [PASSWORD, "first-4711"]
 
 
+def test_careless_rules_in_the_wrong_order(make_oath_node: MakeOathNode, isolated: Path) -> None:
+    """`(?i)password` comes first and finds the prompt for the one-time password too: that gets the code."""
+    node = make_oath_node(password=PASSWORD)
+    settings(
+        rule("(?i)password", stored(isolated, "password", PASSWORD), host="otp"),
+        rule("(?i)one-time|otp|verification code", totp_of(isolated, node.totp_secret), host="otp"),
+        host="otp",
+    )
+    done = ossh("login", "-F", node.ssh_config, node.host)
+    assert done.returncode == 0, done.stderr
+    assert node.authentications() == node.connections() == 1
+
+
+@pytest.mark.parametrize("prompt", ["One-time password (OATH) for `%u': ", "Password + OTP: "])
+def test_password_never_goes_where_a_code_is_wanted(
+    make_conversation_node: MakeConversationNode, isolated: Path, prompt: str
+) -> None:
+    """A rule that finds merely the word `password` sends nothing there, and the error says why."""
+    node = make_conversation_node(questions(prompt))
+    settings(rule("(?i)password", stored(isolated, "password", PASSWORD)))
+    done = ossh("login", "-F", node.ssh_config, node.host)
+    assert done.returncode == 255
+    assert b"no rule answers it ('(?i)password' overlooks 'O" in done.stderr
+    until(node.idle, "the server to see the end")
+    assert node.answers() == []
+
+
 def test_joined_answers(make_conversation_node: MakeConversationNode, isolated: Path) -> None:
     """A join sends its parts with the separator between them."""
     node = make_conversation_node(asks(("PIN and method: ", f"{PIN},push")))
