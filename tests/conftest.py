@@ -54,7 +54,6 @@ _UNWANTED = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "
 # Minutes of real servers: `scripts/test --long` runs them too.
 _LONG = {
     "test_transport",
-    "test_rounds",
 }
 
 
