@@ -98,9 +98,15 @@ class Budget:
         self._count(before, "the login process was killed")
         return before
 
-    def note(self, error: OpenSshTransportError, before: Spent) -> None:
-        """Count a failure, if the server or a script may have counted one too; else all is as it was."""
-        if isinstance(error, AuthenticationRefused | LoginNeeded):
+    def note(self, error: OpenSshTransportError, before: Spent, *, sent: bool = False) -> None:
+        """Count a failure, if the server or a script may have counted one too; else all is as it was.
+
+        Args:
+            error: how the login ended.
+            before: what `begin` or `read` gave.
+            sent: whether something was sent that the server may have refused before the connection broke.
+        """
+        if sent or isinstance(error, AuthenticationRefused | LoginNeeded):
             self._count(before, error.message)
         elif before.failures:
             self._write(before)

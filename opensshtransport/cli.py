@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import opensshtransport
@@ -70,13 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _advised(error: OpenSshTransportError, arguments: argparse.Namespace) -> str:
-    """An error's text, with the `ossh login` that it advises as it must be called here."""
-    login = f"ossh login {error.host}"
-    if arguments.command == "login" and error.advice == f"run: {login}":
+    """An error's text, with the `ossh login` or `ossh doctor` that it advises as it must be called here."""
+    if arguments.command == "login" and error.advice == f"run: ossh login {error.host}":
         error.advice = "run it at a terminal"
-    config = getattr(arguments, "ssh_config", None)
-    here = f"ossh login -F {shlex.quote(str(config))} {error.host}" if config else login
-    return str(error).replace(login, here)
+    text, config = str(error), getattr(arguments, "ssh_config", None)
+    for command in ("ossh login", "ossh doctor") if config else ():
+        text = text.replace(
+            f"{command} {error.host}", f"{command} -F {shlex.quote(str(config))} {error.host}"
+        )
+    return text
 
 
 def _die_by(number: signal.Signals) -> int:
@@ -492,15 +494,18 @@ def _doctor(arguments: argparse.Namespace) -> int:
     person = conversation.person_at_terminal() if arguments.login else contextlib.nullcontext()
     openssh.check_destination(arguments.host)
     findings = []
-    with person as somebody:
-        walk = doctor.examine(arguments.host, ssh_config, log_in=arguments.login, person=somebody)
-        for finding in walk:
-            finding = dataclasses.replace(
-                finding, seen=printable(finding.seen), advice=printable(finding.advice)
+
+    def walk(somebody: conversation.Person | None) -> Iterator[doctor.Finding]:
+        for found in doctor.examine(arguments.host, ssh_config, log_in=arguments.login, person=somebody):
+            findings.append(
+                dataclasses.replace(found, seen=printable(found.seen), advice=printable(found.advice))
             )
-            findings.append(finding)
+            yield findings[-1]
+
+    with person as somebody:
+        for line in doctor.lines(walk(somebody), colour=colour, width=width):
             if not arguments.json:
-                print(doctor.text(finding, colour=colour, width=width), flush=True)
+                print(line, flush=True)
     if arguments.json:
         print(json.dumps([doctor.as_object(finding) for finding in findings], indent=2))
     else:

@@ -41,6 +41,7 @@ from opensshtransport.errors import (
 from opensshtransport.master import Master, locked, replace_file
 from opensshtransport.openssh import Resolved
 from opensshtransport.settings import config_file, load, runtime_directory
+from opensshtransport.sources import ANOTHER_KEYRING, NO_KEYRING
 
 __all__ = ["METHODS", "Hop", "Request", "parse_hop", "setup", "with_settings"]
 
@@ -442,6 +443,8 @@ class _Setup:
             if not secret:
                 raise SettingsError(f"no {kind} was typed", advice="run it again")
             keyring.set_password(_SERVICE, username, secret)
+        except keyring.errors.NoKeyringError as reason:
+            raise ToolMissing(NO_KEYRING, advice=ANOTHER_KEYRING) from reason
         except keyring.errors.KeyringError as reason:
             raise SettingsError(f"the keyring cannot be used ({reason})", advice="unlock it") from reason
 
@@ -494,7 +497,10 @@ class _Setup:
                 host=self.request.host,
                 advice="run it at a terminal, where a person can compare the fingerprint",
             )
-        self.person.tell(f"compare the fingerprint of {name} with your centre's pages; no login yet")
+        self.person.tell(
+            f"compare the fingerprint of {name} with your centre's pages; "
+            "this is no login yet, so it ends with 'Permission denied'"
+        )
         argv = [
             self.ssh,
             *openssh.config_options(self.request.ssh_config),

@@ -35,7 +35,7 @@ from opensshtransport.errors import (
     UnexpectedPrompt,
 )
 from opensshtransport.prompts import Decision, Given, Outcome, Rule, choose
-from opensshtransport.screen import Message, MessageKind, Prompt, Screen
+from opensshtransport.screen import Message, MessageKind, Prompt, PromptKind, Screen
 from opensshtransport.sources import resolve_answer
 
 __all__ = ["Conversation", "Person", "Said", "person_at_terminal"]
@@ -143,7 +143,9 @@ class Conversation:
         deadline: on the monotonic clock.
         what: what the program is, for messages.
         hops: how many ssh programs take part: the jump hosts and the target.
-        answered: how many answers the rules have given.
+        answered: how many answers the rules have sent elsewhere than to a key on this machine.
+        typed: whether the person has typed something.
+        interrupted: whether the last of that was Ctrl-C.
     """
 
     host: str
@@ -153,6 +155,8 @@ class Conversation:
     what: str = "the login"
     hops: int = 1
     answered: int = 0
+    typed: bool = False
+    interrupted: bool = False
     _given: list[Given] = field(default_factory=list)
     _messages: list[Message] = field(default_factory=list)
     _asked: Prompt | None = None
@@ -232,6 +236,7 @@ class Conversation:
                 typed = self.person.read()
                 if not typed:
                     raise LoginNeeded("the terminal was closed", host=self.host)
+                self.typed, self.interrupted = True, b"\x03" in typed
                 screen.answered()
                 os.write(terminal, typed)
             if not ready and not child.isalive():
@@ -264,7 +269,7 @@ class Conversation:
                     answer, ask=lambda ask: self._ask(ask, prompt), tell=self._tell, deadline=self.deadline
                 )
                 self._given.append(decision.given)
-                self.answered += 1
+                self.answered += prompt.kind not in {PromptKind.PASSPHRASE, PromptKind.PIN}
                 screen.answered(secret)
                 os.write(terminal, secret.reveal().encode() + b"\n")
                 # the same words may come again, and then mean that this was not taken

@@ -19,7 +19,7 @@ from opensshtransport.links import Finding, broken, fine, skipped
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 
-__all__ = ["Finding", "as_object", "examine", "status", "summary", "text"]
+__all__ = ["Finding", "as_object", "examine", "lines", "status", "summary", "text"]
 
 _COLOURS = {"fine": "32", "warning": "33", "broken": "31", "skipped": "2"}
 _STATE = max(map(len, _COLOURS))
@@ -131,6 +131,28 @@ def text(finding: Finding, *, colour: bool = False, width: int | None = None) ->
         state = f"\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m"
     advice = f"\n{'':<{_STATE + 19}}-> {finding.advice}" if finding.advice else ""
     return f"{state}{line}{advice}"
+
+
+def lines(findings: Iterable[Finding], *, colour: bool = False, width: int | None = None) -> Iterator[str]:
+    """Findings as text, each as soon as it is there; those that are skipped for one reason share a line."""
+    held: list[Finding] = []
+    for finding in findings:
+        if held and (finding.state, finding.seen) != (held[0].state, held[0].seen):
+            yield _together(held, colour=colour)
+            held = []
+        if finding.state == "skipped" and not finding.advice:
+            held.append(finding)
+        else:
+            yield text(finding, colour=colour, width=width)
+    if held:
+        yield _together(held, colour=colour)
+
+
+def _together(held: list[Finding], *, colour: bool) -> str:
+    if len(held) == 1:
+        return text(held[0], colour=colour)
+    names = ", ".join(finding.link for finding in held)
+    return text(dataclasses.replace(held[0], seen=f"{held[0].seen}: {names}", link=""), colour=colour)
 
 
 def summary(findings: Iterable[Finding]) -> str:

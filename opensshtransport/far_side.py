@@ -145,14 +145,16 @@ def parse_answers(text: str) -> dict[str, str]:
 def round_trip(far: FarSide) -> Finding:
     """The time of a round trip, and how many bytes a second come."""
     with far.transport() as transport:
-        # the first one opens a session
+        # the first one opens a session, for which the start-up files run
+        begin = time.monotonic()
         transport.exists(".")
+        opening = time.monotonic() - begin
         times = []
         for _ in range(3):
             begin = time.monotonic()
             transport.exists(".")
             times.append(time.monotonic() - begin)
-        rtt, rate = min(times), _rate(transport)
+        rtt, rate = min(times), _rate(transport, _PROBE_SECONDS + 2 * opening)
     seen = f"{rtt * 1000:.1f} ms, {rate / 1e6:.1f} MB/s in one stream"
     if rtt > _SLOW_RTT:
         return warning(f"{seen}: a long way", "ask for much at once (run_many, whole trees)")
@@ -161,13 +163,13 @@ def round_trip(far: FarSide) -> Finding:
     return fine(seen)
 
 
-def _rate(transport: Transport) -> float:
+def _rate(transport: Transport, timeout: float) -> float:
     came: list[tuple[float, int]] = []
     with contextlib.suppress(CommandTimeout):
         transport.run(
             f"head -c {_PROBE_BYTES} /dev/urandom",
             stdout=lambda piece: came.append((time.monotonic(), len(piece))),
-            timeout=_PROBE_SECONDS,
+            timeout=timeout,
         )
     if len(came) < 2:
         return 0.0

@@ -332,7 +332,7 @@ def host_keys(destination: Destination) -> Finding:
                     f"the host key of {name} ({kind}) is not the one that is known",
                     f"ask your centre, before you run: ssh-keygen -R {shlex.quote(_known_as(resolved))}",
                 )
-        seen.append(f"{name} known{' and unchanged' if shown else ''}")
+        seen.append(f"{name} known {'and unchanged' if shown else '(compared by each login)'}")
     return fine(", ".join(seen))
 
 

@@ -79,20 +79,29 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
     destination = master.destination
     budget = Budget(destination)
     begin = time.monotonic()
-    before = None
+    before = conversation = None
     try:
-        refused_before = budget.read().failures > 0
         if person is None:
             budget.check()
             before = budget.begin()
         else:
             before = budget.read()
-        _log_in(master, person, refused_before=refused_before)
+        # what was refused once is not sent again by itself; the person types
+        rules = destination.settings.rules if not before.failures or person is None else ()
+        env = _make_ready(master, person, rules)
+        conversation = Conversation(
+            host=destination.host,
+            person=person,
+            rules=_for_hops(rules, destination),
+            deadline=time.monotonic() + destination.settings.login_timeout,
+            hops=len(destination.route),
+        )
+        _log_in(master, conversation, env)
     except OpenSshTransportError as error:
         _name_host(error, destination.host)
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
         if before is not None:
-            budget.note(error, before)
+            budget.note(error, before, sent=conversation is not None and conversation.answered > 0)
         if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
             _call_for_a_person(destination, budget, error)
         raise
@@ -116,31 +125,28 @@ def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshT
         tools.ask("/bin/sh", "-c", hook, timeout=30, env=told)
 
 
-def _log_in(master: Master, person: Person | None, *, refused_before: bool) -> None:
-    destination = master.destination
-    settings, resolved = destination.settings, destination.resolved
-    # what was refused once is not sent again by itself; the person types
-    rules = settings.rules if not refused_before or person is None else ()
+def _make_ready(master: Master, person: Person | None, rules: tuple[Rule, ...]) -> dict[str, str]:
+    """Get the keys, certificates and tickets that are to be had first; gives the environment for ssh."""
     env = agent_environment(master.directory)
-    _run_script(destination, person, rules, env)
-    _get_ticket(destination)
-    unattended = person is None and not rules
+    _run_script(master.destination, person, rules, env)
+    _get_ticket(master.destination)
+    return env
+
+
+def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) -> None:
+    destination, person = master.destination, conversation.person
+    unattended = person is None and not conversation.rules
     argv = openssh.master_command(destination, socket=master.own_socket, log=master.log, batch=unattended)
     master.log.unlink(missing_ok=True)
-    conversation = Conversation(
-        host=destination.host,
-        person=person,
-        rules=_for_hops(rules, destination),
-        deadline=time.monotonic() + settings.login_timeout,
-        hops=len(destination.route),
-    )
     said = conversation.run(argv, env)
     if said.returncode == 0:
         return
+    if conversation.interrupted:
+        raise ConnectionFailed("the login was interrupted", host=destination.host, advice="", argv=argv)
     words = f"{said.text}\n{_text(master.log)}"
     error = connection_error(words, host=destination.host, argv=argv)
     if isinstance(error, AuthenticationRefused):
-        raise _explained(error, destination, resolved.flag("gssapiauthentication"), person, env) from None
+        raise _explained(error, destination, conversation, env) from None
     raise error
 
 
@@ -263,14 +269,11 @@ def _get_ticket(destination: Destination) -> None:
 
 
 def _explained(
-    error: AuthenticationRefused,
-    destination: Destination,
-    gssapi: bool,
-    person: Person | None,
-    env: Mapping[str, str],
+    error: AuthenticationRefused, destination: Destination, conversation: Conversation, env: Mapping[str, str]
 ) -> ConnectionFailed:
     """A refusal, with the cause that can be seen from here and what to do about it."""
-    host = destination.host
+    host, person = destination.host, conversation.person
+    gssapi = destination.resolved.flag("gssapiauthentication")
     why, advice = "", error.advice
     ended = [
         (path, end)
@@ -287,6 +290,8 @@ def _explained(
     elif encrypted and person is None:
         why = f"the key {encrypted[0]} is encrypted and no agent holds it"
         advice = f"run: ssh-add {encrypted[0]}, or: ossh login {host}"
+    elif person is not None and advice == error.advice_by_default.format(host=host):
+        advice = "try again" if conversation.typed else f"run: ossh doctor {host}"
     kind = LoginNeeded if person is None and not destination.settings.rules else type(error)
     message = f"{why} ({error.message})" if why else error.message
     if kind is LoginNeeded:

@@ -1,7 +1,8 @@
 """Where secrets come from: the keyring, a command, the seed of one-time codes.
 
 The trap: a one-time code that is sent twice is refused, and counts as a failed login. So each code's time
-window is noted, over all processes, before the code is handed out; whoever comes later waits for the next.
+window is noted, over all processes and for ever, before the code is handed out; whoever comes later waits for
+the next one, also where the clock was set back.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import itertools
 import os
 import re
 import time
@@ -31,7 +33,11 @@ from opensshtransport.errors import LoginNeeded, SettingsError, ToolMissing
 from opensshtransport.master import locked
 from opensshtransport.settings import private_directory, state_directory
 
-__all__ = ["resolve_answer"]
+__all__ = ["ANOTHER_KEYRING", "NO_KEYRING", "resolve_answer"]
+
+# As on machines without a desktop, and in daemons that do not reach it.
+NO_KEYRING = "there is no keyring that the package keyring can use here"
+ANOTHER_KEYRING = "start or install one (Secret Service, KWallet, keyrings.alt), or name a command instead"
 
 # A password store may have to ask the person for its own passphrase.
 _COMMAND_TIMEOUT = 120.0
@@ -88,6 +94,8 @@ def _from_keyring(answer: Keyring) -> Secret:
     where = f"the keyring's entry {answer.service!r} of {answer.username!r}"
     try:
         found = keyring.get_password(answer.service, answer.username)
+    except keyring.errors.NoKeyringError as reason:
+        raise ToolMissing(NO_KEYRING, advice=ANOTHER_KEYRING) from reason
     except keyring.errors.KeyringError as reason:
         raise SettingsError(f"{where} cannot be read ({reason})", advice="unlock the keyring") from reason
     if found is None:
@@ -115,11 +123,9 @@ def _fresh_code(answer: Totp, seed: Secret, tell: Callable[[str], None], deadlin
     # the key's digest tells its uses apart; the key cannot be had from it
     digest = hashlib.sha256(b"one-time codes\0" + key.reveal().encode()).hexdigest()[:16]
     with locked(private_directory(state_directory() / "codes") / digest) as file:
-        noted = os.read(file, 64).decode(errors="replace")
-        last = int(noted) if noted.isdigit() else -1
-        window = int(time.time()) // period
-        if window <= last <= window + 1:
-            begin = (last + 1) * period
+        used = _windows(file)
+        while (free := _first_free(used, window := int(time.time()) // period)) > window:
+            begin = free * period
             wait = begin - time.time()
             if time.monotonic() + wait > deadline:
                 raise LoginNeeded(f"the next one-time code comes in {wait:.0f} s only")
@@ -127,12 +133,26 @@ def _fresh_code(answer: Totp, seed: Secret, tell: Callable[[str], None], deadlin
             while time.time() < begin:
                 # the clock is what is waited for
                 time.sleep(min(1.0, max(0.01, begin - time.time())))
-            window = int(time.time()) // period
         # noted before it is handed out: a crash may waste a code, but not send it twice
-        # (in one piece and always as long, so that it is never half there)
-        os.pwrite(file, f"{window:020d}".encode(), 0)
+        os.lseek(file, 0, os.SEEK_END)
+        os.write(file, f"\n{window:020d}".encode())
         os.fsync(file)
     return _code(key, window, answer)
+
+
+def _first_free(used: set[int], window: int) -> int:
+    """The first window from this one on whose code may be sent.
+
+    Where the clock was set back, the one that follows it must be unused, too: a server that has seen that
+    code may take no older one.
+    """
+    return next(free for free in itertools.count(window) if used.isdisjoint({free, free + 1}))
+
+
+def _windows(file: int) -> set[int]:
+    """The windows whose codes were handed out: a number in each line, 21 bytes for each login by a code."""
+    text = b"".join(iter(lambda: os.read(file, 1 << 16), b""))
+    return {int(word) for word in text.split() if word.isdigit()}
 
 
 def _key(answer: Totp, seed: Secret) -> tuple[Secret, Totp]:

@@ -270,6 +270,28 @@ def test_clock_goes_on(asking: ConversationNode, isolated: Path) -> None:
     assert asking.answers() == [WRONG] * 2
 
 
+def test_a_line_that_breaks_after_the_answer(
+    make_conversation_node: MakeConversationNode, isolated: Path
+) -> None:
+    """Where the connection ends after an answer, nobody knows whether that was refused: it counts."""
+    node = make_conversation_node(f"echo_off Password: \nwait 30\nexpect {RIGHT}\nallow\n")
+    set_password(isolated, WRONG)
+    with Relay(node.port) as relay:
+        config = config_through(node, relay)
+        process = subprocess.Popen(
+            [OSSH, "login", "-F", config, node.host],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        until(lambda: node.answers() == [WRONG], "the password to be sent")
+        relay.cut()
+        _, said = process.communicate(timeout=30)
+        assert b"ended the connection" in said
+        assert re.search(COOLING_DOWN, run(node, config))
+    assert node.answers() == [WRONG]
+
+
 # -- what does not count -------------------------------------------------------------------------------
 
 

@@ -16,14 +16,14 @@ from typing import Any
 import pexpect
 import pytest
 from authority import AuthorityNode
-from conftest import Keep, MakeShellNode, require
+from conftest import Keep, MakeChain, MakeShellNode, require
 from homes import empty_home, missing_for_homes
 from jumps import can_isolate
 from kerberos import KerberosNode
 from nodes import config_through, missing_programs
 from programs import OSSH, Done, ossh, runtime, status, write_settings
 from relay import Relay
-from users import NOISY, User
+from users import NOISY, Startup, User
 
 from opensshtransport import doctor, far_side, links
 from opensshtransport.links import Finding
@@ -93,6 +93,17 @@ def test_all_is_well(bin_there: Path, keep: Keep) -> None:
     assert len(lines) <= 24
     assert b"\x1b" not in done.stdout
     assert node.authentications() == 1
+
+
+def test_what_is_skipped_shares_a_line(node: Sandbox) -> None:
+    """Without a login too the text has no more lines than a screen: one reason, one line."""
+    done = ossh("doctor", "-F", node.ssh_config, node.host)
+    lines = done.stdout.decode().splitlines()
+    assert len(lines) <= 24
+    (line,) = (line for line in lines if "needs a live master" in line)
+    assert line.split() == f"skipped needs a live master: {', '.join(n for n, _ in far_side.LINKS)}".split()
+    (at,) = (line.index("none lives") for line in lines if "none lives" in line)
+    assert line.index("needs a live master") == at
 
 
 def test_no_login_unless_asked_for(bin_there: Path, keep: Keep) -> None:
@@ -277,6 +288,25 @@ def test_host_key_of_a_jump_host_is_unknown(own_node: Sandbox) -> None:
     only(examined(own_node.ssh_config, own_node.host), "host keys", "warning", "of front is not known")
 
 
+def test_host_key_behind_a_jump_host_has_changed(make_chain: MakeChain, isolated: Path) -> None:
+    """It cannot be asked for without a login; the login compares it, and the doctor tells that."""
+    chain = make_chain("key", "key")
+    config, known = isolated / "ssh_config", isolated / "known"
+    other = chain.nodes[0].directory / "host_key.pub"
+    text = chain.config().read_text()
+    before = re.search(r"UserKnownHostsFile (.*)", chain.target.ssh_config.read_text())
+    assert before is not None
+    name = Path(before[1]).read_text().split()[0]
+    known.write_text(f"{name} {other.read_text()}")
+    config.write_text(text.replace(before[1], str(known)))
+    found = examined(config, "target")
+    assert found["host keys"]["state"] == "fine"
+    assert found["host keys"]["seen"] == "jump1 known and unchanged, target known (compared by each login)"
+    only(
+        examined(config, "target", "--login"), "master", "broken", "the host key is not the one that is known"
+    )
+
+
 def test_key_can_be_read_by_others(own_node: Sandbox) -> None:
     """A private key that ssh ignores for its permissions is named."""
     (own_node.directory / "id_ed25519").chmod(0o644)
@@ -443,6 +473,15 @@ def test_login_shell_is_noisy(make_shell_node: MakeShellNode, bin_there: Path) -
         file.write('PATH="$HOME/bin:$PATH"\n')
     config = logged_in(node)
     only(examined(config, node.host), "login shell", "warning", "prints 'Welcome to the cluster!")
+
+
+def test_login_shell_is_slow(make_shell_node: MakeShellNode, bin_there: Path) -> None:
+    """Start-up files that take seconds, as module systems do, are told with their time."""
+    node, user = make_shell_node("bash", Startup(sleep=2.2, lines='PATH="$HOME/bin:$PATH"\n'))
+    executable(user.home / "bin" / "squeue", "exit 0")
+    # few sessions to count, each of which takes its time
+    write_settings(f"[host.{node.host}]\nmax_sessions = 1\n")
+    only(examined(logged_in(node), node.host), "login shell", "warning", r"/bash takes [2-9]\.\d s to start$")
 
 
 def test_server_has_no_sftp(bin_there: Path, keep: Keep) -> None:

@@ -111,6 +111,7 @@ def test_interrupt_at_the_prompt(passphrase_node: Sandbox) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 255
+    assert str(child.before).strip().endswith("ossh login: sandbox: the login was interrupted")
     child = terminal(arguments)
     child.expect(": ")
     child.sendline(passphrase_node.passphrase)

@@ -504,6 +504,17 @@ def test_person_types_everything(make_conversation_node: MakeConversationNode) -
     assert node.answers() == ["me", PASSWORD, "314159"]
 
 
+def test_person_mistypes(make_conversation_node: MakeConversationNode) -> None:
+    """A refusal of what a person has typed says what the server said, and that they may try again."""
+    node = make_conversation_node(asks(("Password: ", PASSWORD)))
+    child = login(node)
+    child.expect("Password: ")
+    child.sendline("wrong-horse")
+    status, shown = finish(child)
+    assert status == 255
+    assert shown.rstrip().endswith("Permission denied (keyboard-interactive).); try again")
+
+
 def test_banner(isolated: Path) -> None:
     """The server's banner with a link and a picture of characters is shown to the person as it is."""
     banner = isolated / "banner"

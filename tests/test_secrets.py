@@ -470,6 +470,17 @@ def test_keyring(asking: ConversationNode, keyring: Path) -> None:
     assert asking.answers() == [secret]
 
 
+def test_no_keyring_here(asking: ConversationNode) -> None:
+    """On a machine without any keyring, as many servers are, that is said, and what to do instead."""
+    line = refused(
+        asking,
+        '{ keyring = "hpc", username = "me" }',
+        {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"},
+    )
+    assert "there is no keyring that the package keyring can use here; start or install one" in line
+    assert line.endswith("or name a command instead")
+
+
 @pytest.mark.parametrize("missing", ["keyring", "pyotp"])
 def test_missing_package(asking: ConversationNode, store: Path, isolated: Path, missing: str) -> None:
     """Without the packages of the extra `2fa` the error names the package and the extra."""
@@ -627,6 +638,16 @@ def test_noted_window_survives(asking: ConversationNode, store: Path, isolated: 
     # the clock of this program begins in the first window again
     second = answered(asking, answer, env)
     assert [first, second] == [hotp(key, moment // 5 + step, 8) for step in range(2)]
+
+
+def test_clock_set_back(asking: ConversationNode, store: Path, isolated: Path) -> None:
+    """A clock that is put back by any number of windows gives no code that was given before."""
+    key, moment = secrets.token_bytes(20), 1_700_000_000
+    answer = f"{{ totp = {stored(store, 'seed', base32(key))}, digits = 8, period = 5 }}"
+    later = [moment + 5 * steps for steps in (0, 40, 80, 0, 40)]
+    codes = [answered(asking, answer, at_the_window_of(isolated, t, 5)) for t in later]
+    # the first free one of each time
+    assert codes == [hotp(key, moment // 5 + steps, 8) for steps in (0, 40, 80, 1, 41)]
 
 
 def test_next_code_comes_too_late(asking: ConversationNode, store: Path, isolated: Path) -> None:
