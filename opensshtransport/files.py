@@ -22,7 +22,8 @@ from typing import Literal
 from opensshtransport.entries import DirEntry, DiskUsage, Stat, parse_records, parse_trees
 from opensshtransport.errors import OpenSshTransportError, SettingsError, errno_of
 from opensshtransport.paths import PathLike, chunks, matches, path_text, quoted, select, tilde, words
-from opensshtransport.shell import Reply, Request, Shells
+from opensshtransport.shell import Reply, Request
+from opensshtransport.shells import Shells
 
 __all__ = ["Files"]
 

@@ -28,7 +28,8 @@ from opensshtransport.files import Files
 from opensshtransport.meter import Meter, Transferred
 from opensshtransport.paths import PathLike, path_text
 from opensshtransport.settings import runtime_directory
-from opensshtransport.shell import Reply, Request, Shells
+from opensshtransport.shell import Reply, Request
+from opensshtransport.shells import Shells
 from opensshtransport.stripes import reply_errno
 
 __all__ = [

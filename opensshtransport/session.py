@@ -17,7 +17,8 @@ from typing import IO
 
 from opensshtransport.channel import Channel, Stream
 from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SessionRefused, log_error
-from opensshtransport.shell import Reply, Shells, far_half
+from opensshtransport.shell import Reply, far_half
+from opensshtransport.shells import Shells
 
 __all__ = ["Session", "open_session"]
 

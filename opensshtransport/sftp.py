@@ -27,7 +27,7 @@ from opensshtransport.master import Facts, listens
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
 from opensshtransport.placement import WILD, How
-from opensshtransport.shell import Shells
+from opensshtransport.shells import Shells
 
 __all__ = ["Sftp", "batch_word", "live_facts", "missing_sftp", "parse_listing"]
 

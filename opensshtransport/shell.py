@@ -1,4 +1,4 @@
-"""`RemoteShell`: requests and replies over one channel that stays open; `Shells`, those of one destination.
+"""`RemoteShell`: requests and replies over one channel that stays open.
 
 The far side serves requests in their order, so they can be sent one behind the other without waiting: each
 costs one round trip, many at once cost one together. A request is sh; what it prints, its errors and its
@@ -19,7 +19,6 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -35,7 +34,18 @@ from opensshtransport.errors import (
 )
 from opensshtransport.master import Facts, Master
 
-__all__ = ["Abandon", "RemoteShell", "Reply", "Request", "Shells", "far_half"]
+__all__ = [
+    "FOREVER",
+    "Abandon",
+    "Deadline",
+    "Ended",
+    "Pending",
+    "RemoteShell",
+    "Reply",
+    "Request",
+    "far_half",
+    "watch",
+]
 
 _PIECE = 1 << 18
 # Up to this a request is read by the shell itself, byte by byte; above, by a program.
@@ -50,11 +60,8 @@ _READY_WITHIN = 60.0
 _LONGEST_REPLY = 1 << 30
 # A request that takes longer than these seconds gets a shell of its own for what comes after it.
 _SLOW = 0.3
-_PATIENCE = 120.0
 # Seconds in which the reader ends a shell that is closed.
 _CLOSED_WITHIN = 5.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-_MOST_LOGINS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +90,37 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Deadline:
+    """By when an operation must be done, all of it; and how it was said, for the error.
+
+    Attributes:
+        timeout: seconds from the beginning; None for ever.
+        at: the moment, of time.monotonic.
+    """
+
+    timeout: float | None
+    at: float
+
+    @classmethod
+    def after(cls, timeout: float | None) -> Deadline:
+        """So many seconds from now."""
+        return cls(timeout, time.monotonic() + (timeout or 0.0))
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until then; None for ever."""
+        return None if self.timeout is None else max(0.0, self.at - time.monotonic())
+
+    def error(self, what: str, host: str) -> CommandTimeout:
+        """What is raised when it has passed."""
+        within = "" if self.timeout is None else f" within {round(self.timeout, 1):g} s"
+        return CommandTimeout(f"{what}{within}", host=host)
+
+
+FOREVER = Deadline(None, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What came of a request: its output, what it said on stderr, its status."""
 
@@ -92,7 +130,7 @@ class Reply:
 
 
 @dataclass(eq=False, slots=True)
-class _Pending:
+class Pending:
     """A request on its way. `done` is set last."""
 
     request: Request
@@ -106,7 +144,7 @@ class _Pending:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-class _Ended(MasterGone):
+class Ended(MasterGone):
     """This shell takes no request any more, or gives back one that only reads; another shell takes it."""
 
 
@@ -119,7 +157,7 @@ class Abandon:
 
     def __init__(self) -> None:
         self._given_up = False
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         self._guard = threading.Lock()
 
     def __enter__(self) -> Abandon:
@@ -137,7 +175,7 @@ class Abandon:
                 self._pending.failure = _GivenUp()
                 self._pending.done.set()
 
-    def watch(self, pending: _Pending | None) -> None:
+    def watch(self, pending: Pending | None) -> None:
         """Note what is waited for now, before it is waited for.
 
         Raises:
@@ -153,14 +191,11 @@ class Abandon:
 _calls = threading.local()
 
 
-def _watch(pending: _Pending | None) -> None:
+def watch(pending: Pending | None) -> None:
+    """Note what the present thread waits for, where it is within an `Abandon`; ends its wait if given up."""
     abandon: Abandon | None = getattr(_calls, "abandon", None)
     if abandon is not None:
         abandon.watch(pending)
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 @cache
@@ -187,7 +222,7 @@ class RemoteShell:
         serve = f"IFS= read -r ossh_token <&4\n{far_half()}\nserve <&4 4<&-"
         self._channel = Channel(master, facts, slots, slot, serve, go=False)
         self._slots = slots
-        self._queue: deque[_Pending] = deque()
+        self._queue: deque[Pending] = deque()
         self._guard = threading.Lock()
         self._sending = threading.Lock()
         self._opened = threading.Event()
@@ -219,34 +254,34 @@ class RemoteShell:
             late = first is not None and bool(first.begun) and time.monotonic() - first.begun > _SLOW
             return late or any(pending.request.slow for pending in self._queue)
 
-    def ask(self, request: Request, timeout: float | None = None) -> _Pending:
+    def ask(self, request: Request, deadline: Deadline = FOREVER) -> Pending:
         """Send a request; its reply comes by `reply`.
 
         Args:
             request: what to ask.
-            timeout: seconds until the shell must be there and the request sent; None for ever.
+            deadline: by when the shell must be there and the request sent.
 
         Raises:
             CommandTimeout: it is not sent in time; where half of it was, the shell is ended.
             ConnectionFailed: one of its kinds; nothing was sent.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._opened.wait(timeout):
-            raise self._late("no session", timeout)
-        pending = _Pending(request)
+        if not self._opened.wait(deadline.left):
+            raise deadline.error("no session", self._channel.host)
+        pending = Pending(request)
         # the order of sending is the order of the queue
-        if not self._sending.acquire(timeout=-1 if timeout is None else _left(deadline) or 0):
-            raise self._late("another request was not sent", timeout)
+        left = deadline.left
+        if not self._sending.acquire(timeout=-1 if left is None else left):
+            raise deadline.error("another request was not sent", self._channel.host)
         try:
             with self._guard:
                 if self._closed or self._retired:
-                    raise self._failure or _Ended("the remote shell has ended", host=self._channel.host)
+                    raise self._failure or Ended("the remote shell has ended", host=self._channel.host)
                 self._used = time.monotonic()
                 pending.begun = self._used if not self._queue else 0.0
                 self._queue.append(pending)
             try:
                 for raw in (request.head, request.payload):
-                    self._push(raw, deadline, timeout)
+                    self._push(raw, deadline)
             except BrokenPipeError:
                 # the reader tells what became of it
                 pass
@@ -258,7 +293,7 @@ class RemoteShell:
             self._sending.release()
         return pending
 
-    def _push(self, raw: bytes, deadline: float | None, timeout: float | None) -> None:
+    def _push(self, raw: bytes, deadline: Deadline) -> None:
         """Send, without being stuck where the far side takes nothing."""
         pipe = self._channel.ssh.stdin
         view = memoryview(raw)
@@ -273,39 +308,36 @@ class RemoteShell:
             if self._closed or poll.poll(_LOOK * 1000):
                 self._channel.send(bytes(view[: select.PIPE_BUF]))
                 view = view[select.PIPE_BUF :]
-            elif deadline is not None and time.monotonic() > deadline:
-                raise self._late("the request was not sent", timeout)
+            elif deadline.left == 0.0:
+                raise deadline.error("the request was not sent", self._channel.host)
             else:
-                _watch(None)
+                watch(None)
 
-    def _late(self, what: str, timeout: float | None) -> CommandTimeout:
-        return CommandTimeout(f"{what} within {round(timeout or 0, 1):g} s", host=self._channel.host)
-
-    def reply(self, pending: _Pending, timeout: float | None = None) -> Reply:
+    def reply(self, pending: Pending, deadline: Deadline = FOREVER) -> Reply:
         """Wait for a reply.
 
         Args:
             pending: what `ask` gave.
-            timeout: seconds; None for ever.
+            deadline: by when it must be there.
 
         Raises:
             CommandTimeout: it did not come in time; the request is ended.
             ConnectionFailed: one of its kinds, with `started` as far as it is known.
         """
         try:
-            _watch(pending)
-            if not pending.done.wait(timeout):
-                raise self._late("no reply", timeout)
+            watch(pending)
+            if not pending.done.wait(deadline.left):
+                raise deadline.error("no reply", self._channel.host)
             if isinstance(pending.failure, _GivenUp):
                 raise pending.failure
         except BaseException:
             self._abandon(pending)
             raise
         if pending.reply is None:
-            raise pending.failure or _Ended("the remote shell has ended", host=self._channel.host)
+            raise pending.failure or Ended("the remote shell has ended", host=self._channel.host)
         return pending.reply
 
-    def _abandon(self, pending: _Pending) -> None:
+    def _abandon(self, pending: Pending) -> None:
         """Nobody waits for a reply any more."""
         with self._guard:
             pending.abandoned = True
@@ -316,7 +348,7 @@ class RemoteShell:
                 # who only reads need not wait behind it
                 if other.request.reads and not other.abandoned:
                     other.abandoned = True
-                    other.failure = _Ended("asked elsewhere", host=self._channel.host)
+                    other.failure = Ended("asked elsewhere", host=self._channel.host)
                     other.done.set()
             alone = all(other.abandoned for other in self._queue)
         if alone:
@@ -490,192 +522,3 @@ class RemoteShell:
         if isinstance(error, SessionRefused):
             return error
         return MasterGone("the connection was lost", host=self._channel.host, stderr=words)
-
-
-class Shells:
-    """The remote shells of one destination: one, and more while slow requests are on their way."""
-
-    def __init__(self, master: Master, facts: Callable[[], Facts], revive: Callable[[], object]) -> None:
-        """Nothing is opened yet.
-
-        Args:
-            master: whose sessions.
-            facts: gives what is known of the live master, logging in where it must.
-            revive: makes sure that a master lives after one was found dead.
-        """
-        self.host = master.destination.host
-        self._master, self._get_facts, self._revive = master, facts, revive
-        self._slots = Slots(master)
-        self._shells: list[RemoteShell] = []
-        self._guard = threading.Lock()
-        self._opening = threading.Lock()
-        self._owner = os.getpid()
-
-    def ask(self, request: Request, *, timeout: float | None = None) -> Reply:
-        """Ask, and wait for the reply.
-
-        Raises:
-            CommandTimeout: it did not come in time; the request is ended.
-            ConnectionFailed: one of its kinds, with `started` as far as it is known.
-        """
-        return self.ask_all([request], timeout=timeout)[0]
-
-    def ask_all(self, requests: list[Request], *, timeout: float | None = None) -> list[Reply]:
-        """Ask several things, one behind the other, in one round trip together.
-
-        Raises:
-            As `ask`. Those behind a lost one that may have started are not asked again.
-        """
-        if not requests:
-            return []
-        deadline = None if timeout is None else time.monotonic() + timeout
-        patience = time.monotonic() + _PATIENCE if deadline is None else deadline
-        replies: list[Reply] = []
-        pause, logins = _FIRST_PAUSE, 0
-        while True:
-            sent: list[_Pending] = []
-            try:
-                _watch(None)
-                shell = self._choose(requests, deadline)
-                sent = self._send(shell, requests[len(replies) :], deadline)
-                for one in sent:
-                    # one by one: those that came before a failure count
-                    replies.append(shell.reply(one, _left(deadline)))  # noqa: PERF401
-                if len(replies) == len(requests):
-                    return replies
-            except _Ended:
-                continue
-            except SessionRefused:
-                if time.monotonic() + pause > patience:
-                    raise
-                # nothing on this side tells when a session of another program ends
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            except (MasterGone, ConnectionLost) as reason:
-                # all that was sent may have been done, and not only the first without a reply
-                again = isinstance(reason, MasterGone) or all(one.request.reads for one in sent)
-                logins += 1
-                if not again or logins > _MOST_LOGINS:
-                    raise
-                self._revive()
-
-    def _send(self, shell: RemoteShell, requests: list[Request], deadline: float | None) -> list[_Pending]:
-        """Send as many as the shell takes, at least one."""
-        pending: list[_Pending] = []
-        for request in requests:
-            try:
-                pending.append(shell.ask(request, _left(deadline)))
-            except ConnectionFailed:  # noqa: PERF203 - what was sent before must be known
-                # those that are on their way must not be asked again
-                if not pending:
-                    raise
-                break
-        return pending
-
-    def _free(self, request: Request) -> tuple[RemoteShell | None, bool]:
-        """The least busy shell, and whether a request should take it."""
-        with self._guard:
-            self._shells = [shell for shell in self._shells if shell.open]
-            best = min(self._shells, key=lambda shell: (shell.slow, shell.waiting), default=None)
-            return best, best is not None and not (best.slow or (request.slow and best.waiting))
-
-    def _choose(self, requests: list[Request], deadline: float | None) -> RemoteShell:
-        """A shell that is free, or a new one where all are at something slow, or the least busy one."""
-        self._forked()
-        best, fits = self._free(requests[0])
-        if best is not None and fits:
-            return best
-        # one at a time: of many threads one opens it, or logs in
-        if not self._opening.acquire(timeout=-1 if deadline is None else _left(deadline) or 0):
-            raise CommandTimeout("no session within the timeout", host=self.host)
-        try:
-            best, fits = self._free(requests[0])
-            if best is not None and fits:
-                return best
-            facts = self._get_facts()
-            if best is None:
-                patience = time.monotonic() + _PATIENCE if deadline is None else deadline
-                slot: int | None = self._slots.wait(patience)
-            else:
-                # the last one is for somebody who has a command to run
-                slot = self._slots.take() if self._slots.in_use() < self._slots.limit - 1 else None
-            if slot is None and best is not None:
-                return best
-            shell = self._start(facts, slot or 0)
-            with self._guard:
-                self._shells.append(shell)
-            return shell
-        finally:
-            self._opening.release()
-
-    @property
-    def slots(self) -> Slots:
-        """The budget of sessions."""
-        return self._slots
-
-    @property
-    def master(self) -> Master:
-        """Whose sessions these are."""
-        return self._master
-
-    def facts(self) -> Facts:
-        """What is known of the live master; where none lives, a login is made."""
-        return self._get_facts()
-
-    def revive(self) -> None:
-        """Make sure that a master lives, after one was found dead."""
-        self._revive()
-
-    def channel(self, script: str, *, wait: bool = True) -> Channel | None:
-        """A session of its own for a script; None where none is free and none is waited for.
-
-        Raises:
-            ConnectionFailed: one of its kinds; nothing had started.
-        """
-        facts = self._get_facts()
-        slot: int | None = None
-        if wait:
-            slot = self._slots.wait(time.monotonic() + _PATIENCE)
-        elif self._slots.in_use() < self._slots.limit - 1:
-            # the last one is for somebody who has a command to run
-            slot = self._slots.take()
-        if slot is None:
-            return None
-        try:
-            self._check_free(facts)
-            return Channel(self._master, facts, self._slots, slot, script, go=False)
-        except BaseException:
-            self._slots.give(slot)
-            raise
-
-    def _check_free(self, facts: Facts) -> None:
-        if not facts.shell:
-            raise ConnectionFailed(
-                "the far side runs no command of ours",
-                host=self.host,
-                advice="a restricted account? use ossh cp",
-            )
-
-    def _start(self, facts: Facts, slot: int) -> RemoteShell:
-        try:
-            self._check_free(facts)
-            return RemoteShell(self._master, facts, self._slots, slot)
-        except BaseException:
-            self._slots.give(slot)
-            raise
-
-    def _forked(self) -> None:
-        if self._owner != os.getpid():
-            self._owner = os.getpid()
-            self._guard, self._opening = threading.Lock(), threading.Lock()
-            for shell in self._shells:
-                shell.abandon()
-            self._shells = []
-
-    def close(self) -> None:
-        """End those that nobody waits for now, and the others when their requests have their replies."""
-        self._forked()
-        with self._guard:
-            shells, self._shells = self._shells, []
-        for shell in shells:
-            shell.retire()

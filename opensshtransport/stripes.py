@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from opensshtransport.archive import BrokenStream
 from opensshtransport.errors import ConnectionFailed, MasterGone, SessionRefused, errno_of
 from opensshtransport.session import Session, open_session
-from opensshtransport.shell import Reply, Shells
+from opensshtransport.shell import Reply
+from opensshtransport.shells import Shells
 
 __all__ = [
     "MIB",

@@ -31,7 +31,7 @@ from opensshtransport.placement import (
 )
 from opensshtransport.putting import Putting
 from opensshtransport.sftp import Sftp, live_facts, missing_sftp
-from opensshtransport.shell import Shells
+from opensshtransport.shells import Shells
 
 __all__ = ["Sources", "Transfer", "TransferFailed", "Way"]
 

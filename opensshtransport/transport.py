@@ -24,7 +24,8 @@ from opensshtransport.meter import Progress, Transferred
 from opensshtransport.paths import PathLike
 from opensshtransport.placement import How, Sources, Way
 from opensshtransport.process import AsyncRemoteProcess, RemoteProcess, Sink
-from opensshtransport.shell import Abandon, Shells
+from opensshtransport.shell import Abandon
+from opensshtransport.shells import Shells
 from opensshtransport.transfer import Transfer
 
 __all__ = ["AsyncTransport", "Transport"]

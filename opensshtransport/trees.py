@@ -24,7 +24,8 @@ from opensshtransport import archive
 from opensshtransport.archive import Item
 from opensshtransport.meter import Meter
 from opensshtransport.session import Session
-from opensshtransport.shell import Reply, Shells
+from opensshtransport.shell import Reply
+from opensshtransport.shells import Shells
 from opensshtransport.stripes import Part, move
 
 __all__ = [

@@ -28,7 +28,7 @@ FLOORS = {
         *("login", "conversation", "budget", "sources"),
     },
     3: {
-        "shell",
+        *("shell", "shells"),
         "command",
         "process",
         "execution",

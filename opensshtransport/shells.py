@@ -1,0 +1,223 @@
+"""`Shells`: the remote shells of one destination, and which of them is asked.
+
+The trap: a connection may be lost between a request and its reply. What only reads is asked again, of a new
+shell; what changes something never is, unless it is known that nothing was sent.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from opensshtransport.channel import Channel, Slots
+from opensshtransport.errors import (
+    ConnectionFailed,
+    ConnectionLost,
+    MasterGone,
+    SessionRefused,
+)
+from opensshtransport.master import Facts, Master
+from opensshtransport.shell import Deadline, Ended, Pending, RemoteShell, Reply, Request, watch
+
+__all__ = ["Shells"]
+
+# Seconds until a session must be free, where no timeout was asked for.
+_PATIENCE = 120.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_MOST_LOGINS = 2
+
+
+def _patience(deadline: Deadline) -> float:
+    """The moment until which a session is waited for."""
+    return deadline.at if deadline.timeout is not None else time.monotonic() + _PATIENCE
+
+
+class Shells:
+    """The remote shells of one destination: one, and more while slow requests are on their way."""
+
+    def __init__(self, master: Master, facts: Callable[[], Facts], revive: Callable[[], object]) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            master: whose sessions.
+            facts: gives what is known of the live master, logging in where it must.
+            revive: makes sure that a master lives after one was found dead.
+        """
+        self.host = master.destination.host
+        self._master, self._get_facts, self._revive = master, facts, revive
+        self._slots = Slots(master)
+        self._shells: list[RemoteShell] = []
+        self._guard = threading.Lock()
+        self._opening = threading.Lock()
+        self._owner = os.getpid()
+
+    def ask(self, request: Request, *, timeout: float | None = None) -> Reply:
+        """Ask, and wait for the reply.
+
+        Raises:
+            CommandTimeout: it did not come in time; the request is ended.
+            ConnectionFailed: one of its kinds, with `started` as far as it is known.
+        """
+        return self.ask_all([request], timeout=timeout)[0]
+
+    def ask_all(self, requests: list[Request], *, timeout: float | None = None) -> list[Reply]:
+        """Ask several things, one behind the other, in one round trip together.
+
+        Raises:
+            As `ask`. Those behind a lost one that may have started are not asked again.
+        """
+        if not requests:
+            return []
+        deadline = Deadline.after(timeout)
+        patience = _patience(deadline)
+        replies: list[Reply] = []
+        pause, logins = _FIRST_PAUSE, 0
+        while True:
+            sent: list[Pending] = []
+            try:
+                watch(None)
+                shell = self._choose(requests, deadline)
+                sent = self._send(shell, requests[len(replies) :], deadline)
+                for one in sent:
+                    # one by one: those that came before a failure count
+                    replies.append(shell.reply(one, deadline))  # noqa: PERF401
+                if len(replies) == len(requests):
+                    return replies
+            except Ended:
+                continue
+            except SessionRefused:
+                if time.monotonic() + pause > patience:
+                    raise
+                # nothing on this side tells when a session of another program ends
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except (MasterGone, ConnectionLost) as reason:
+                # all that was sent may have been done, and not only the first without a reply
+                again = isinstance(reason, MasterGone) or all(one.request.reads for one in sent)
+                logins += 1
+                if not again or logins > _MOST_LOGINS:
+                    raise
+                self._revive()
+
+    def _send(self, shell: RemoteShell, requests: list[Request], deadline: Deadline) -> list[Pending]:
+        """Send as many as the shell takes, at least one."""
+        pending: list[Pending] = []
+        for request in requests:
+            try:
+                pending.append(shell.ask(request, deadline))
+            except ConnectionFailed:  # noqa: PERF203 - what was sent before must be known
+                # those that are on their way must not be asked again
+                if not pending:
+                    raise
+                break
+        return pending
+
+    def _free(self, request: Request) -> tuple[RemoteShell | None, bool]:
+        """The least busy shell, and whether a request should take it."""
+        with self._guard:
+            self._shells = [shell for shell in self._shells if shell.open]
+            best = min(self._shells, key=lambda shell: (shell.slow, shell.waiting), default=None)
+            return best, best is not None and not (best.slow or (request.slow and best.waiting))
+
+    def _choose(self, requests: list[Request], deadline: Deadline) -> RemoteShell:
+        """A shell that is free, or a new one where all are at something slow, or the least busy one."""
+        self._forked()
+        best, fits = self._free(requests[0])
+        if best is not None and fits:
+            return best
+        # one at a time: of many threads one opens it, or logs in
+        left = deadline.left
+        if not self._opening.acquire(timeout=-1 if left is None else left):
+            raise deadline.error("no session", self.host)
+        try:
+            best, fits = self._free(requests[0])
+            if best is not None and fits:
+                return best
+            facts = self._get_facts()
+            if best is None:
+                slot: int | None = self._slots.wait(_patience(deadline))
+            else:
+                # the last one is for somebody who has a command to run
+                slot = self._slots.take() if self._slots.in_use() < self._slots.limit - 1 else None
+            if slot is None and best is not None:
+                return best
+            shell = self._start(facts, slot or 0)
+            with self._guard:
+                self._shells.append(shell)
+            return shell
+        finally:
+            self._opening.release()
+
+    @property
+    def slots(self) -> Slots:
+        """The budget of sessions."""
+        return self._slots
+
+    @property
+    def master(self) -> Master:
+        """Whose sessions these are."""
+        return self._master
+
+    def facts(self) -> Facts:
+        """What is known of the live master; where none lives, a login is made."""
+        return self._get_facts()
+
+    def revive(self) -> None:
+        """Make sure that a master lives, after one was found dead."""
+        self._revive()
+
+    def channel(self, script: str, *, wait: bool = True) -> Channel | None:
+        """A session of its own for a script; None where none is free and none is waited for.
+
+        Raises:
+            ConnectionFailed: one of its kinds; nothing had started.
+        """
+        facts = self._get_facts()
+        slot: int | None = None
+        if wait:
+            slot = self._slots.wait(time.monotonic() + _PATIENCE)
+        elif self._slots.in_use() < self._slots.limit - 1:
+            # the last one is for somebody who has a command to run
+            slot = self._slots.take()
+        if slot is None:
+            return None
+        try:
+            self._check_free(facts)
+            return Channel(self._master, facts, self._slots, slot, script, go=False)
+        except BaseException:
+            self._slots.give(slot)
+            raise
+
+    def _check_free(self, facts: Facts) -> None:
+        if not facts.shell:
+            raise ConnectionFailed(
+                "the far side runs no command of ours",
+                host=self.host,
+                advice="a restricted account? use ossh cp",
+            )
+
+    def _start(self, facts: Facts, slot: int) -> RemoteShell:
+        try:
+            self._check_free(facts)
+            return RemoteShell(self._master, facts, self._slots, slot)
+        except BaseException:
+            self._slots.give(slot)
+            raise
+
+    def _forked(self) -> None:
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._guard, self._opening = threading.Lock(), threading.Lock()
+            for shell in self._shells:
+                shell.abandon()
+            self._shells = []
+
+    def close(self) -> None:
+        """End those that nobody waits for now, and the others when their requests have their replies."""
+        self._forked()
+        with self._guard:
+            shells, self._shells = self._shells, []
+        for shell in shells:
+            shell.retire()
