@@ -31,10 +31,12 @@ __all__ = [
     "encrypted_keys",
     "get_ticket",
     "master_pid",
+    "principal_in",
     "renew_ticket",
     "shared_agent",
     "start_agent",
     "ticket_end",
+    "ticket_end_in",
     "ticket_lives",
 ]
 
@@ -145,13 +147,36 @@ def ticket_end() -> datetime.datetime | None:
     """When the Kerberos ticket-granting ticket ends (klist(1)), or None where there is none."""
     if not _have("klist"):
         return None
-    listing = ask("klist")
-    match = re.search(r"^\S+\s+\S+\s+(\d\S*\s+\d\S*)\s+krbtgt/", listing.stdout, re.MULTILINE)
-    if match is None:
-        return None
-    # the year has two digits in older releases
-    form = "%m/%d/%y %H:%M:%S" if re.match(r"\d+/\d+/\d\d\s", match[1]) else "%m/%d/%Y %H:%M:%S"
-    return datetime.datetime.strptime(" ".join(match[1].split()), form).astimezone()
+    listing = ask("klist").stdout
+    if _HEIMDAL_ENDED in listing:
+        # only its long form says when
+        listing = ask("klist", "-v").stdout
+    return ticket_end_in(listing)
+
+
+_HEIMDAL_ENDED = ">>>Expired<<<"
+# What klist writes in the C locale, and how its dates are written; the year has two digits in older releases.
+_TICKET_ENDS = (
+    (r"^\d\S*\s+\d\S*\s+(\d+/\d+/\d\d\s+\d\S*)\s+krbtgt/", "%m/%d/%y %H:%M:%S"),
+    (r"^\d\S*\s+\d\S*\s+(\d+/\d+/\d{4}\s+\d\S*)\s+krbtgt/", "%m/%d/%Y %H:%M:%S"),
+    # Heimdal, and so macOS
+    (r"^[A-Z]\w\w\s+\d.*?\d{4}\s+([A-Z]\w\w\s+\d+ [\d:]+ \d{4})\s+krbtgt/", "%b %d %H:%M:%S %Y"),
+    (r"^Server: krbtgt/(?:.*\n)+?End time:\s+([A-Z]\w\w\s+\d+ [\d:]+ \d{4})", "%b %d %H:%M:%S %Y"),
+)
+
+
+def ticket_end_in(listing: str) -> datetime.datetime | None:
+    """The end of the ticket-granting ticket in what klist of MIT or Heimdal writes, None where it has none."""
+    for pattern, form in _TICKET_ENDS:
+        if match := re.search(pattern, listing, re.MULTILINE):
+            return datetime.datetime.strptime(" ".join(match[1].split()), form).astimezone()
+    return None
+
+
+def principal_in(listing: str) -> str | None:
+    """The first principal in what `klist -k` of MIT or `ktutil list` of Heimdal writes of a keytab."""
+    match = re.search(r"^\s*\d+\s+(?:[a-z]\S*\s+)?(\S+@\S+)\s*$", listing, re.MULTILINE)
+    return match[1] if match else None
 
 
 def _have(program: str) -> bool:
@@ -176,13 +201,16 @@ def get_ticket(keytab: Path) -> None:
         SettingsError: the keytab gives none.
     """
     listing = ask("klist", "-k", str(keytab))
-    match = re.search(r"^\s*\d+\s+(\S+@\S+)\s*$", listing.stdout, re.MULTILINE)
-    if match is None:
+    if listing.stderr.startswith("Usage: "):
+        # Heimdal's has no such option
+        listing = ask("ktutil", "-k", str(keytab), "list")
+    principal = principal_in(listing.stdout)
+    if principal is None:
         raise SettingsError(f"{keytab} is not a keytab: {listing.stderr.strip()}", advice="ask for a new one")
-    reply = ask("kinit", "-k", "-t", str(keytab), match[1], timeout=30)
+    reply = ask("kinit", "-k", "-t", str(keytab), principal, timeout=30)
     if reply.returncode != 0:
         raise SettingsError(
-            f"kinit got no ticket for {match[1]} by {keytab}: {reply.stderr.strip()}",
+            f"kinit got no ticket for {principal} by {keytab}: {reply.stderr.strip()}",
             advice="ask your centre for a new keytab",
         )
 

@@ -338,6 +338,42 @@ class TestEncryptedKeys:
         assert tools.encrypted_keys([str(tmp_path / "key.pub")], {}) == []
 
 
+END = "2026-11-26 01:52:31"
+MIT = """Ticket cache: FILE:/tmp/krb5cc_0
+Default principal: me@TEST.INVALID
+
+Valid starting       Expires              Service principal
+11/26/2026 01:42:31  11/26/2026 01:52:31  krbtgt/TEST.INVALID@TEST.INVALID
+\trenew until 11/26/2026 02:42:31
+11/26/2026 01:42:31  11/26/2026 01:47:31  host/localhost@TEST.INVALID
+"""
+HEIMDAL = """Credentials cache: FILE:/tmp/krb5cc_0
+        Principal: me@TEST.INVALID
+
+  Issued                Expires               Principal
+Nov 26 01:42:31 2026  Nov 26 01:52:31 2026  krbtgt/TEST.INVALID@TEST.INVALID
+Nov 26 01:42:31 2026  Nov 26 01:47:31 2026  host/localhost@TEST.INVALID
+"""
+HEIMDAL_LONG = """Credentials cache: FILE:/tmp/krb5cc_0
+        Principal: me@TEST.INVALID
+    Cache version: 4
+
+Server: krbtgt/TEST.INVALID@TEST.INVALID
+Client: me@TEST.INVALID
+Ticket etype: aes256-cts-hmac-sha1-96, kvno 1
+Ticket length: 430
+Auth time:  Nov 26 01:42:31 2026
+End time:   Nov 26 01:52:31 2026 (expired)
+Renew till: Nov 26 02:42:31 2026
+Ticket flags: enc-pa-rep, initial, renewable
+Addresses: addressless
+
+Server: host/localhost@TEST.INVALID
+Client: me@TEST.INVALID
+End time:   Nov 26 01:47:31 2026
+"""
+
+
 class TestTickets:
     """Kerberos tickets, as klist tells them."""
 
@@ -440,6 +476,38 @@ class TestTickets:
         with pytest.raises(SettingsError, match=f"no ticket for {kerberos_node.user}@.* by {keytab}"):
             tools.get_ticket(keytab)
         assert not tools.ticket_lives()
+
+    @pytest.mark.parametrize(
+        ("listing", "end"),
+        [
+            (MIT, END),
+            (MIT.replace("2026", "26"), END),
+            (HEIMDAL, END),
+            (HEIMDAL.replace("Nov 26 01:52:31 2026", "Dec  1 01:52:31 2026"), "2026-12-01 01:52:31"),
+            (HEIMDAL_LONG, END),
+            (HEIMDAL.replace("krbtgt/", "host/"), None),
+            (HEIMDAL.replace("Nov 26 01:52:31 2026", ">>>Expired<<<"), None),
+            ("klist: No ticket file: /tmp/krb5cc_0", None),
+            ("", None),
+        ],
+    )
+    def test_both_klists(self, listing: str, end: str | None) -> None:
+        """What klist of MIT and of Heimdal 7.8 wrote; the ticket of a server beside it does not count."""
+        found = tools.ticket_end_in(listing)
+        assert found == (None if end is None else datetime.datetime.fromisoformat(end).astimezone())
+
+    @pytest.mark.parametrize(
+        "listing",
+        [
+            "KVNO Principal\n---- ------\n   2 me@TEST.INVALID\n   2 you@TEST.INVALID\n",
+            "Vno  Type              Principal        Aliases\n  2  aes256-cts-hmac-  me@TEST.INVALID  \n",
+        ],
+        ids=["MIT", "Heimdal"],
+    )
+    def test_both_lists_of_keytabs(self, listing: str) -> None:
+        """The first principal of a keytab, as `klist -k` of MIT and `ktutil list` of Heimdal wrote it."""
+        assert tools.principal_in(listing) == "me@TEST.INVALID"
+        assert tools.principal_in("klist: Unsupported key table format version number") is None
 
     def test_without_the_programs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where Kerberos is not installed there are no tickets, and a keytab cannot be used."""
