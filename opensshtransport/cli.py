@@ -455,10 +455,10 @@ def _ssh_command(arguments: argparse.Namespace) -> int:
 
 
 def _setup(arguments: argparse.Namespace) -> int:
-    from opensshtransport import configure, conversation
+    from opensshtransport import configure, conversation, plan
 
     file = arguments.ssh_config
-    request = configure.Request(
+    request = plan.Request(
         host=arguments.host,
         ssh_config=None if file is None else Path(file).expanduser().absolute(),
         hostname=arguments.hostname,

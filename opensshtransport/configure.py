@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import getpass
-import json
 import os
 import re
 import shlex
@@ -23,10 +22,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from opensshtransport import links, openssh, ssh_config, tools
+from opensshtransport import credentials, links, openssh, ssh_config, tools
 from opensshtransport.budget import Budget
 from opensshtransport.conversation import Conversation, Person, Said
 from opensshtransport.errors import (
@@ -40,21 +38,27 @@ from opensshtransport.errors import (
 )
 from opensshtransport.master import Master, locked, replace_file
 from opensshtransport.openssh import Resolved
+from opensshtransport.plan import (
+    METHODS,
+    Hop,
+    Plan,
+    Request,
+    expanded,
+    lacking,
+    method_of,
+    method_options,
+    parse_hop,
+    shortened,
+    toml,
+    way,
+    with_port,
+    with_settings,
+)
 from opensshtransport.settings import config_file, load, runtime_directory
 from opensshtransport.sources import ANOTHER_KEYRING, NO_KEYRING
 
-__all__ = ["METHODS", "Hop", "Request", "parse_hop", "setup", "with_settings"]
+__all__ = ["setup"]
 
-# How to log in, and what that is in ssh_config.
-METHODS: Mapping[str, Mapping[str, str]] = {
-    "key": {"IdentitiesOnly": "yes", "AddKeysToAgent": "yes"},
-    "certificate": {"IdentitiesOnly": "yes"},
-    "kerberos": {
-        "GSSAPIAuthentication": "yes",
-        "PreferredAuthentications": "gssapi-with-mic,publickey,keyboard-interactive,password",
-    },
-    "password": {"PreferredAuthentications": "keyboard-interactive,password"},
-}
 _SERVICE = "opensshtransport"
 _STORED = {
     "password": "{{ keyring = {service}, username = {username} }}",
@@ -64,83 +68,6 @@ _STORED = {
 _WHAT = {"password": "password", "pin": "PIN", "code": "seed of the one-time codes (base32, or otpauth://)"}
 # Long enough to find a phone.
 _PATIENCE = 900.0
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """A jump host, or the target: its name in ssh_config, and what that leads to."""
-
-    name: str
-    hostname: str
-    user: str = ""
-    port: int = 22
-
-
-_HOP = re.compile(
-    r"(?:(?P<name>[^=@\s]+)=)?(?:(?P<user>[^@\s]+)@)?(?P<host>\[[^]\s]+\]|[^:@\[\]\s]+)(?::(?P<port>\d{1,5}))?"
-)
-
-
-def parse_hop(text: str) -> Hop:
-    """Read `[NAME=][USER@]HOST[:PORT]`; the name is HOST where none is given.
-
-    Raises:
-        SettingsError: it is something else.
-    """
-    match = _HOP.fullmatch(text)
-    if match is None:
-        raise SettingsError(f"{text!r} is no host", advice="write [NAME=][USER@]HOST[:PORT]")
-    host = openssh.check_destination(match["host"].strip("[]"))
-    name = openssh.check_destination(match["name"] or host)
-    return Hop(name, host, match["user"] or "", int(match["port"] or 22))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the options say; None is asked, or stays as ssh_config has it.
-
-    Attributes:
-        host: the name to set up.
-        ssh_config: another file than ssh's own, or None.
-        hostname, user, jumps, method, key: as in ssh_config; jumps as `[NAME=][USER@]HOST[:PORT]`.
-        kind, bits: of a new key (ssh-keygen(1), -t and -b).
-        passphrase: whether a new key gets one.
-        certificate, script: of the method "certificate".
-        copy: whether the public key is copied to each hop.
-        store: secrets to be put into the keyring: "password", "code" or "pin".
-        yes: ask nothing that has a default, and replace blocks.
-        dry_run: only tell.
-    """
-
-    host: str
-    ssh_config: Path | None = None
-    hostname: str | None = None
-    user: str | None = None
-    jumps: Sequence[str] | None = None
-    method: str | None = None
-    key: Path | None = None
-    kind: str = "ed25519"
-    bits: int | None = None
-    passphrase: bool | None = None
-    certificate: Path | None = None
-    script: Path | None = None
-    copy: bool = True
-    store: Sequence[str] = ()
-    yes: bool = False
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What is to be: each hop, the target last, and how to log in."""
-
-    hops: tuple[Hop, ...]
-    # those that ssh_config knew before by a name that was given; their blocks are left alone
-    known: frozenset[str]
-    method: str
-    key: Path | None
-    certificate: Path | None
-    script: Path | None
 
 
 def setup(request: Request, person: Person | None, say: Callable[[str], None]) -> None:
@@ -202,12 +129,12 @@ class _Setup:
         file = self.request.ssh_config
         return openssh.ask_resolved(self.ssh, name, Path("none") if file and not file.is_file() else file)
 
-    def plan(self) -> _Plan:
+    def plan(self) -> Plan:
         """Ask what is not given; defaults are what ssh_config says now."""
         request = self.request
         now = self._resolved(request.host)
         target = parse_hop(
-            self._ask("Host name of the login node", request.hostname, _with_port(now.hostname, now.port))
+            self._ask("Host name of the login node", request.hostname, with_port(now.hostname, now.port))
         )
         user = self._ask("User name there", request.user, now.user)
         if not re.fullmatch(r"[^\s\"-][^\s\"]*", user):
@@ -218,7 +145,7 @@ class _Setup:
         ).replace(",", " ")
         known = frozenset(ssh_config.names(request.ssh_config))
         jumps = [parse_hop(word) for word in words.split() if word != "none"]
-        method = self._ask(f"Log in by ({', '.join(METHODS)})", request.method, _method_of(now))
+        method = self._ask(f"Log in by ({', '.join(METHODS)})", request.method, method_of(now))
         if method not in METHODS:
             raise SettingsError(
                 f"{method!r} is no way to log in", advice=f"write one of {', '.join(METHODS)}"
@@ -228,31 +155,31 @@ class _Setup:
         if by_key:
             kind = f"~/.ssh/id_{request.kind}"
             default = str(request.key or _key_of(now) or kind)
-            key = _expanded(self._ask("Private key", str(request.key) if request.key else None, default))
+            key = expanded(self._ask("Private key", str(request.key) if request.key else None, default))
         script = None
         if method == "certificate":
             known_one = _script_of(request.host)
             given = str(request.script) if request.script else None
             word = self._ask("Program that gets the certificate", given, str(known_one or ""))
-            script = _expanded(word) if word else None
+            script = expanded(word) if word else None
         hops = [Hop(hop.name, hop.hostname, hop.user or target.user or user, hop.port) for hop in jumps]
         last = Hop(request.host, target.hostname, target.user or user, target.port)
         if len({hop.name for hop in (*hops, last)}) <= len(hops):
             raise SettingsError("two hops have the same name", advice="write NAME=HOST for one of them")
-        return _Plan(
+        return Plan(
             hops=(*hops, last),
             known=frozenset(
                 hop.name for hop, word in zip(hops, words.split(), strict=False) if word in known
             ),
             method=method,
             key=key,
-            certificate=None if request.certificate is None else _expanded(str(request.certificate)),
+            certificate=None if request.certificate is None else expanded(str(request.certificate)),
             script=script,
         )
 
     # -- the key ---------------------------------------------------------------------------------------
 
-    def make_key(self, plan: _Plan) -> None:
+    def make_key(self, plan: Plan) -> None:
         """Make the key pair where there is none; a certificate's comes from the centre."""
         request, key = self.request, plan.key
         if key is None or plan.method != "key" or key.exists():
@@ -298,7 +225,7 @@ class _Setup:
 
     # -- ssh_config ------------------------------------------------------------------------------------
 
-    def write_blocks(self, plan: _Plan) -> None:
+    def write_blocks(self, plan: Plan) -> None:
         """Write each hop's block, where `ssh -G` does not say already what is wanted."""
         version = openssh.version(self.ssh)
         for number, hop in enumerate(plan.hops):
@@ -312,7 +239,7 @@ class _Setup:
             self._write_block(hop.name, options)
 
     def _options(
-        self, plan: _Plan, hop: Hop, jumps: Sequence[str], version: tuple[int, int]
+        self, plan: Plan, hop: Hop, jumps: Sequence[str], version: tuple[int, int]
     ) -> dict[str, str | None]:
         now = self._resolved(hop.name)
         options: dict[str, str | None] = {"HostName": hop.hostname, "User": hop.user}
@@ -322,9 +249,9 @@ class _Setup:
         if not jumps and now.jumps:
             options["ProxyJump"] = None
         if plan.key is not None:
-            options["IdentityFile"] = ssh_config.quoted(_shortened(plan.key))
+            options["IdentityFile"] = ssh_config.quoted(shortened(plan.key))
         if plan.certificate is not None:
-            options["CertificateFile"] = ssh_config.quoted(_shortened(plan.certificate))
+            options["CertificateFile"] = ssh_config.quoted(shortened(plan.certificate))
         return {**options, **method_options(plan.method, sys.platform)}
 
     def _write_block(self, name: str, options: Mapping[str, str | None]) -> None:
@@ -387,12 +314,12 @@ class _Setup:
 
     # -- secrets and settings --------------------------------------------------------------------------
 
-    def write_settings(self, plan: _Plan) -> None:
+    def write_settings(self, plan: Plan) -> None:
         """Store secrets in the keyring, and write what ssh_config does not know to config.toml."""
         request, target = self.request, plan.hops[-1]
         wanted: dict[str, str] = {}
         if plan.script is not None:
-            wanted["authentication_script"] = _toml(str(plan.script))
+            wanted["authentication_script"] = toml(str(plan.script))
             # perhaps by the table of a pattern
             if _script_of(request.host) == plan.script:
                 self.say(f"{request.host}: config.toml says so already")
@@ -405,7 +332,7 @@ class _Setup:
         for kind in kinds:
             username = f"{kind} of {target.user}@{target.hostname}"
             self._store(kind, username)
-            wanted[kind] = _STORED[kind].format(service=_toml(_SERVICE), username=_toml(username))
+            wanted[kind] = _STORED[kind].format(service=toml(_SERVICE), username=toml(username))
         if not wanted:
             return
         file = config_file()
@@ -450,24 +377,25 @@ class _Setup:
 
     # -- agent, host keys, public keys -----------------------------------------------------------------
 
-    def add_to_agent(self, plan: _Plan) -> None:
+    def add_to_agent(self, plan: Plan) -> None:
         """Add a key with a passphrase to the agent; the shared one, where there is no other."""
         if plan.key is None or not plan.key.exists() or self.person is None:
             return
         destination = openssh.resolve(self.request.host, self.request.ssh_config)
         if not tools.encrypted_keys([str(plan.key)], {"SSH_AUTH_SOCK": ""}):
             return
-        if tools.ask("ssh-add", "-l", env=links.agent_environment(destination)).returncode not in {0, 1}:
+        listing = tools.ask("ssh-add", "-l", env=credentials.agent_environment(destination))
+        if listing.returncode not in {0, 1}:
             directory = runtime_directory()
             with locked(directory / "agent.lock"):
                 if tools.shared_agent(directory) is None:
                     tools.start_agent(directory)
-        env = links.agent_environment(destination)
+        env = credentials.agent_environment(destination)
         if tools.encrypted_keys([str(plan.key)], env):
             keychain = ["--apple-use-keychain"] if sys.platform == "darwin" else []
             self._converse(["ssh-add", *keychain, str(plan.key)], "adding the key to the agent", env)
 
-    def reach_hops(self, plan: _Plan) -> None:
+    def reach_hops(self, plan: Plan) -> None:
         """Have each hop's host key confirmed, and the public key copied there."""
         if plan.method != "key":
             # the login asks what is to be asked
@@ -482,7 +410,7 @@ class _Setup:
         if Master(destination).check() is not None:
             self.say(f"{self.request.host}: a master lives, so keys are in their places")
             return
-        env = links.agent_environment(destination)
+        env = credentials.agent_environment(destination)
         for hop in plan.hops:
             self._confirm_host_key(hop.name, env)
             if self.request.copy:
@@ -559,131 +487,10 @@ def _has_keyring() -> bool:
     return importlib.util.find_spec("keyring") is not None
 
 
-def _with_port(host: str, port: int) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return name if port == 22 else f"{name}:{port}"
-
-
-def _expanded(path: str) -> Path:
-    """A path as ssh reads it: `~` is the home directory of the password database."""
-    return ssh_config.home() / path[2:] if path.startswith("~/") else Path(path).absolute()
-
-
-def _shortened(path: Path) -> str:
-    with contextlib.suppress(ValueError):
-        return f"~/{path.relative_to(ssh_config.home())}"
-    return str(path)
-
-
-def _method_of(now: Resolved) -> str:
-    """How ssh_config has us log in already, as far as our own blocks tell."""
-    preferred = now.get("preferredauthentications")
-    for method, options in METHODS.items():
-        if preferred and options.get("PreferredAuthentications") == preferred:
-            return method
-    return "certificate" if now.get("certificatefile") else "key"
-
-
 def _key_of(now: Resolved) -> Path | None:
     """The key that ssh_config names; of ssh's defaults, one that is there."""
-    paths = [_expanded(name) for name in now.options.get("identityfile", ())]
+    paths = [expanded(name) for name in now.options.get("identityfile", ())]
     named = [
         path for path in paths if not path.name.startswith("id_") or path.parent != ssh_config.home() / ".ssh"
     ]
     return next((path for path in (*named, *(path for path in paths if path.exists()))), None)
-
-
-def way(jumps: Sequence[str], version: tuple[int, int], config: Path | None = None) -> dict[str, str | None]:
-    """How ssh_config says that a host lies behind others, from the first to the last.
-
-    ProxyJump came with OpenSSH 7.3; before, the last one's own block leads to it.
-    """
-    if not jumps:
-        return {}
-    if version >= (7, 3):
-        return {"ProxyJump": ",".join(jumps), "ProxyCommand": None}
-    file = f"-F {shlex.quote(str(config))} " if config else ""
-    return {"ProxyCommand": f"ssh {file}-W %h:%p {jumps[-1]}", "ProxyJump": None}
-
-
-def method_options(method: str, platform: str) -> dict[str, str]:
-    """The options of ssh_config by which a way to log in is chosen, on a platform as in sys.platform."""
-    options = dict(METHODS[method])
-    if method == "key" and platform == "darwin":
-        # Apple's own option; other programs that read the file would stumble over it
-        options = {**options, "IgnoreUnknown": "UseKeychain", "UseKeychain": "yes"}
-    return options
-
-
-_SAID = {"true": "yes", "false": "no"}
-
-
-def lacking(resolved: Resolved, options: Mapping[str, str | None]) -> dict[str, str]:
-    """The options that do not come out as wanted, with what comes out."""
-    found: dict[str, str] = {}
-    for keyword, wanted in options.items():
-        # options that ssh -G does not show, on systems that do not have them
-        if keyword in {"IgnoreUnknown", "UseKeychain"}:
-            continue
-        values = resolved.options.get(keyword.lower(), ())
-        plain = (wanted or "").strip('"')
-        if keyword in {"IdentityFile", "CertificateFile"}:
-            if _expanded(plain) not in [_expanded(value) for value in values]:
-                found[keyword] = ", ".join(values)
-            continue
-        value = resolved.get(keyword)
-        value = _SAID.get(value, value)
-        same = value.lower() == plain.lower() if keyword == "HostName" else value == plain
-        if not same:
-            found[keyword] = value
-    return found
-
-
-# -- config.toml ---------------------------------------------------------------------------------------
-
-
-def _toml(text: str) -> str:
-    """A basic string of TOML; JSON's escapes are among its own."""
-    return json.dumps(text)
-
-
-def with_settings(text: str, host: str, values: Mapping[str, str]) -> str:
-    """The text of a config.toml in which the table of a host has these values, written as TOML.
-
-    A plain text, not a tree that is written anew: comments and order are the person's, and order counts.
-
-    Raises:
-        SettingsError: the table has another value already.
-    """
-    lines = text.splitlines()
-    headers = {f'[host."{host}"]', f"[host.{host}]", f"[host.'{host}']"}
-    place = next((number for number, line in enumerate(lines) if _bare(line) in headers), None)
-    if place is None:
-        first = next(
-            (number for number, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines)
-        )
-        while 0 < first < len(lines) and lines[first - 1].lstrip().startswith("#"):
-            first -= 1
-        table = [f"[host.{_toml(host)}]", *(f"{key} = {value}" for key, value in values.items())]
-        # before the others, as the first table that has a value decides
-        lines[first:first] = [*table, ""] if lines[first:] else [*([""] if lines else []), *table]
-        return "".join(f"{line}\n" for line in lines)
-    end = place + 1
-    while end < len(lines) and not lines[end].lstrip().startswith("["):
-        end += 1
-    missing = []
-    for key, value in values.items():
-        there = [line for line in lines[place + 1 : end] if re.match(rf"\s*{key}\s*=", line)]
-        if not there:
-            missing.append(f"{key} = {value}")
-        elif _bare(there[0].partition("=")[2]) != value:
-            raise SettingsError(
-                f"config.toml has another {key} for {host}", advice=f"write there: {key} = {value}"
-            )
-    lines[place + 1 : place + 1] = missing
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _bare(line: str) -> str:
-    """A line without the comment at its end."""
-    return re.sub(r"""\s+#[^"']*$""", "", line).strip()

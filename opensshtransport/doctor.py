@@ -11,7 +11,7 @@ import datetime
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from opensshtransport import far_side, links, login
+from opensshtransport import credentials, far_side, links, login
 from opensshtransport.conversation import Person
 from opensshtransport.errors import OpenSshTransportError
 from opensshtransport.far_side import FarSide
@@ -60,7 +60,7 @@ def examine(
     destinations: list[Destination] = []
     yield told("ssh_config", lambda: links.configuration(host, ssh_config, settings, destinations))
     destination = destinations[0] if destinations else None
-    for name, local in links.LINKS:
+    for name, local in (*links.LINKS, *credentials.LINKS):
         yield told(name, lambda ask=local: _with(destination, ask))  # type: ignore[misc]
         if name == "ticket":
             yield told("script", lambda: of_script)

@@ -166,7 +166,7 @@ _TICKET_ENDS = (
 
 
 def ticket_end_in(listing: str) -> datetime.datetime | None:
-    """The end of the ticket-granting ticket in what klist of MIT or Heimdal writes, None where it has none."""
+    """The end of the ticket-granting ticket in klist's listing, of MIT or Heimdal; None where it has none."""
     for pattern, form in _TICKET_ENDS:
         if match := re.search(pattern, listing, re.MULTILINE):
             return datetime.datetime.strptime(" ".join(match[1].split()), form).astimezone()

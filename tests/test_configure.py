@@ -23,9 +23,9 @@ from programs import OSSH, OSSH_RUN, ossh, write_settings
 from test_secrets import KEYRING, with_modules
 from users import User
 
-from opensshtransport import configure, openssh, ssh_config
-from opensshtransport.configure import Hop, parse_hop, way, with_settings
+from opensshtransport import openssh, plan, ssh_config
 from opensshtransport.errors import SettingsError
+from opensshtransport.plan import Hop, parse_hop, way, with_settings
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.settings import load
 from opensshtransport.ssh_config import with_block
@@ -397,9 +397,9 @@ def test_wrong_password_is_counted(by_password: PasswordNode, config: Path) -> N
 
 def test_apple_s_keychain() -> None:
     """On macOS a key's passphrase is kept in the keychain, and other programs are told to look away."""
-    options = list(configure.method_options("key", "darwin").items())
+    options = list(plan.method_options("key", "darwin").items())
     assert options[-2:] == [("IgnoreUnknown", "UseKeychain"), ("UseKeychain", "yes")]
-    assert "UseKeychain" not in configure.method_options("key", "linux")
+    assert "UseKeychain" not in plan.method_options("key", "linux")
 
 
 def test_password_in_the_keyring(
@@ -529,8 +529,8 @@ def test_settings_that_differ() -> None:
 
 def test_methods_are_told_apart() -> None:
     """What a block says is read again as the method that it was written for: so a second run asks alike."""
-    for method, options in configure.METHODS.items():
+    for method, options in plan.METHODS.items():
         values = {name.lower(): (value,) for name, value in options.items()}
         if method == "certificate":
             values["certificatefile"] = ("x",)
-        assert configure._method_of(openssh.Resolved(values)) == method
+        assert plan.method_of(openssh.Resolved(values)) == method

@@ -25,7 +25,7 @@ from programs import OSSH, Done, ossh, runtime, status, write_settings
 from relay import Relay
 from users import NOISY, Startup, User
 
-from opensshtransport import doctor, far_side, links
+from opensshtransport import credentials, doctor, far_side, links
 from opensshtransport.links import Finding
 from opensshtransport.sandbox import Sandbox
 
@@ -593,5 +593,5 @@ def test_answers_of_the_script() -> None:
 
 def test_links_have_names_of_their_own() -> None:
     """No two links share a name, by which programs find them."""
-    names = [name for name, _ in (*links.LINKS, *far_side.LINKS)]
+    names = [name for name, _ in (*links.LINKS, *credentials.LINKS, *far_side.LINKS)]
     assert len(set(names)) == len(names)

@@ -37,8 +37,7 @@ FLOORS = {
         "files",
         *("placement", "putting", "getting", "transfer"),
         "transport",
-        "links",
-        "far_side",
+        *("links", "credentials", "far_side", "plan"),
         # parts of the AiiDA transport
         *("aiida_options", "aiida_files", "aiida_transfers"),
     },

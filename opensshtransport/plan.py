@@ -1,0 +1,249 @@
+"""What `ossh setup` is asked to do, and what that is in ssh_config and in config.toml.
+
+Pure values and texts: nothing here asks, writes or runs anything. `configure` does that.
+
+The trap: ssh takes the first value that it finds for an option. So whether a block does what it should is
+seen in what `ssh -G` makes of the whole (`lacking`), not in the block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport import openssh, ssh_config
+from opensshtransport.errors import SettingsError
+from opensshtransport.openssh import Resolved
+
+__all__ = [
+    "METHODS",
+    "Hop",
+    "Plan",
+    "Request",
+    "expanded",
+    "lacking",
+    "method_of",
+    "method_options",
+    "parse_hop",
+    "shortened",
+    "toml",
+    "way",
+    "with_port",
+    "with_settings",
+]
+
+# How to log in, and what that is in ssh_config.
+METHODS: Mapping[str, Mapping[str, str]] = {
+    "key": {"IdentitiesOnly": "yes", "AddKeysToAgent": "yes"},
+    "certificate": {"IdentitiesOnly": "yes"},
+    "kerberos": {
+        "GSSAPIAuthentication": "yes",
+        "PreferredAuthentications": "gssapi-with-mic,publickey,keyboard-interactive,password",
+    },
+    "password": {"PreferredAuthentications": "keyboard-interactive,password"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A jump host, or the target: its name in ssh_config, and what that leads to."""
+
+    name: str
+    hostname: str
+    user: str = ""
+    port: int = 22
+
+
+_HOP = re.compile(
+    r"(?:(?P<name>[^=@\s]+)=)?(?:(?P<user>[^@\s]+)@)?(?P<host>\[[^]\s]+\]|[^:@\[\]\s]+)(?::(?P<port>\d{1,5}))?"
+)
+
+
+def parse_hop(text: str) -> Hop:
+    """Read `[NAME=][USER@]HOST[:PORT]`; the name is HOST where none is given.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    match = _HOP.fullmatch(text)
+    if match is None:
+        raise SettingsError(f"{text!r} is no host", advice="write [NAME=][USER@]HOST[:PORT]")
+    host = openssh.check_destination(match["host"].strip("[]"))
+    name = openssh.check_destination(match["name"] or host)
+    return Hop(name, host, match["user"] or "", int(match["port"] or 22))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the options say; None is asked, or stays as ssh_config has it.
+
+    Attributes:
+        host: the name to set up.
+        ssh_config: another file than ssh's own, or None.
+        hostname, user, jumps, method, key: as in ssh_config; jumps as `[NAME=][USER@]HOST[:PORT]`.
+        kind, bits: of a new key (ssh-keygen(1), -t and -b).
+        passphrase: whether a new key gets one.
+        certificate, script: of the method "certificate".
+        copy: whether the public key is copied to each hop.
+        store: secrets to be put into the keyring: "password", "code" or "pin".
+        yes: ask nothing that has a default, and replace blocks.
+        dry_run: only tell.
+    """
+
+    host: str
+    ssh_config: Path | None = None
+    hostname: str | None = None
+    user: str | None = None
+    jumps: Sequence[str] | None = None
+    method: str | None = None
+    key: Path | None = None
+    kind: str = "ed25519"
+    bits: int | None = None
+    passphrase: bool | None = None
+    certificate: Path | None = None
+    script: Path | None = None
+    copy: bool = True
+    store: Sequence[str] = ()
+    yes: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be: each hop, the target last, and how to log in."""
+
+    hops: tuple[Hop, ...]
+    # those that ssh_config knew before by a name that was given; their blocks are left alone
+    known: frozenset[str]
+    method: str
+    key: Path | None
+    certificate: Path | None
+    script: Path | None
+
+
+def with_port(host: str, port: int) -> str:
+    """A host and a port, as `parse_hop` reads them."""
+    name = f"[{host}]" if ":" in host else host
+    return name if port == 22 else f"{name}:{port}"
+
+
+def expanded(path: str) -> Path:
+    """A path as ssh reads it: `~` is the home directory of the password database."""
+    return ssh_config.home() / path[2:] if path.startswith("~/") else Path(path).absolute()
+
+
+def shortened(path: Path) -> str:
+    """A path as people write it in ssh_config."""
+    with contextlib.suppress(ValueError):
+        return f"~/{path.relative_to(ssh_config.home())}"
+    return str(path)
+
+
+def method_of(now: Resolved) -> str:
+    """How ssh_config has us log in already, as far as our own blocks tell."""
+    preferred = now.get("preferredauthentications")
+    for method, options in METHODS.items():
+        if preferred and options.get("PreferredAuthentications") == preferred:
+            return method
+    return "certificate" if now.get("certificatefile") else "key"
+
+
+def way(jumps: Sequence[str], version: tuple[int, int], config: Path | None = None) -> dict[str, str | None]:
+    """How ssh_config says that a host lies behind others, from the first to the last.
+
+    ProxyJump came with OpenSSH 7.3; before, the last one's own block leads to it.
+    """
+    if not jumps:
+        return {}
+    if version >= (7, 3):
+        return {"ProxyJump": ",".join(jumps), "ProxyCommand": None}
+    file = f"-F {shlex.quote(str(config))} " if config else ""
+    return {"ProxyCommand": f"ssh {file}-W %h:%p {jumps[-1]}", "ProxyJump": None}
+
+
+def method_options(method: str, platform: str) -> dict[str, str]:
+    """The options of ssh_config by which a way to log in is chosen, on a platform as in sys.platform."""
+    options = dict(METHODS[method])
+    if method == "key" and platform == "darwin":
+        # Apple's own option; other programs that read the file would stumble over it
+        options = {**options, "IgnoreUnknown": "UseKeychain", "UseKeychain": "yes"}
+    return options
+
+
+_SAID = {"true": "yes", "false": "no"}
+
+
+def lacking(resolved: Resolved, options: Mapping[str, str | None]) -> dict[str, str]:
+    """The options that do not come out as wanted, with what comes out."""
+    found: dict[str, str] = {}
+    for keyword, wanted in options.items():
+        # options that ssh -G does not show, on systems that do not have them
+        if keyword in {"IgnoreUnknown", "UseKeychain"}:
+            continue
+        values = resolved.options.get(keyword.lower(), ())
+        plain = (wanted or "").strip('"')
+        if keyword in {"IdentityFile", "CertificateFile"}:
+            if expanded(plain) not in [expanded(value) for value in values]:
+                found[keyword] = ", ".join(values)
+            continue
+        value = resolved.get(keyword)
+        value = _SAID.get(value, value)
+        same = value.lower() == plain.lower() if keyword == "HostName" else value == plain
+        if not same:
+            found[keyword] = value
+    return found
+
+
+# -- config.toml ---------------------------------------------------------------------------------------
+
+
+def toml(text: str) -> str:
+    """A basic string of TOML; JSON's escapes are among its own."""
+    return json.dumps(text)
+
+
+def with_settings(text: str, host: str, values: Mapping[str, str]) -> str:
+    """The text of a config.toml in which the table of a host has these values, written as TOML.
+
+    A plain text, not a tree that is written anew: comments and order are the person's, and order counts.
+
+    Raises:
+        SettingsError: the table has another value already.
+    """
+    lines = text.splitlines()
+    headers = {f'[host."{host}"]', f"[host.{host}]", f"[host.'{host}']"}
+    place = next((number for number, line in enumerate(lines) if _bare(line) in headers), None)
+    if place is None:
+        first = next(
+            (number for number, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines)
+        )
+        while 0 < first < len(lines) and lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        table = [f"[host.{toml(host)}]", *(f"{key} = {value}" for key, value in values.items())]
+        # before the others, as the first table that has a value decides
+        lines[first:first] = [*table, ""] if lines[first:] else [*([""] if lines else []), *table]
+        return "".join(f"{line}\n" for line in lines)
+    end = place + 1
+    while end < len(lines) and not lines[end].lstrip().startswith("["):
+        end += 1
+    missing = []
+    for key, value in values.items():
+        there = [line for line in lines[place + 1 : end] if re.match(rf"\s*{key}\s*=", line)]
+        if not there:
+            missing.append(f"{key} = {value}")
+        elif _bare(there[0].partition("=")[2]) != value:
+            raise SettingsError(
+                f"config.toml has another {key} for {host}", advice=f"write there: {key} = {value}"
+            )
+    lines[place + 1 : place + 1] = missing
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _bare(line: str) -> str:
+    """A line without the comment at its end."""
+    return re.sub(r"""\s+#[^"']*$""", "", line).strip()
