@@ -1,9 +1,11 @@
 #!/bin/sh
 # The remote half of a channel: waits for one request and becomes it. POSIX sh; dash, bash and busybox run it.
-# ossh_mark is a random mark, set before. Lines of our own on stdout and stderr begin with it; what stands before the
-# first of them came from start-up files. The channel's stdin carries requests, then frames (see feed).
+# ossh_mark is a random mark, set before. The first line of our own on stdout and stderr begins with it, and tells
+# another, for all later ones (see secret); what stands before it came from start-up files. The channel's stdin
+# carries requests, then frames (see feed). ossh_request may have come with us; then ossh_begins tells how it begins:
+# `idle` (at once, where stdin is silent), `told` (by a word on stdin), `anyhow` (nothing comes by stdin).
 # 4 is the channel's stdin, 5 its stderr; 2 is /dev/null.
-# shellcheck disable=SC2154 # ossh_mark and ossh_request are set before
+# shellcheck disable=SC2154 # ossh_mark, ossh_request and ossh_begins are set before
 # Variables of the shell that becomes the command begin with ossh_: start-up files may have exported others.
 
 # the shell above a command outlives what is sent to the whole group, to report the status
@@ -237,6 +239,31 @@ born() {
 	fi
 }
 
+# secret: takes a mark that stands in no command line, as others see those by ps.
+secret() {
+	# shellcheck disable=SC2046 # words are wanted
+	set -- $(exec od -An -N16 -tx1 /dev/urandom)
+	IFS=''
+	ossh_next=$*
+	unset IFS
+}
+
+# idle: whether stdin has nothing for us, and has not ended: then no start-up file hangs on it, or has hung on it until
+# the sender gave up. Where that cannot be told, no.
+# shellcheck disable=SC3045 # who has no `read -t` fails at it
+idle() {
+	# of bash and busybox this asks whether reading would wait; at an end it would not
+	if IFS= read -r -t 0 ossh_line </dev/null; then
+		! IFS= read -r -t 0 ossh_line
+		return
+	fi
+	# a pipe that is opened once more can be read without waiting, and the others who have it do not notice
+	case $(LC_ALL=C exec dd bs=1 count=1 iflag=nonblock </proc/self/fd/0 2>&1 >/dev/null) in
+	*'Resource temporarily unavailable'*) ;;
+	*) return 1 ;;
+	esac
+}
+
 # gate: begins nothing before the sender's word has come, which a start-up file may have swallowed.
 gate() {
 	while IFS= read -r ossh_line; do
@@ -246,11 +273,13 @@ gate() {
 }
 
 ossh_stays='' ossh_file='' ossh_key='' ossh_watch=''
+secret
 # where nobody listens any more, nothing begins
-printf '\n%s ready\n' "$ossh_mark" || exit 0
-printf '\n%s ready\n' "$ossh_mark" >&5
+printf '\n%s ready %s\n' "$ossh_mark" "$ossh_next" || exit 0
+printf '\n%s ready %s\n' "$ossh_mark" "$ossh_next" >&5
+ossh_mark=${ossh_next:-$ossh_mark}
 # A request: L and a number of lines, or B and a number of bytes, of sh.
-case $ossh_request in
+case $ossh_begins in
 '')
 	ossh_size=''
 	while [ -z "$ossh_size" ]; do
@@ -269,7 +298,9 @@ case $ossh_request in
 	*) exit 0 ;;
 	esac
 	;;
-ossh_stays=*) ;;
-*) gate <&4 ;;
+idle) idle <&4 || gate <&4 ;;
+told) gate <&4 ;;
+# whoever sent it cannot be heard
+anyhow) ossh_stays=yes ;;
 esac
 eval "$ossh_request"

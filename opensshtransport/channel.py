@@ -2,7 +2,8 @@
 
 A channel is good for one command. Its two output streams carry lines that begin with a random mark; `Stream`
 tells them from the command's bytes. So the start of a command, its status and its end are known exactly,
-apart from anything that start-up files print, and from how the connection ends.
+apart from anything that start-up files print, and from how the connection ends. The mark of the first line
+stands in the command line, where others may see it; that line tells another one, made over there.
 
 The traps: ssh passes its stdin, stdout and stderr on to the master, so they stay open in there after our ssh
 has been killed; nobody may wait for their end then. And a forked child has our pipes too: while it holds
@@ -45,8 +46,8 @@ _LONGEST_NOISE = 1 << 16
 _LONGEST_LINE = 1 << 16
 # Start-up files that read a line or two of stdin get these.
 _FOR_START_UP_FILES = b"\n" * 4
-# Without this word a request that came with the bootstrap does not begin: a start-up file may hang on stdin,
-# and go on when that is closed.
+# Without this word no request that came with the bootstrap begins where stdin has ended by then: a start-up
+# file may have hung on stdin, and gone on when that was closed.
 _GO = b"G\n"
 _GO_ON = b"A\n"
 _POLL = 0.02
@@ -71,7 +72,11 @@ class Event:
 
 
 class Stream:
-    """Parts what comes on one stream into the command's bytes and the bootstrap's lines. No I/O."""
+    """Parts what comes on one stream into the command's bytes and the bootstrap's lines. No I/O.
+
+    Args:
+        mark: begins the first line, `ready MARK`, which tells the mark of all later ones.
+    """
 
     def __init__(self, mark: str) -> None:
         self._mark = mark.encode()
@@ -105,7 +110,10 @@ class Stream:
             if before and self._ready and (before := self._opened(before)):
                 yield before
             kind, _, value = line.decode(errors="replace").strip().partition(" ")
-            self._ready = self._ready or kind == "ready"
+            if kind == "ready":
+                self._ready = True
+                if re.fullmatch(r"[0-9a-f]{32}", value):
+                    self._mark, value = value.encode(), ""
             if kind == "end" and value and not re.fullmatch(r"\d{1,9}", value, re.ASCII):
                 raise ConnectionFailed("the far side tells a status that is none")
             if kind == "end" and self._before:
@@ -363,7 +371,8 @@ class Channel:
             slot: what was taken of it.
             request: runs as soon as the far side is there; "" to wait for one. One that is too long for
                 that waits too: see `requested`.
-            stdin: whether the far side reads from us, and notices our end.
+            stdin: whether the far side reads from us, and notices our end. Else the request runs to its end
+                whatever becomes of us.
             go: whether the request may begin at once; else by `go`.
         """
         self.slots = slots
@@ -377,10 +386,12 @@ class Channel:
         self.log = master.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
         self.opened = time.monotonic()
         self._beside = slots.in_use() - 1
-        coded = self._coded(mark, request)
+        # one that begins at once costs a round trip less: ssh sends stdin when the start was answered
+        begins = ("idle" if go else "told") if stdin else "anyhow"
+        coded = self._coded(mark, request, begins)
         self.requested = bool(request) and len(coded) <= _LONGEST_ARGUMENT
-        if request and not self.requested:
-            coded = self._coded(mark, "")
+        if not self.requested:
+            coded = self._coded(mark, "", "")
         self.argv = openssh.guarded_ssh(
             master.destination,
             openssh.literal(Path(facts.socket)),
@@ -417,10 +428,11 @@ class Channel:
         """Whether the far side can be sent something."""
         return self.ssh.stdin is not None and not self.ssh.stdin.closed
 
-    def _coded(self, mark: str, request: str) -> str:
+    def _coded(self, mark: str, request: str, begins: str) -> str:
         """The bootstrap as one word that every login shell takes as it is."""
         # first what is searched for: ps may show the beginning only
-        bootstrap = f"{self.sign}\nossh_mark={mark}\nossh_request={shlex.quote(request)}\n{_bootstrap()}"
+        given = f"ossh_mark={mark}\nossh_begins={begins}\nossh_request={shlex.quote(request)}"
+        bootstrap = f"{self.sign}\n{given}\n{_bootstrap()}"
         # a shell that begins with the right descriptors, which is all that it ever knows
         script = f"exec /bin/sh -c {shlex.quote(bootstrap)} {self.tag} 4<&0 5>&2 2>/dev/null"
         return base64.b64encode(script.encode("utf-8", "surrogateescape")).decode("ascii")

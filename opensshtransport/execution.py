@@ -224,8 +224,6 @@ class Execution:
         patience = time.monotonic() + _PATIENCE if deadline is None else deadline
         slot = self._slots.wait(None if deadline is None else patience)
         script = request.script(facts.shell)
-        if not stdin:
-            script = f"ossh_stays=yes\n{script}"
         try:
             # input waits for the end of the start-up files, so the command does too; and one under a key
             # outlives us, so what was given up before it began must never begin

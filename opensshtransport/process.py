@@ -29,6 +29,7 @@ from opensshtransport.errors import (
     MasterGone,
     OnceError,
     SessionRefused,
+    classify,
     log_error,
     logged_status,
 )
@@ -408,8 +409,9 @@ class RemoteProcess:
             return ConnectionLost(
                 "the connection was lost while the command ran", host=host, started=True, stderr=words
             )
-        # a master that was stopped may go on, and then do what it was asked for
-        doubtful = self._sent and self._channel.ssh.gave_up
+        # a master that was stopped may go on, and then do what it was asked for; and an ssh that was killed,
+        # or could not write, has told nothing
+        doubtful = self._sent and (self._channel.ssh.gave_up or classify(words, 255) is None)
         if isinstance(error, SessionRefused | MasterGone) and not doubtful:
             return error
         status = logged_status(words)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import select
 import shlex
 import time
 from typing import IO
 
-from opensshtransport.channel import Channel, Stream
+from opensshtransport.channel import Channel
 from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SessionRefused, log_error
 from opensshtransport.shell import Reply, far_half
 from opensshtransport.shells import Shells
@@ -45,30 +44,26 @@ def open_session(shells: Shells, script: str, *, wait: bool = True) -> Session |
     Raises:
         ConnectionFailed: one of its kinds; nothing had started.
     """
-    token = secrets.token_hex(16)
-    # the token goes over stdin: a command line can be read by others there
-    serve = f"IFS= read -r ossh_token <&4\n{far_half()}\nonce_ <&4 4<&-"
+    serve = f"{far_half()}\nonce_ <&4 4<&-"
     channel = shells.channel(f"ossh_script={shlex.quote(script)}\n{serve}", wait=wait)
-    return None if channel is None else Session(channel, token)
+    return None if channel is None else Session(channel)
 
 
 class Session:
     """One script; `finish` gives what came of it, `close` ends it."""
 
-    def __init__(self, channel: Channel, token: str) -> None:
+    def __init__(self, channel: Channel) -> None:
         """Wait until the script has started.
 
         Raises:
             ConnectionFailed: one of its kinds; nothing had started.
         """
         self._channel = channel
-        self._stream = Stream(token)
-        list(self._stream.feed(f"{token} ready\n".encode()))
         self._parts: list[bytes] = []
         self._errors: list[bytes] | None = None
         self._kept = 0
         self._status: int | None = None
-        self._ended = False
+        self._started = self._ended = False
         ssh = channel.ssh
         if ssh.stdout is None or ssh.stdin is None or ssh.stderr is None:
             raise AssertionError("a channel has pipes")
@@ -79,7 +74,7 @@ class Session:
                 fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
         try:
             try:
-                self._start(token)
+                self._start()
             except BrokenPipeError:
                 # ssh has gone before it was told to begin
                 raise self._why() from None
@@ -88,30 +83,13 @@ class Session:
             channel.close(at_once=True)
             raise
 
-    def _start(self, token: str) -> None:
+    def _start(self) -> None:
         deadline = time.monotonic() + _READY_WITHIN
-        while True:
+        while not self._started:
             piece = self._arrived(deadline)
             if not piece:
                 raise self._why()
-            started = False
-            for part in self._channel.out.feed(piece):
-                if isinstance(part, bytes):
-                    self._take(part)
-                elif part.kind == "ready":
-                    # from here on the start-up files read no more of what is sent
-                    self._channel.go()
-                    self._channel.send(f"{token}\n".encode())
-                elif part.kind == "refused":
-                    raise ConnectionFailed(
-                        "a start-up file of the login shell reads stdin, so nothing can be sent",
-                        host=self._channel.host,
-                        advice="let it read only where `test -t 0` holds",
-                    )
-                elif part.kind == "started":
-                    started = True
-            if started:
-                return
+            self._take(piece)
 
     def _why(self) -> ConnectionFailed:
         """Why nothing has started."""
@@ -162,11 +140,22 @@ class Session:
                 return b""
 
     def _take(self, piece: bytes) -> None:
-        for part in self._stream.feed(piece):
+        for part in self._channel.out.feed(piece):
             if isinstance(part, bytes):
                 (self._parts if self._errors is None else self._errors).append(part)
                 if self._errors is not None:
                     self._bounded(part)
+            elif part.kind == "ready":
+                # from here on the start-up files read no more of what is sent
+                self._channel.go()
+            elif part.kind == "refused":
+                raise ConnectionFailed(
+                    "a start-up file of the login shell reads stdin, so nothing can be sent",
+                    host=self._channel.host,
+                    advice="let it read only where `test -t 0` holds",
+                )
+            elif part.kind == "started":
+                self._started = True
             elif part.kind == "errors":
                 self._errors = []
             elif part.kind == "end":

@@ -2,7 +2,7 @@
 
 The far side serves requests in their order, so they can be sent one behind the other without waiting: each
 costs one round trip, many at once cost one together. A request is sh; what it prints, its errors and its
-status come back apart from each other, parted by a random token that only the two ends know.
+status come back apart from each other, parted by the channel's mark, which only the two ends know.
 
 The trap: a shell that was interrupted may still be at work on what nobody waits for. It gets no further
 requests; it is ended, or where others wait behind, it is given up as soon as they have their replies.
@@ -14,7 +14,6 @@ import contextlib
 import importlib.resources
 import os
 import re
-import secrets
 import select
 import threading
 import time
@@ -22,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
 
-from opensshtransport.channel import Channel, Event, Slots, Stream
+from opensshtransport.channel import Channel, Event, Slots
 from opensshtransport.ending import end_group
 from opensshtransport.errors import (
     CommandTimeout,
@@ -213,14 +212,7 @@ class RemoteShell:
         """Start it, with a session slot that was taken; `close` gives that back."""
         self._master, self._facts = master, facts
         self._idle_for = idle
-        token = secrets.token_hex(16)
-        self._replies = Stream(token)
-        # it has no start-up files before it: those are over when the token is sent
-        list(self._replies.feed(f"{token} ready\n".encode()))
-        # the token goes over stdin: a command line can be read by others there
-        self._hello = f"{token}\n".encode()
-        serve = f"IFS= read -r ossh_token <&4\n{far_half()}\nserve <&4 4<&-"
-        self._channel = Channel(master, facts, slots, slot, serve, go=False)
+        self._channel = Channel(master, facts, slots, slot, f"{far_half()}\nserve <&4 4<&-")
         self._slots = slots
         self._queue: deque[Pending] = deque()
         self._guard = threading.Lock()
@@ -435,16 +427,14 @@ class RemoteShell:
             return self._closed
 
     def _take(self, piece: bytes) -> None:
-        if self._opened.is_set():
-            self._parse(piece)
-            return
         for part in self._channel.out.feed(piece):
-            if isinstance(part, bytes):
-                self._parse(part)
+            if self._opened.is_set():
+                self._note(part)
+            elif isinstance(part, bytes):
+                continue
             elif part.kind == "ready":
-                # from here on the start-up files read no more of what is sent
+                # the first word may have been swallowed
                 self._channel.go()
-                self._channel.send(self._hello)
             elif part.kind == "refused":
                 raise ConnectionFailed(
                     "a start-up file of the login shell reads stdin, so nothing can be sent",
@@ -454,10 +444,6 @@ class RemoteShell:
             elif part.kind == "started":
                 self._used = time.monotonic()
                 self._opened.set()
-
-    def _parse(self, piece: bytes) -> None:
-        for part in self._replies.feed(piece):
-            self._note(part)
 
     def _note(self, part: bytes | Event) -> None:
         if not self._queue:

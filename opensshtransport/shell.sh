@@ -1,8 +1,9 @@
 #!/bin/sh
 # The remote half of `RemoteShell`: serves requests one after another, each in a subshell. Runs in the bootstrap, of
-# which 4 is stdin. ossh_token, read first, is known to nobody else there: it parts the replies.
-# A request is a line `LINES N PAYLOAD` or `BYTES N PAYLOAD`, so much of sh, and so many bytes of its stdin.
-# shellcheck disable=SC2154 # ossh_mark, ossh_token and ossh_script are set before
+# which 4 is stdin; its mark, which nobody else there knows, parts the replies.
+# A request is a line `LINES N PAYLOAD` or `BYTES N PAYLOAD`, so much of sh, and so many bytes of its stdin;
+# other lines are for start-up files that read some.
+# shellcheck disable=SC2154 # ossh_mark and ossh_script are set before
 
 LC_ALL=C
 export LC_ALL
@@ -19,7 +20,7 @@ fail() {
 # What a request prints goes out as it comes, then its errors and its status.
 answer() {
 	errors=$( (eval "$1") 2>&1 >&3)
-	printf '%s errors\n%s%s end %s\n' "$ossh_token" "$errors" "$ossh_token" $?
+	printf '%s errors\n%s%s end %s\n' "$ossh_mark" "$errors" "$ossh_mark" $?
 }
 
 # exact N: so many bytes of stdin, and not one more, in pieces.

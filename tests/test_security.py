@@ -833,19 +833,25 @@ def test_forged_marks(forger: tuple[Sandbox, Path], what: str) -> None:
             transport.stat("/")
 
 
-def test_token_of_replies_is_not_seen(make_shell_node: MakeShellNode) -> None:
-    """What parts the replies of file operations stands in no command line that others there can read."""
+def test_marks_are_not_seen(make_shell_node: MakeShellNode) -> None:
+    """What parts output from status, and replies from each other, stands in no command line there."""
     node, user = make_shell_node("bash")
     with Transport(node.host, ssh_config=node.ssh_config) as transport:
         transport.write_text("x", "x")
-        (opened,) = transport._shells._shells
-        token = opened._hello.strip()
-        assert len(token) == 32
-        watch = Watch([token.decode()])
-        watch.look()
-        assert not watch.found
-        shown = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in user.processes())
-        assert b"ossh_mark=" in shown
+        (shell,) = transport._shells._shells
+        with transport.start("echo up; sleep 300 & exec sleep 300", stdin=True) as running:
+            assert running.stdout is not None
+            assert running.stdout.readline() == b"up\n"
+            streams = (shell._channel.out, running._channel.out, running._channel.err)
+            marks = [stream._mark.decode() for stream in streams]
+            assert [len(mark) for mark in marks] == [32] * 3
+            watch = Watch(marks)
+            watch.look()
+            assert not watch.found
+            shown = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in user.processes())
+        # the first marks are seen, and of no use
+        assert shown.count(b"ossh_mark=") >= 2
+        assert not [mark for mark in marks if mark.encode() in shown]
 
 
 # -- what a terminal would obey ------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_requests_in_each_sh(shell: str, applets: bool, tmp_path: Path) -> None:
             *((b"", b"", 0), (content, b"", 0), (b"far/" + content, b"", 0)),
             *((b"out\n", b"e1\ne2", 3), (b"", b"ossh: EPERM", 1)),
         ]
-    script = f"ossh_mark=mark\nossh_token=token\n{far_half()}\nserve"
+    script = f"ossh_mark=mark\n{far_half()}\nserve"
     done = subprocess.run(
         [*shell.split(), "-c", script],
         input=b"".join(request.head + request.payload for request in requests),
@@ -115,8 +115,8 @@ def test_requests_in_each_sh(shell: str, applets: bool, tmp_path: Path) -> None:
         capture_output=True,
         check=True,
     )
-    stream = Stream("token")
-    list(stream.feed(b"token ready\n"))
+    stream = Stream("mark")
+    list(stream.feed(b"mark ready\n"))
     replies, parts = [], [b"", b""]
     half = 0
     for part in stream.feed(done.stdout.partition(b"mark started\n")[2]):
