@@ -1,11 +1,10 @@
-"""What the transport calls of one ArithmeticAdd job cost: ours beside `core.ssh_async` with either backend.
+"""What the transport calls of one ArithmeticAdd job cost: ours beside `core.ssh` and `core.ssh_async`.
 
 The calls are those of AiiDA 2.9's engine, in their order: upload, submit, poll, retrieve, over a transport
-that is open. The server and the delay are those of `scripts/bench`. `core.ssh_async` knows only
-`~/.ssh/config`: so it gets a home of its own, and an `ssh` on PATH that reads the right file; and as one who
-uses its openssh backend does, that file multiplexes.
+that is open. `core.ssh_async` knows only `~/.ssh/config`: so it gets a home of its own, and an `ssh` on PATH
+that reads the right file; and as one who uses its openssh backend does, that file multiplexes.
 
-Run it by: "$(scripts/set-up --for bench)/python" scripts/bench_aiida.py
+`scripts/bench` runs it, in an environment of its own, since AiiDA holds some of the peers to older releases.
 """
 
 from __future__ import annotations
@@ -22,13 +21,11 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench_rows import server
-from nodes import config_through
-from relay import Relay
+from bench_server import server, way
 
 from opensshtransport.sandbox import Sandbox
 
@@ -166,24 +163,11 @@ def measure(
     return table
 
 
-def show(table: Mapping[str, Mapping[str, float]], milliseconds: float) -> None:
-    """Print one round-trip time's table."""
-    names = list(table["one job"])
-    sys.stdout.write(f"\nround trip {milliseconds:g} ms; medians in ms\n{'':12}")
-    sys.stdout.write("".join(f"{name:>22}" for name in names) + "\n")
-    for phase, values in table.items():
-        factor = 1 if phase == "logins" else 1000
-        cells = "".join(f"{values[name] * factor:22.{0 if factor == 1 else 1}f}" for name in names)
-        sys.stdout.write(f"{phase:12}{cells}\n")
-    sys.stdout.flush()
-
-
 def main() -> None:
-    """Measure and print."""
+    """Measure and print, as JSON: seconds by round trip, phase and transport."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rtt", type=float, nargs="*", default=[0, 50], help="round trips in ms")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="by round trip, phase and transport")
+    parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     results = {}
@@ -193,14 +177,10 @@ def main() -> None:
         Path(base).mkdir()
         os.chown(base, stage.owner, -1)
         for milliseconds in arguments.rtt:
-            with Relay(node.port, delay=milliseconds / 2000) as relay:
-                config = config_through(node, relay)
+            with way(node, milliseconds) as config:
                 table = measure(node, config, stage.near, base, arguments.repetitions)
                 results[f"{milliseconds:g}"] = table
-            if not arguments.json:
-                show(table, milliseconds)
-    if arguments.json:
-        sys.stdout.write(json.dumps(results, indent=2) + "\n")
+    sys.stdout.write(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

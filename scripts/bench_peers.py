@@ -1,7 +1,7 @@
 """Who is measured by `scripts/bench`, each doing the same operations its own way, over one open connection.
 
 A contender that has no way to do something lacks the row. What a row needs on either side is put there before
-each time.
+each time. Rows of large files are there for each of the sizes in `LARGE`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from bench_server import Stage
 
 from opensshtransport import openssh
 from opensshtransport.transport import Transport
@@ -22,79 +23,31 @@ from opensshtransport.transport import Transport
 _T = TypeVar("_T")
 Work = Callable[[], object]
 
-
-class Stage:
-    """What is there to be worked on: `near` here, `far` on the server, which is this machine."""
-
-    def __init__(self, near: Path, far: Path, owner: int) -> None:
-        self.near, self.far, self.owner = near, far, owner
-        self._fill(far, "tree", 200)
-        self._fill(near, "tree", 200)
-        self._fill(far, "copied", 20)
-        self._fill(far, "paths", 1000, size=0)
-        self.paths = [str(far / "paths" / f"{number:05}") for number in range(1000)]
-        self.file("near", "small", 1024)
-        self.file("far", "small", 1024)
-
-    def _fill(self, top: Path, name: str, count: int, size: int = 1024) -> None:
-        (top / name).mkdir()
-        for number in range(count):
-            (top / name / f"{number:05}").write_bytes(os.urandom(size))
-        self._own(top / name)
-
-    def _own(self, path: Path) -> None:
-        for one in (path, *path.rglob("*")):
-            os.chown(one, self.owner, -1)
-
-    def file(self, side: str, name: str, size: int) -> Path:
-        """A file of random bytes, made when it is first asked for."""
-        path = (self.near if side == "near" else self.far) / name
-        if not path.exists():
-            with path.open("wb") as file:
-                for _ in range(size >> 20):
-                    file.write(os.urandom(1 << 20))
-                file.write(os.urandom(size & ((1 << 20) - 1)))
-            os.chown(path, self.owner, -1)
-        return path
-
-    def many(self, count: int) -> Path:
-        """A local directory of so many files of 1 KB."""
-        path = self.near / f"many{count}"
-        if not path.exists():
-            self._fill(self.near, path.name, count)
-        return path
-
-    def wide(self, count: int) -> Path:
-        """A remote directory of so many empty files."""
-        path = self.far / f"wide{count}"
-        if not path.exists():
-            self._fill(self.far, path.name, count, size=0)
-        return path
-
-    def clear(self, name: str) -> Path:
-        """A remote name that is not there."""
-        path = self.far / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
-        return path
-
-    def clear_here(self, name: str) -> Path:
-        """A local name that is not there."""
-        path = self.near / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
-        return path
-
-    def doomed(self) -> Path:
-        """A remote tree of 200 files to be removed."""
-        path = self.far / "doomed"
-        shutil.rmtree(path, ignore_errors=True)
-        shutil.copytree(self.far / "tree", path)
-        self._own(path)
-        return path
+# In MiB: for a quick run, for the round trips, for loopback.
+LARGE = (64, 200, 512)
 
 
-MIB = 1 << 20
+class Contender(Protocol):
+    """Who is measured."""
+
+    name: str
+
+    def rows(self) -> dict[str, Work]:
+        """What it does for each row."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+def _large(put: Callable[[Path], object], get: Callable[[Path], object], stage: Stage) -> dict[str, Work]:
+    """The rows of large files."""
+
+    def one(move: Callable[[Path], object], side: str, size: int) -> Work:
+        return lambda: move(stage.large(side, size))
+
+    return {f"put {size} MB": one(put, "near", size) for size in LARGE} | {
+        f"get {size} MB": one(get, "far", size) for size in LARGE
+    }
 
 
 class Ours:
@@ -121,24 +74,26 @@ class Ours:
             "scandir of 10,000": lambda: transport.scandir(stage.wide(10_000)),
             "glob of 200": lambda: transport.glob(f"{far}/tree/*"),
             "rmtree of 200": lambda: transport.rmtree(far / "doomed"),
-            "copy on the server": lambda: transport.copy(far / "copied", far / "new"),
+            "copy of a file there": lambda: transport.copy(far / "small", far / "new"),
+            "copy of 20 files there": lambda: transport.copy(far / "copied", far / "new"),
             "stat of 1,000": lambda: transport.stat_many(stage.paths),
             "put 1 KB": lambda: transport.put(near / "small", far / "new"),
             "get 1 KB": lambda: transport.get(far / "small", near / "new"),
             "put 200 of 1 KB": lambda: transport.put(near / "tree", far / "new"),
             "get 200 of 1 KB": lambda: transport.get(far / "tree", near / "new"),
-            "put 10,000 of 1 KB": lambda: transport.put(stage.many(10_000), far / "new"),
-            "put 200 MB": lambda: transport.put(stage.file("near", "200", 200 * MIB), far / "new"),
-            "get 200 MB": lambda: transport.get(stage.file("far", "200", 200 * MIB), near / "new"),
-            "put 512 MB": lambda: transport.put(stage.file("near", "512", 512 * MIB), far / "new"),
-            "get 512 MB": lambda: transport.get(stage.file("far", "512", 512 * MIB), near / "new"),
-        }
+            "put 10,000 of 1 KB": lambda: transport.put(stage.many("near", 10_000), far / "new"),
+            "get 10,000 of 1 KB": lambda: transport.get(stage.many("far", 10_000), near / "new"),
+        } | _large(
+            lambda path: transport.put(path, far / "new"),
+            lambda path: transport.get(path, near / "new"),
+            stage,
+        )
 
 
 class OpenSsh:
     """The programs themselves, on the same master."""
 
-    name = "OpenSSH"
+    name = "ssh, scp"
 
     def __init__(self, host: str, config: Path, stage: Stage, socket: str) -> None:
         self.stage, self.host = stage, host
@@ -149,9 +104,8 @@ class OpenSsh:
         """Nothing is open."""
 
     def _local(self, *argv: str | Path, stdin: str = "") -> None:
-        subprocess.run(
-            list(map(str, argv)), input=stdin.encode(), stdout=subprocess.DEVNULL, check=True, timeout=900
-        )
+        # no timeout: with one, Python looks only every 50 ms whether the program has ended
+        subprocess.run(list(map(str, argv)), input=stdin.encode(), stdout=subprocess.DEVNULL, check=True)
 
     def _ssh(self, command: str) -> None:
         self._local(*self.ssh, self.host, command)
@@ -174,24 +128,59 @@ class OpenSsh:
             "scandir of 10,000": lambda: self._ssh(f"ls -la {stage.wide(10_000)}"),
             "glob of 200": lambda: self._ssh(f"ls -d {far}/tree/*"),
             "rmtree of 200": lambda: self._ssh(f"rm -r {far}/doomed"),
-            "copy on the server": lambda: self._ssh(f"cp -r {far}/copied {far}/new"),
+            "copy of a file there": lambda: self._ssh(f"cp {far}/small {far}/new"),
+            "copy of 20 files there": lambda: self._ssh(f"cp -r {far}/copied {far}/new"),
             "stat of 1,000": lambda: self._ssh(f"stat {far}/paths/*"),
             "put 1 KB": lambda: self._scp(near / "small", self._there(far / "new")),
             "get 1 KB": lambda: self._scp(self._there(far / "small"), near / "new"),
             "put 200 of 1 KB": lambda: self._scp(near / "tree", self._there(far / "new")),
             "get 200 of 1 KB": lambda: self._scp(self._there(far / "tree"), near / "new"),
-            "put 10,000 of 1 KB": lambda: self._scp(stage.many(10_000), self._there(far / "new")),
-            "put 200 MB": lambda: self._scp(stage.file("near", "200", 200 * MIB), self._there(far / "new")),
-            "get 200 MB": lambda: self._scp(self._there(stage.file("far", "200", 200 * MIB)), near / "new"),
-            "put 512 MB": lambda: self._scp(stage.file("near", "512", 512 * MIB), self._there(far / "new")),
-            "get 512 MB": lambda: self._scp(self._there(stage.file("far", "512", 512 * MIB)), near / "new"),
-        }
+            "put 10,000 of 1 KB": lambda: self._scp(stage.many("near", 10_000), self._there(far / "new")),
+            "get 10,000 of 1 KB": lambda: self._scp(self._there(stage.many("far", 10_000)), near / "new"),
+        } | _large(
+            lambda path: self._scp(path, self._there(far / "new")),
+            lambda path: self._scp(self._there(path), near / "new"),
+            stage,
+        )
+
+
+class Sftp(OpenSsh):
+    """The program sftp, on the same master."""
+
+    name = "sftp"
+
+    def _batch(self, line: str) -> None:
+        self._local("sftp", *self.copying, "-b", "-", self.host, stdin=line + "\n")
+
+    def rows(self) -> dict[str, Work]:
+        """Rows of content alone."""
+        stage = self.stage
+        far, near = stage.far, stage.near
+
+        def put(source: Callable[[], Path]) -> Work:
+            return lambda: self._batch(f"put -r {source()} {far}/new")
+
+        def get(source: Callable[[], Path]) -> Work:
+            return lambda: self._batch(f"get -r {source()} {near}/new")
+
+        return {
+            "put 1 KB": put(lambda: near / "small"),
+            "get 1 KB": get(lambda: far / "small"),
+            "put 200 of 1 KB": put(lambda: near / "tree"),
+            "get 200 of 1 KB": get(lambda: far / "tree"),
+            "put 10,000 of 1 KB": put(lambda: stage.many("near", 10_000)),
+            "get 10,000 of 1 KB": get(lambda: stage.many("far", 10_000)),
+        } | _large(
+            lambda path: self._batch(f"put {path} {far}/new"),
+            lambda path: self._batch(f"get {path} {near}/new"),
+            stage,
+        )
 
 
 class Pipes(OpenSsh):
     """What an experienced user pipes through ssh: cat and tar."""
 
-    name = "cat, tar | ssh"
+    name = "cat, tar"
 
     def _piped(self, line: str) -> None:
         self._local("/bin/sh", "-c", line)
@@ -202,30 +191,26 @@ class Pipes(OpenSsh):
         far, near = stage.far, stage.near
         ssh = shlex.join([*self.ssh, self.host])
 
-        def put(name: str, size: int) -> Work:
-            return lambda: self._piped(f"{ssh} 'cat >{far}/new' <{stage.file('near', name, size)}")
+        def put(path: Path) -> None:
+            self._piped(f"{ssh} 'cat >{far}/new' <{path}")
 
-        def get(name: str, size: int) -> Work:
-            return lambda: self._piped(f"{ssh} cat {stage.file('far', name, size)} >{near}/new")
+        def get(path: Path) -> None:
+            self._piped(f"{ssh} cat {path} >{near}/new")
 
-        def put_tree(tree: Callable[[], Path]) -> Work:
-            return lambda: self._piped(
-                f"tar -C {tree()} -cf - . | {ssh} 'mkdir {far}/new && tar -C {far}/new -xf -'"
-            )
+        def put_tree(tree: Path) -> None:
+            self._piped(f"tar -C {tree} -cf - . | {ssh} 'mkdir {far}/new && tar -C {far}/new -xf -'")
+
+        def get_tree(tree: Path) -> None:
+            self._piped(f"mkdir {near}/new && {ssh} tar -C {tree} -cf - . | tar -C {near}/new -xf -")
 
         return {
-            "put 1 KB": put("small", 1024),
-            "get 1 KB": get("small", 1024),
-            "put 200 of 1 KB": put_tree(lambda: near / "tree"),
-            "get 200 of 1 KB": lambda: self._piped(
-                f"mkdir {near}/new && {ssh} tar -C {far}/tree -cf - . | tar -C {near}/new -xf -"
-            ),
-            "put 10,000 of 1 KB": put_tree(lambda: stage.many(10_000)),
-            "put 200 MB": put("200", 200 * MIB),
-            "get 200 MB": get("200", 200 * MIB),
-            "put 512 MB": put("512", 512 * MIB),
-            "get 512 MB": get("512", 512 * MIB),
-        }
+            "put 1 KB": lambda: put(near / "small"),
+            "get 1 KB": lambda: get(far / "small"),
+            "put 200 of 1 KB": lambda: put_tree(near / "tree"),
+            "get 200 of 1 KB": lambda: get_tree(far / "tree"),
+            "put 10,000 of 1 KB": lambda: put_tree(stage.many("near", 10_000)),
+            "get 10,000 of 1 KB": lambda: get_tree(stage.many("far", 10_000)),
+        } | _large(put, get, stage)
 
 
 class Rsync(OpenSsh):
@@ -245,11 +230,17 @@ class Rsync(OpenSsh):
             "get 1 KB": lambda: self._rsync(self._there(far / "small"), near / "new"),
             "put 200 of 1 KB": lambda: self._rsync(f"{near}/tree/", self._there(far / "new")),
             "get 200 of 1 KB": lambda: self._rsync(f"{self._there(far / 'tree')}/", near / "new"),
-            "put 10,000 of 1 KB": lambda: self._rsync(f"{stage.many(10_000)}/", self._there(far / "new")),
-            "put 200 MB": lambda: self._rsync(stage.file("near", "200", 200 * MIB), self._there(far / "new")),
-            "get 200 MB": lambda: self._rsync(self._there(stage.file("far", "200", 200 * MIB)), near / "new"),
-            "put 512 MB": lambda: self._rsync(stage.file("near", "512", 512 * MIB), self._there(far / "new")),
-        }
+            "put 10,000 of 1 KB": lambda: self._rsync(
+                f"{stage.many('near', 10_000)}/", self._there(far / "new")
+            ),
+            "get 10,000 of 1 KB": lambda: self._rsync(
+                f"{self._there(stage.many('far', 10_000))}/", near / "new"
+            ),
+        } | _large(
+            lambda path: self._rsync(path, self._there(far / "new")),
+            lambda path: self._rsync(self._there(path), near / "new"),
+            stage,
+        )
 
 
 class AsyncSsh:
@@ -306,17 +297,18 @@ class AsyncSsh:
             "scandir of 10,000": work(lambda: sftp.readdir(str(stage.wide(10_000)))),
             "glob of 200": work(lambda: sftp.glob(f"{far}/tree/*")),
             "rmtree of 200": work(lambda: sftp.rmtree(f"{far}/doomed")),
-            "copy on the server": work(lambda: sftp.copy(f"{far}/copied", f"{far}/new", recurse=True)),
+            "copy of a file there": work(lambda: sftp.copy(f"{far}/small", f"{far}/new")),
+            "copy of 20 files there": work(lambda: sftp.copy(f"{far}/copied", f"{far}/new", recurse=True)),
             "stat of 1,000": work(stats),
             "put 1 KB": work(lambda: sftp.put(f"{near}/small", f"{far}/new")),
             "get 1 KB": work(lambda: sftp.get(f"{far}/small", f"{near}/new")),
             "put 200 of 1 KB": work(lambda: sftp.put(f"{near}/tree", f"{far}/new", recurse=True)),
             "get 200 of 1 KB": work(lambda: sftp.get(f"{far}/tree", f"{near}/new", recurse=True)),
-            "put 10,000 of 1 KB": work(lambda: sftp.put(str(stage.many(10_000)), f"{far}/new", recurse=True)),
-            "put 200 MB": work(lambda: sftp.put(str(stage.file("near", "200", 200 * MIB)), f"{far}/new")),
-            "get 200 MB": work(lambda: sftp.get(str(stage.file("far", "200", 200 * MIB)), f"{near}/new")),
-            "put 512 MB": work(lambda: sftp.put(str(stage.file("near", "512", 512 * MIB)), f"{far}/new")),
-        }
+        } | _large(
+            lambda path: self._wait(sftp.put(str(path), f"{far}/new")),
+            lambda path: self._wait(sftp.get(str(path), f"{near}/new")),
+            stage,
+        )
 
 
 class Paramiko:
@@ -379,10 +371,11 @@ class Paramiko:
             "get 1 KB": lambda: sftp.get(f"{far}/small", f"{near}/new"),
             "put 200 of 1 KB": lambda: self._put_all(stage.near / "tree"),
             "get 200 of 1 KB": self._get_all,
-            "put 200 MB": lambda: sftp.put(str(stage.file("near", "200", 200 * MIB)), f"{far}/new"),
-            "get 200 MB": lambda: sftp.get(str(stage.file("far", "200", 200 * MIB)), f"{near}/new"),
-            "put 512 MB": lambda: sftp.put(str(stage.file("near", "512", 512 * MIB)), f"{far}/new"),
-        }
+        } | _large(
+            lambda path: sftp.put(str(path), f"{far}/new"),
+            lambda path: sftp.get(str(path), f"{near}/new"),
+            stage,
+        )
 
 
 class Fabric:

@@ -1,8 +1,8 @@
 """What `scripts/bench` measures: each row in turn for all contenders within one run; medians.
 
-The server is an sshd on loopback for a temporary user with an empty start-up file (as root; else for the
-present user), and between it and us stands the tests' delaying relay, as a process of its own. Each contender
-has one connection, which is open before anything is measured.
+Each contender has one connection, which is open before anything is measured. What takes long is repeated less
+often, and where it would take minutes it is left out, which the tables show as `-`. A full run takes some
+12 minutes, a quick one less than 2.
 """
 
 from __future__ import annotations
@@ -11,145 +11,123 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
+import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import Any
+
+from bench_peers import AsyncSsh, Contender, Fabric, OpenSsh, Ours, Paramiko, Pipes, Rsync, Sftp, Stage, Work
+from bench_server import server, way
+from bench_tables import markdown, show
+from programs import OSSH, OSSH_RUN  # of the tests, which bench_server has made known
+
+from opensshtransport import openssh
+from opensshtransport.sandbox import Sandbox
+from opensshtransport.transport import Transport
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-
-from bench_peers import AsyncSsh, Fabric, OpenSsh, Ours, Paramiko, Pipes, Rsync, Stage, Work  # noqa: E402
-from nodes import config_through  # noqa: E402 - found by the line above
-from programs import OSSH, OSSH_RUN  # noqa: E402
-from relay import Relay  # noqa: E402
-from users import missing_for_users, temporary_user  # noqa: E402
-
-from opensshtransport.sandbox import Sandbox  # noqa: E402
-from opensshtransport.transport import Transport  # noqa: E402
-
-
-class Contender(Protocol):
-    """Who is measured."""
-
-    name: str
-
-    def rows(self) -> dict[str, Work]:
-        """What it does for each row."""
-
-    def close(self) -> None:
-        """Let go."""
+ROUND_TRIPS = (0.0, 20.0, 50.0, 150.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One operation: what must have happened before each time, how often it is done, and its target.
+    """One operation.
 
     Attributes:
         name: as the contenders call it.
         before: restores what the last time has changed.
-        target: of ours, in round trips at 50 ms; 0 for none.
-        cost: how heavy it is: 1 is a small operation; heavy rows are repeated less often.
-        most: round trips in ms above which it is left out, for those that would take minutes.
+        runs: in which runs it is there.
+        longest: the round trip in ms up to which it is measured.
+        slow: likewise, for contenders that take much longer than the others; a quick run has them on loopback
+            alone.
     """
 
     name: str
-    before: Callable[[Stage], object] = lambda _: None
-    target: float = 0.0
-    cost: int = 1
-    most: Mapping[str, float] | float = 1e9
+    before: Callable[[Stage], object] = Stage.clear
+    runs: frozenset[str] = frozenset({"full", "quick"})
+    longest: float = 1e9
+    slow: Mapping[str, float] = field(default_factory=dict)
 
 
-def _new(stage: Stage) -> None:
-    stage.clear("new")
-    stage.clear_here("new")
+_FULL, _QUICK = frozenset({"full"}), frozenset({"quick"})
+# One file after the other, several round trips each: 31 to 62 s at 50 ms.
+_ONE_BY_ONE = {"ssh, scp": 50.0, "sftp": 0.0, "asyncssh": 50.0, "paramiko": 0.0}
+# One window after the other: 17 to 32 s at 150 ms, where two of them tell what there is to be told.
+_ONE_STREAM = {"sftp": 50.0, "rsync": 50.0, "asyncssh": 50.0, "paramiko": 50.0}
 
 
-def _with_file(side: str, size: int) -> Callable[[Stage], object]:
-    """Nothing new is there, and the file that is to be moved is."""
-
+def _large(side: str, size: int) -> Callable[[Stage], object]:
     def before(stage: Stage) -> None:
-        _new(stage)
-        stage.file(side, str(size), size << 20)
+        stage.clear()
+        stage.large(side, size)
 
     return before
 
 
-def _with_many(stage: Stage) -> None:
-    _new(stage)
-    stage.many(10_000)
+def _many(side: str) -> Callable[[Stage], object]:
+    def before(stage: Stage) -> None:
+        stage.clear()
+        stage.many(side, 10_000)
 
+    return before
 
-# Those take half a minute or more where the way is longer, and would tell nothing new.
-_SLOW_ONES = {"OpenSSH": 60.0, "asyncssh": 60.0, "paramiko": 60.0}
-# Seconds after which something is not repeated, and what `--quick` leaves out where there is a round trip.
-_LONG = 3.0
-_LONG_ONES = {
-    ("put 200 of 1 KB", "OpenSSH"),
-    ("put 200 of 1 KB", "asyncssh"),
-    ("put 200 of 1 KB", "paramiko"),
-    ("get 200 of 1 KB", "OpenSSH"),
-    ("get 200 of 1 KB", "asyncssh"),
-    ("get 200 of 1 KB", "paramiko"),
-    ("rmtree of 200", "paramiko"),
-    ("copy on the server", "asyncssh"),
-    ("scandir of 10,000", "asyncssh"),
-    ("scandir of 10,000", "paramiko"),
-}
 
 ROWS = (
-    Row("run", target=1.15),
-    Row("stat", target=1.15),
-    Row("mkdir", _new, target=1.15),
-    Row("listdir of 200", target=1.15),
-    Row("glob of 200", target=1.15),
-    Row("rmtree of 200", lambda stage: stage.doomed(), target=1.15, cost=2),
-    Row("copy on the server", _new, target=1.15, cost=2),
-    Row("stat of 1,000", target=1.5, cost=2),
-    Row("scandir of 10,000", lambda stage: stage.wide(10_000), cost=5),
-    Row("put 1 KB", _new, target=1.2),
-    Row("get 1 KB", _new, target=1.2),
-    Row("put 200 of 1 KB", _new, target=5, cost=5, most=_SLOW_ONES),
-    Row("get 200 of 1 KB", _new, target=5, cost=5, most=_SLOW_ONES),
-    Row("put 10,000 of 1 KB", _with_many, cost=50, most={"OpenSSH": 1.0, "asyncssh": 1.0}),
-    Row("put 200 MB", _with_file("near", 200), cost=20),
-    Row("get 200 MB", _with_file("far", 200), cost=20),
-    Row("put 512 MB", _with_file("near", 512), cost=50, most=1.0),
-    Row("get 512 MB", _with_file("far", 512), cost=50, most=1.0),
+    Row("run"),
+    Row("stat"),
+    Row("mkdir"),
+    Row("listdir of 200"),
+    Row("glob of 200"),
+    Row("rmtree of 200", lambda stage: stage.doomed(), slow={"paramiko": 20.0}),
+    Row("copy of a file there"),
+    Row("copy of 20 files there", slow={"asyncssh": 50.0}),
+    Row("stat of 1,000"),
+    Row("scandir of 10,000", lambda stage: stage.wide(10_000), slow={"asyncssh": 50.0, "paramiko": 50.0}),
+    Row("put 1 KB"),
+    Row("get 1 KB"),
+    Row("put 200 of 1 KB", slow=_ONE_BY_ONE),
+    Row("get 200 of 1 KB", slow=_ONE_BY_ONE),
+    Row("put 10,000 of 1 KB", _many("near"), _FULL, longest=0.0),
+    Row("get 10,000 of 1 KB", _many("far"), _FULL, longest=0.0),
+    Row("put 64 MB", _large("near", 64), _QUICK, slow=_ONE_STREAM),
+    Row("get 64 MB", _large("far", 64), _QUICK, slow=_ONE_STREAM),
+    Row("put 200 MB", _large("near", 200), _FULL, slow=_ONE_STREAM),
+    Row("get 200 MB", _large("far", 200), _FULL, slow=_ONE_STREAM),
+    Row("put 512 MB", _large("near", 512), _FULL, longest=0.0),
+    Row("get 512 MB", _large("far", 512), _FULL, longest=0.0),
 )
 
 
-@contextlib.contextmanager
-def server() -> Iterator[tuple[Sandbox, Stage]]:
-    """A node, for a user with an empty start-up file where one can be made, and what is worked on."""
-    top = Path(tempfile.mkdtemp(prefix="ob", dir="/tmp"))
-    top.chmod(0o711)
-    try:
-        for name in ("RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME", "CACHE_HOME", "DATA_HOME"):
-            (top / name).mkdir(mode=0o700)
-            os.environ[f"XDG_{name}"] = str(top / name)
-        near = top / "near"
-        near.mkdir()
-        with contextlib.ExitStack() as stack:
-            if missing_for_users():
-                node = stack.enter_context(Sandbox())
-                far, owner = top / "far", os.getuid()
-                far.mkdir()
-            else:
-                user = stack.enter_context(temporary_user(top))
-                node = stack.enter_context(Sandbox("bench", user.name))
-                far, owner = user.home / "far", user.uid
-                far.mkdir()
-                os.chown(far, owner, -1)
-            yield node, Stage(near, far, owner)
-    finally:
-        shutil.rmtree(top, ignore_errors=True)
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often something is repeated.
+
+    Attributes:
+        kind: "full" or "quick".
+        repetitions: at most so often.
+        patience: not again when a contender has spent so many seconds on a row; ours has three times that.
+    """
+
+    kind: str
+    repetitions: int
+    patience: float
+
+    def enough(self, times: Sequence[float], name: str) -> bool:
+        """Whether these are enough repetitions."""
+        return sum(times) > self.patience * (3 if name == "ours" else 1)
+
+
+def say(text: str) -> None:
+    """Tell the person who waits what is under way."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 def timed(work: Work) -> float:
@@ -160,153 +138,224 @@ def timed(work: Work) -> float:
 
 
 def measure(
-    contenders: Sequence[Contender],
-    rows: Sequence[Row],
-    stage: Stage,
-    milliseconds: float,
-    repetitions: int,
-    *,
-    quick: bool = False,
+    contenders: Sequence[Contender], rows: Sequence[Row], stage: Stage, milliseconds: float, pace: Pace
 ) -> dict[str, dict[str, float]]:
     """The median in seconds of each row for each contender, all in turn."""
     works = {contender.name: contender.rows() for contender in contenders}
     medians: dict[str, dict[str, float]] = {}
     for row in rows:
-        taking_part = []
+        say(f"round trip {milliseconds:g} ms: {row.name}")
+        times: dict[str, list[float]] = {}
         for name, work in works.items():
-            most = row.most if isinstance(row.most, float | int) else row.most.get(name, 1e9)
-            left_out = quick and milliseconds and (row.name, name) in _LONG_ONES
-            if row.name in work and milliseconds <= most and not left_out:
-                taking_part.append(name)
-        times: dict[str, list[float]] = {name: [] for name in taking_part}
-        for _ in range(max(1, repetitions // row.cost)):
-            for name in taking_part:
-                if times[name] and times[name][0] > _LONG:
+            slow = row.slow if pace.kind == "full" else dict.fromkeys(row.slow, 0.0)
+            if row.name in work and milliseconds <= min(row.longest, slow.get(name, 1e9)):
+                times[name] = []
+        for _ in range(pace.repetitions):
+            for name, spent in times.items():
+                if pace.enough(spent, name):
                     continue
                 row.before(stage)
-                # ours opens sessions ahead, as a program that does one thing after another has it
-                time.sleep(0.02 + 3 * milliseconds / 1000)
-                times[name].append(timed(works[name][row.name]))
-        medians[row.name] = {name: statistics.median(values) for name, values in times.items()}
+                if name == "ours":
+                    # it opens sessions ahead, as a program that does one thing after another has it
+                    time.sleep(0.02 + 3 * milliseconds / 1000)
+                spent.append(timed(works[name][row.name]))
+        if times:
+            medians[row.name] = {name: statistics.median(spent) for name, spent in times.items()}
     return medians
 
 
 def programs(
-    node: Sandbox, config: Path, socket: str, milliseconds: float, repetitions: int
+    host: str, config: Path, socket: str, milliseconds: float, pace: Pace
 ) -> dict[str, dict[str, float]]:
     """What starting our own programs and objects costs, beside `ssh -S`."""
-    host = node.host
+    say(f"round trip {milliseconds:g} ms: programs")
+
+    def local(argv: list[str]) -> float:
+        return timed(
+            lambda: subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+        )
+
     plain = ["ssh", "-F", str(config), "-S", socket, host, "true"]
     wrapped = [str(OSSH_RUN), "-F", str(config), host, "true"]
-
-    def local(argv: list[str]) -> Work:
-        return lambda: subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
-
-    cold: list[float] = []
-    opened: list[float] = []
-    by_ssh: list[float] = []
-    by_run: list[float] = []
-    for _ in range(repetitions):
-        by_ssh.append(timed(local(plain)))
-        by_run.append(timed(local(wrapped)))
+    times: dict[str, list[float]] = {"cold": [], "opened": [], "ssh": [], "run": []}
+    # on loopback it is about single milliseconds
+    for _ in range(pace.repetitions if milliseconds else 3 * pace.repetitions):
+        times["ssh"].append(local(plain))
+        times["run"].append(local(wrapped))
         begin = time.perf_counter()
         with Transport(host, ssh_config=config) as transport:
-            opened.append(time.perf_counter() - begin)
-            cold.append(timed(lambda: transport.run("true")))
+            times["opened"].append(time.perf_counter() - begin)
+            times["cold"].append(timed(lambda: transport.run("true")))
+        if pace.enough(times["cold"], "ours"):
+            break
         time.sleep(milliseconds / 1000)
+    medians = {name: statistics.median(spent) for name, spent in times.items()}
     return {
-        "command line": {"ours": statistics.median(by_run), "OpenSSH": statistics.median(by_ssh)},
-        "run, cold": {"ours": statistics.median(cold)},
-        "open a Transport": {"ours": statistics.median(opened)},
+        "ossh-run": {"ours": medians["run"], "ssh, scp": medians["ssh"]},
+        "open a Transport": {"ours": medians["opened"]},
+        "run, cold": {"ours": medians["cold"]},
     }
 
 
-_TARGETS = {row.name: row.target for row in ROWS} | {"run, cold": 2.3}
+def memory(host: str, config: Path, stage: Stage) -> dict[str, dict[str, float]]:
+    """The most that a program with one `Transport` had in memory, in MiB, and the largest that it started."""
+    table: dict[str, dict[str, float]] = {}
 
+    def peak(name: str, *operands: str | Path) -> None:
+        say(f"memory: {name}")
+        argv = [sys.executable, HERE / "bench_memory.py", host, config, *operands]
+        table[name] = json.loads(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout)
 
-def show(medians: Mapping[str, Mapping[str, float]], milliseconds: float) -> None:
-    """Print one round-trip time's table: milliseconds, and for ours round trips and the target."""
-    names = list(dict.fromkeys(name for row in medians.values() for name in row))
-    sys.stdout.write(f"\nround trip {milliseconds:g} ms; medians in ms\n")
-    head = "".join(f"{name:>16}" for name in names)
-    sys.stdout.write(f"{'':20}{head}{'ours in RTT':>14}{'target':>8}\n")
-    for row, values in medians.items():
-        cells = "".join(f"{values[name] * 1000:16.1f}" if name in values else f"{'-':>16}" for name in names)
-        trips = f"{values['ours'] / (milliseconds / 1000):14.2f}" if milliseconds else " " * 14
-        target = _TARGETS.get(row, 0.0)
-        sys.stdout.write(f"{row:20}{cells}{trips}{f'{target:8.2f}' if target and milliseconds else ''}\n")
-    sys.stdout.flush()
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--rtt", type=float, nargs="*", help="round trips in ms; 0 20 50 150 by default")
-    parser.add_argument("--repetitions", type=int, default=11, help="of small operations")
-    parser.add_argument("--rows", nargs="*", default=[], help="those whose names have one of these words")
-    parser.add_argument("--only", nargs="*", default=[], help="contenders, by their names")
-    parser.add_argument("--quick", action="store_true", help="few repetitions, nothing heavy; 0 and 50 ms")
-    parser.add_argument("--json", action="store_true", help="medians in seconds, by round trip, row and name")
-    parser.add_argument("--plot", metavar="DIRECTORY", help="draw the results there, by matplotlib")
-    arguments = parser.parse_args()
-    rows = [row for row in ROWS if not arguments.rows or any(word in row.name for word in arguments.rows)]
-    round_trips, repetitions = arguments.rtt or [0, 20, 50, 150], arguments.repetitions
-    if arguments.quick:
-        round_trips, repetitions = arguments.rtt or [0, 50], 5
-        rows = [row for row in rows if row.cost < 20 or row.name.endswith("200 MB")]
-    results: dict[str, dict[str, dict[str, float]]] = {}
-    with server() as (node, stage):
-        for milliseconds in round_trips:
-            with Relay(node.port, delay=milliseconds / 2000) as relay:
-                config = config_through(node, relay)
-                subprocess.run([OSSH, "login", "-q", "-F", config, node.host], check=True)
-                socket = next(Path(os.environ["XDG_RUNTIME_DIR"], "opensshtransport").glob("*.json"))
-                master = str(socket.with_suffix(""))
-                table = programs(node, config, master, milliseconds, repetitions)
-                with contextlib.ExitStack() as stack:
-                    contenders = contending(node.host, config, stage, master, arguments.only, stack)
-                    table |= measure(
-                        contenders, rows, stage, milliseconds, repetitions, quick=arguments.quick
-                    )
-                subprocess.run(
-                    [OSSH, "logout", "-F", config, node.host], check=True, stderr=subprocess.DEVNULL
-                )
-            results[f"{milliseconds:g}"] = table
-            if not arguments.json:
-                show(table, milliseconds)
-    if arguments.json:
-        sys.stdout.write(json.dumps(results, indent=2) + "\n")
-    if arguments.plot:
-        from bench_plot import draw
-
-        draw(results, Path(arguments.plot))
+    peak("run", "run")
+    for name, source in (
+        ("10 MB", lambda: stage.large("near", 10)),
+        ("512 MB", lambda: stage.large("near", 512)),
+        ("1,000 files", lambda: stage.many("near", 1_000)),
+        ("10,000 files", lambda: stage.many("near", 10_000)),
+        ("100,000 files", lambda: stage.many("near", 100_000, size=10)),
+    ):
+        stage.clear()
+        peak(f"put {name}", "put", source(), stage.far / "new")
+        peak(f"get {name}", "get", stage.far / "new", stage.near / "new")
+    stage.clear()
+    return table
 
 
 def contending(
-    host: str,
-    config: Path,
-    stage: Stage,
-    socket: str,
-    only: Sequence[str],
-    stack: contextlib.ExitStack,
+    host: str, config: Path, stage: Stage, socket: str, only: Sequence[str], stack: contextlib.ExitStack
 ) -> list[Contender]:
     """All who take part, connected."""
-    makers: dict[str, Callable[[], Contender]] = {
-        "ours": lambda: Ours(host, config, stage),
-        "OpenSSH": lambda: OpenSsh(host, config, stage, socket),
-        "cat, tar | ssh": lambda: Pipes(host, config, stage, socket),
-        "rsync": lambda: Rsync(host, config, stage, socket),
-        "asyncssh": lambda: AsyncSsh(host, config, stage),
-        "paramiko": lambda: Paramiko(host, config, stage),
-        "Fabric": lambda: Fabric(host, config, stage),
-    }
+    makers: tuple[Callable[[], Contender], ...] = (
+        lambda: Ours(host, config, stage),
+        lambda: OpenSsh(host, config, stage, socket),
+        lambda: Sftp(host, config, stage, socket),
+        lambda: Pipes(host, config, stage, socket),
+        lambda: Rsync(host, config, stage, socket),
+        lambda: AsyncSsh(host, config, stage),
+        lambda: Paramiko(host, config, stage),
+        lambda: Fabric(host, config, stage),
+    )
+    kinds = (Ours, OpenSsh, Sftp, Pipes, Rsync, AsyncSsh, Paramiko, Fabric)
     made = []
-    for name, make in makers.items():
-        if not only or name in only or name == "ours":
+    for kind, make in zip(kinds, makers, strict=True):
+        if not only or kind.name in only or kind is Ours:
             contender = make()
             stack.callback(contender.close)
             made.append(contender)
     return made
+
+
+def at(
+    node: Sandbox,
+    stage: Stage,
+    milliseconds: float,
+    rows: Sequence[Row],
+    pace: Pace,
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """All rows at one round trip, and on loopback in a full run the memory."""
+    with way(node, milliseconds) as config:
+        subprocess.run([OSSH, "login", "-q", "-F", config, node.host], check=True)
+        names = Path(os.environ["XDG_RUNTIME_DIR"], "opensshtransport").glob("*.json")
+        socket = str(next(names).with_suffix(""))
+        try:
+            table = programs(node.host, config, socket, milliseconds, pace)
+            with contextlib.ExitStack() as stack:
+                contenders = contending(node.host, config, stage, socket, arguments.only, stack)
+                table |= measure(contenders, rows, stage, milliseconds, pace)
+            everything = pace.kind == "full" and not arguments.rows
+            peaks = memory(node.host, config, stage) if everything and not milliseconds else {}
+        finally:
+            subprocess.run([OSSH, "logout", "-F", config, node.host], check=True, stderr=subprocess.DEVNULL)
+    return table, peaks
+
+
+def versions() -> dict[str, str]:
+    """What was measured, and where."""
+    found = {"OpenSSH": ".".join(map(str, openssh.version("ssh")))}
+    for name in ("asyncssh", "paramiko", "fabric"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found | {"Python": platform.python_version(), "processors": str(os.cpu_count())}
+
+
+def aiida(round_trips: Sequence[float], python: Path) -> dict[str, Any]:
+    """What the calls of one job cost, from an environment of its own: it wants older peers."""
+    say("AiiDA")
+    argv = [python, HERE / "bench_aiida.py", "--rtt", *map(str, round_trips)]
+    found: dict[str, Any] = json.loads(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout)
+    return found
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure what the command line asks for."""
+    pace = Pace("quick", 5, 0.7) if arguments.quick else Pace("full", 11, 2.0)
+    wanted = arguments.rtt or ([0.0, 50.0] if arguments.quick else list(ROUND_TRIPS))
+    rows = [
+        row
+        for row in ROWS
+        if (pace.kind in row.runs or arguments.rows)
+        and (not arguments.rows or any(word in row.name for word in arguments.rows))
+    ]
+    with_aiida = arguments.aiida
+    if with_aiida is None:
+        with_aiida = not (arguments.quick or arguments.rows or arguments.only)
+    if with_aiida:
+        # first, since this takes minutes of processor time where it is made anew
+        set_up = [HERE / "set-up", "--for", "bench", "--extra", "aiida"]
+        done = subprocess.run(set_up, stdout=subprocess.PIPE, check=True, text=True)
+        python = Path(done.stdout.strip(), "python")
+    begin = time.monotonic()
+    results: dict[str, Any] = {"kind": pace.kind, "versions": versions(), "rows": {}}
+    with server() as (node, stage):
+        for milliseconds in wanted:
+            table, peaks = at(node, stage, milliseconds, rows, pace, arguments)
+            results["rows"][f"{milliseconds:g}"] = table
+            if peaks:
+                results["memory"] = peaks
+    if with_aiida:
+        results["aiida"] = aiida([trip for trip in wanted if trip in (0, 50)] or wanted, python)
+    results["seconds"] = round(time.monotonic() - begin)
+    say("")
+    return results
+
+
+def main() -> None:
+    """Measure, or take what was measured, and print or draw it."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="less than 2 minutes: at 0 and 50 ms")
+    parser.add_argument("--rtt", type=float, nargs="*", help="round trips in ms; 0 20 50 150 by default")
+    parser.add_argument("--rows", nargs="*", default=[], help="those whose names have one of these words")
+    parser.add_argument("--only", nargs="*", default=[], help="contenders beside ours, by their names")
+    parser.add_argument(
+        "--aiida", action=argparse.BooleanOptionalAction, help="AiiDA's transports; in a full run by default"
+    )
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write what was measured; `-` is stdout"
+    )
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", help="what `--json` wrote, nothing is measured"
+    )
+    parser.add_argument("--plot", metavar="DIRECTORY", help="draw it there: operations.svg, throughput.svg")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of the README instead")
+    arguments = parser.parse_args()
+    if arguments.source:
+        results = json.loads(Path(arguments.source).read_text(encoding="utf-8"))
+    else:
+        results = run(arguments)
+    text = json.dumps(results, indent=2) + "\n"
+    if arguments.json == "-":
+        sys.stdout.write(text)
+    elif arguments.markdown:
+        sys.stdout.write(markdown(results))
+    else:
+        show(results)
+    if arguments.json not in (None, "-"):
+        Path(arguments.json).write_text(text, encoding="utf-8")
+    if arguments.plot:
+        from bench_plot import draw
+
+        draw(results, Path(arguments.plot))
 
 
 if __name__ == "__main__":

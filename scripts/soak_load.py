@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -57,8 +59,8 @@ FAULTS = (
 PAUSE, SAMPLE = 6.0, 5.0
 # What one operation may take, in seconds, whatever breaks.
 LONGEST = 120.0
-# Memory may grow by so much after the first samples, in MiB.
-GROWTH = 30.0
+# Memory may grow by so much after the first samples, in MiB, and Python's objects by so many.
+GROWTH, MORE_OBJECTS = 30.0, 5000
 MIB = 1 << 20
 
 
@@ -75,7 +77,11 @@ class Worker:
     tally: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     number: int = 0
-    slowest: float = 0.0
+    # an example of what was told, by operation and kind of error
+    told: dict[str, str] = field(default_factory=dict)
+    # seconds, by operation
+    spent: dict[str, list[float]] = field(default_factory=dict)
+    slowest: tuple[float, str] = (0.0, "")
     # when the operation that is under way began
     since: float = 0.0
 
@@ -101,20 +107,23 @@ class Worker:
             name = self.chance.choice(list(operations))
             self.number += 1
             self.since = time.monotonic()
+            outcome = "ok"
             try:
                 operations[name]()
             except ConnectionFailed as reason:
-                self.tally[f"{name}: {type(reason).__name__}"] += 1
+                outcome = type(reason).__name__
+                self.told[f"{name}: {outcome}"] = " ".join(str(reason).split())
             except AssertionError as reason:
-                self.tally[f"{name}: WRONG"] += 1
+                outcome = "WRONG"
                 self.broken.append(f"{name} in {self.top}: {reason}")
             except Exception as reason:  # no other kind is right
-                self.tally[f"{name}: {type(reason).__name__}"] += 1
-                self.broken.append(f"{name} in {self.top}: {type(reason).__name__}: {reason}")
-            else:
-                self.tally[f"{name}: ok"] += 1
-            self.slowest = max(self.slowest, time.monotonic() - self.since)
+                outcome = type(reason).__name__
+                self.broken.append(f"{name} in {self.top}: {outcome}: {reason}")
+            self.tally[f"{name}: {outcome}"] += 1
+            took = time.monotonic() - self.since
             self.since = 0.0
+            self.spent.setdefault(name, []).append(took)
+            self.slowest = max(self.slowest, (took, f"{name}: {outcome}"))
 
     def check(self, holds: bool, what: object = "") -> None:
         """Note what does not hold.
@@ -316,7 +325,7 @@ def _sum(path: Path) -> str:
 
 
 def process(arguments: argparse.Namespace) -> None:
-    """Let threads work; what came of it is the last line of the output."""
+    """Let threads work; what came of it is in a file beside their directory."""
     top = Path(arguments.top)
     end = time.monotonic() + arguments.seconds
     there = Transport(arguments.host, ssh_config=arguments.config, person=False)
@@ -326,8 +335,12 @@ def process(arguments: argparse.Namespace) -> None:
     ]
     before = threading.active_count()
     threads = [threading.Thread(target=worker.work, args=(end,), daemon=True) for worker in workers]
+    samples = []
     for thread in threads:
         thread.start()
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < end + LONGEST:
+        samples.append(sample())
+        threads[-1].join(SAMPLE)
     for thread in threads:
         thread.join(max(0.0, end + LONGEST - time.monotonic()))
     broken = [line for worker in workers for line in worker.broken]
@@ -337,16 +350,40 @@ def process(arguments: argparse.Namespace) -> None:
     while time.monotonic() < deadline and (threading.active_count() > before or _children()):
         time.sleep(0.05)
     tally: Counter[str] = Counter()
+    told: dict[str, str] = {}
+    spent: dict[str, list[float]] = {}
     for worker in workers:
         tally += worker.tally
+        told |= worker.told
+        for name, seconds in worker.spent.items():
+            spent.setdefault(name, []).extend(seconds)
     left = {
         "threads": threading.active_count() - before,
         "children": len(_children()),
         # standard streams, the table of slots, the directory that is read just now, and what Python keeps
         "descriptors": len(list(Path("/proc/self/fd").iterdir())) - 5,
     }
-    report = {"tally": tally, "broken": broken, "left": left, "slowest": max(w.slowest for w in workers)}
-    sys.stdout.write(json.dumps(report) + "\n")
+    report = {
+        "tally": tally,
+        "told": told,
+        "spent": spent,
+        "slowest": max(worker.slowest for worker in workers),
+        "broken": broken,
+        "left": left,
+        "samples": samples,
+    }
+    top.with_suffix(".json").write_text(json.dumps(report))
+
+
+def sample() -> dict[str, float]:
+    """What this process holds just now."""
+    gc.collect()
+    return {
+        "MiB": round(memory(os.getpid()), 1),
+        "objects": len(gc.get_objects()),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
+    }
 
 
 def _children() -> list[str]:
@@ -388,7 +425,7 @@ def soak(arguments: argparse.Namespace, top: Path) -> bool:
     seconds = arguments.minutes * 60
     broken: list[str] = []
     struck: Counter[str] = Counter()
-    samples: dict[str, list[float]] = {}
+    of_master: list[float] = []
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(World(top, chance, settings=SETTINGS))
         work = top / "work"
@@ -399,7 +436,7 @@ def soak(arguments: argparse.Namespace, top: Path) -> bool:
         for number in range(arguments.processes):
             (work / f"p{number}").mkdir(parents=True)
             own = ["--top", str(work / f"p{number}"), "--seed", f"{arguments.seed}{number}"]
-            started.append(subprocess.Popen([*argv, *own], stdout=subprocess.PIPE, text=True))
+            started.append(subprocess.Popen([*argv, *own]))
             # whatever happens here, none of them goes on
             stack.callback(started[-1].kill)
         begin = time.monotonic()
@@ -422,19 +459,15 @@ def soak(arguments: argparse.Namespace, top: Path) -> bool:
                 world.heal()
             if now > look:
                 look = now + SAMPLE
-                names = {f"process {number}": one.pid for number, one in enumerate(started)}
                 facts = world.master.facts()
-                names["master"] = facts.pid if facts is not None else 0
-                for name, pid in names.items():
-                    samples.setdefault(name, []).append(memory(pid) if pid else 0.0)
+                of_master.append(memory(facts.pid) if facts is not None else 0.0)
             time.sleep(0.05)
         world.heal()
         reports: list[dict[str, Any]] = []
         for number, one in enumerate(started):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                said = one.communicate(timeout=60)[0]
-                if one.returncode == 0:
-                    reports.append(json.loads(said.splitlines()[-1]))
+                if one.wait(60) == 0:
+                    reports.append(json.loads((work / f"p{number}.json").read_text()))
                     continue
             one.kill()
             one.wait()
@@ -443,7 +476,7 @@ def soak(arguments: argparse.Namespace, top: Path) -> bool:
             world.check_nothing_left()
         except AssertionError as reason:
             broken.append(f"left: {reason}")
-        broken += show(reports, struck, samples, world, work)
+        broken += show(reports, struck, of_master, world, work)
         world.master.end()
     for line in broken:
         sys.stdout.write(f"BROKEN: {line}\n")
@@ -454,52 +487,71 @@ def soak(arguments: argparse.Namespace, top: Path) -> bool:
 def show(
     reports: list[dict[str, Any]],
     struck: Counter[str],
-    samples: dict[str, list[float]],
+    of_master: list[float],
     world: World,
     work: Path,
 ) -> list[str]:
     """Print the figures; gives what does not hold."""
-    broken: list[str] = []
+    broken = [line for report in reports for line in report["broken"]]
     tally: Counter[str] = Counter()
+    told: dict[str, str] = {}
     for report in reports:
         tally.update(report["tally"])
-        broken += report["broken"]
-    names = sorted({key.partition(": ")[0] for key in tally})
-    sys.stdout.write(f"{tally.total()} operations, {world.node.authentications()} logins\n")
-    for name in names:
+        told |= report["told"]
+    faults = ", ".join(f"{fault} {count}" for fault, count in sorted(struck.items()))
+    sys.stdout.write(
+        f"{tally.total()} operations, {world.node.authentications()} logins;"
+        f" {struck.total()} faults: {faults}\n\n"
+    )
+    sys.stdout.write(f"{'seconds':16} {'median':>7} {'most':>7}  outcomes\n")
+    for name in sorted({key.partition(": ")[0] for key in tally}):
+        spent = [took for report in reports for took in report["spent"].get(name, ())]
         parts = {
             key.partition(": ")[2]: count for key, count in tally.items() if key.partition(": ")[0] == name
         }
-        told = ", ".join(f"{kind} {count}" for kind, count in sorted(parts.items(), key=lambda one: -one[1]))
-        sys.stdout.write(f"  {name:16} {told}\n")
-    sys.stdout.write(f"faults: {', '.join(f'{fault} {count}' for fault, count in sorted(struck.items()))}\n")
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(parts.items(), key=lambda one: -one[1]))
+        sys.stdout.write(f"{name:16} {statistics.median(spent):7.2f} {max(spent):7.1f}  {kinds}\n")
+    sys.stdout.write("\nwhat was told, an example of each kind\n")
+    for kind, text in sorted(told.items()):
+        sys.stdout.write(f"{kind}: {text}\n")
+    return broken + show_left(reports, world, work) + show_memory(reports, of_master)
+
+
+def show_left(reports: list[dict[str, Any]], world: World, work: Path) -> list[str]:
+    """Print what is left behind; gives what should not be."""
     left: Counter[str] = Counter()
     for report in reports:
         left.update(report["left"])
-        broken += [f"{count} {what} left" for what, count in report["left"].items() if count > 0]
+    left["logs"] = sum(1 for _ in world.master.directory.glob("run.*"))
     # those of sftp have names of their own each time, and what is broken off has been given up here
     drafts = sum(1 for path in work.rglob(".ossh-*") if "/.ossh-" not in str(path.parent))
-    runs = sum(1 for _ in world.master.directory.glob("run.*"))
-    if runs:
-        broken.append(f"{runs} logs of commands left")
-    sys.stdout.write(
-        f"left: threads {left['threads']}, children {left['children']}, descriptors {left['descriptors']},"
-        f" logs {runs}, drafts of transfers that were given up {drafts}\n"
-    )
-    if reports:
-        sys.stdout.write(f"slowest operation: {max(report['slowest'] for report in reports):.1f} s\n")
-    for name, values in samples.items():
-        living = [value for value in values if value]
-        if not living:
-            continue
-        # what it needs at most for its threads' files, it has needed by then
-        part = max(1, len(living) * 2 // 5)
-        early, late = max(living[:part]), max(living[-part:])
-        steps = [f"{living[min(len(living) - 1, len(living) * part // 8)]:.0f}" for part in range(9)]
-        sys.stdout.write(f"memory of {name}, MiB: {' '.join(steps)}; most {max(living):.0f}\n")
-        if name != "master" and late > early + GROWTH:
-            broken.append(f"the memory of {name} grew from {early:.0f} to {late:.0f} MiB")
+    parts = ", ".join(f"{what} {count}" for what, count in left.items())
+    sys.stdout.write(f"\nleft: {parts}; drafts of transfers that were given up {drafts}\n")
+    return [f"{count} {what} left" for what, count in left.items() if count > 0]
+
+
+def show_memory(reports: list[dict[str, Any]], of_master: list[float]) -> list[str]:
+    """Print how it went over time; gives what has grown."""
+    broken = []
+    sys.stdout.write("\nover time, in eighths\n")
+    for number, report in enumerate(reports):
+        for what in ("MiB", "objects", "descriptors", "threads"):
+            values = [one[what] for one in report["samples"]]
+            _show_course(f"process {number}, {what}", values)
+            # what it needs at most for its threads' files, it has needed by then
+            part = max(1, len(values) * 2 // 5)
+            early, late = max(values[:part]), max(values[-part:])
+            if late > early + {"MiB": GROWTH, "objects": MORE_OBJECTS}.get(what, 1e9):
+                broken.append(f"{what} of process {number} grew from {early:.0f} to {late:.0f}")
+    _show_course("master, MiB", [value for value in of_master if value])
     return broken
+
+
+def _show_course(name: str, values: list[float]) -> None:
+    if values:
+        steps = (values[min(len(values) - 1, len(values) * part // 8)] for part in range(9))
+        course = "".join(f"{step:8.0f}" for step in steps)
+        sys.stdout.write(f"{name:24}{course}   most {max(values):.0f}\n")
 
 
 def main() -> int:
