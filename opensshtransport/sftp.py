@@ -22,7 +22,14 @@ from pathlib import Path
 
 from opensshtransport import archive, openssh, trees
 from opensshtransport.channel import Client
-from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error, errno_of
+from opensshtransport.errors import (
+    ConnectionFailed,
+    ConnectionLost,
+    MasterGone,
+    SettingsError,
+    connection_error,
+    errno_of,
+)
 from opensshtransport.master import Facts, listens
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
@@ -94,6 +101,8 @@ def live_facts(shells: Shells) -> Facts:
 
 def missing_sftp(reason: ConnectionFailed) -> bool:
     """Whether an error of sftp's says that the far side has no such subsystem, or that noise breaks it."""
+    if type(reason) is not ConnectionFailed:
+        return False
     said = (reason.stderr or "").strip()
     # over a master the refusal of a subsystem itself is told to nobody
     return (
@@ -103,6 +112,8 @@ def missing_sftp(reason: ConnectionFailed) -> bool:
     )
 
 
+# It stands before each line of a batch when that begins.
+_PROMPT = b"sftp> "
 # What sftp leaves out of a tree, and says so.
 _LEFT_OUT = re.compile(r'^download "?(.*?)"?: not a regular file', re.MULTILINE)
 
@@ -141,7 +152,24 @@ class Sftp:
             number = errno.EIO
         if number is not None:
             raise OSError(number, os.strerror(number), f"{self._host}:{path}")
-        raise connection_error(said, host=self._host, argv=argv, otherwise=ConnectionFailed)
+        raise self._broken(argv, said, begun=_PROMPT in out)
+
+    def _broken(self, argv: Sequence[str], said: str, *, begun: bool) -> ConnectionFailed:
+        """What it means that a program has ended without a word about a path.
+
+        sftp says no more than "Connection closed", be it that the far side has no such subsystem, or that the
+        connection broke. Only if none of its lines had begun is it known that nothing has happened.
+        """
+        if begun:
+            words = "the connection was lost while files were moved"
+            return ConnectionLost(words, host=self._host, argv=argv, stderr=said)
+        # scp does not tell how far it was
+        otherwise = ConnectionLost if self._legacy else ConnectionFailed
+        error = connection_error(said, host=self._host, argv=argv, otherwise=otherwise)
+        facts = self._shells.master.facts()
+        if type(error) is ConnectionFailed and (facts is None or not listens(Path(facts.socket))):
+            return MasterGone("no live master answers", host=self._host, argv=argv, stderr=said)
+        return error
 
     def _finish(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -156,7 +184,7 @@ class Sftp:
                     # a stopped master keeps the pipes open
                     if program.poll() is None or not program.gave_up:
                         continue
-                    out = errors = b""
+                    raise ConnectionLost("the master answers no more", host=self._host, argv=argv) from None
                 return out, errors, program.returncode
 
     # -- the far side --------------------------------------------------------------------------------------

@@ -76,10 +76,8 @@ def show(results: Mapping[str, Any]) -> None:
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The tables of the README: one round trip of 50 ms, loopback beside it, memory, AiiDA."""
-    parts = []
-    for trip in ("50", "0"):
-        if table := results["rows"].get(trip):
-            parts.append(_markdown(table, milliseconds=float(trip)))
+    rows = results["rows"]
+    parts = [_markdown(rows[trip], milliseconds=float(trip)) for trip in ("50", "0") if trip in rows]
     if results.get("memory"):
         parts.append(_markdown(results["memory"], "{:.0f} MiB".format))
     jobs = {

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeShellNode, require
-from nodes import missing_programs
+from nodes import config_through, missing_programs
+from relay import Relay
 from users import NOISY, User, missing_for_users, temporary_user
 
 from opensshtransport import Transport
-from opensshtransport.errors import ConnectionFailed, SettingsError
+from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SettingsError
 from opensshtransport.placement import TransferFailed
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.sftp import batch_word, parse_listing
@@ -194,6 +195,30 @@ def test_an_account_with_scp_alone(by_scp: Restricted, tmp_path: Path) -> None:
         by_scp.transport.put(source, by_scp.there, overwrite=False)
     with pytest.raises(ConnectionFailed):
         by_scp.transport.put(source, by_scp.there, way="sftp")
+
+
+@pytest.mark.parametrize("sent", [1, 2_000, 300_000])
+def test_a_cut_is_no_missing_subsystem(sent: int, passable: Path, tmp_path: Path) -> None:
+    """A connection that is cut while sftp works is told as lost; scp, which shows parts, is not tried."""
+    require(missing_for_users() or missing_programs("sshd"))
+    source = tmp_path / "large"
+    source.write_bytes(bytes(range(256)) * 4096)
+    options = {"ForceCommand": "internal-sftp"}
+    with contextlib.ExitStack() as stack:
+        user = stack.enter_context(temporary_user(passable))
+        node = stack.enter_context(Sandbox("only", user.name, server_options=options))
+        relay = stack.enter_context(Relay(node.port))
+        transport = stack.enter_context(Transport("only", ssh_config=config_through(node, relay)))
+        transport.listdir()
+        relay.cut_after(sent, direction="up")
+        with pytest.raises(ConnectionFailed) as failed:
+            transport.put(source, user.home)
+        assert isinstance(failed.value, ConnectionLost | MasterGone)
+        assert failed.value.started is None or not list(user.home.glob(".ossh-*"))
+        assert sent < 300_000 or failed.value.started is None
+        assert not (user.home / "large").exists()
+        transport.put(source, user.home)
+        assert (user.home / "large").read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize("shell", ["bash", "tcsh"])
