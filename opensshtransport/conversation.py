@@ -28,6 +28,7 @@ import pexpect
 from opensshtransport.answers import Ask, Secret
 from opensshtransport.errors import (
     AuthenticationRefused,
+    ConnectionFailed,
     HostKeyUnknown,
     LoginNeeded,
     OpenSshTransportError,
@@ -168,6 +169,7 @@ class Conversation:
             UnexpectedPrompt: it asks what no rule answers, and nobody is there.
             AuthenticationRefused: it asks again what a rule has answered.
             LoginNeeded: the deadline has passed, or the person gave up.
+            ConnectionFailed: the person has ended it by Ctrl-C.
             SettingsError: an answer cannot be had.
             ToolMissing: it cannot be run.
         """
@@ -207,6 +209,8 @@ class Conversation:
                         os.killpg(child.pid, signal.SIGKILL)
                 child.close(force=True)
         status = child.exitstatus if child.exitstatus is not None else 128 + (child.signalstatus or 0)
+        if status != 0 and self.interrupted:
+            raise ConnectionFailed(f"{self.what} was interrupted", host=self.host, advice="")
         return Said(status, "\n".join(message.line for message in self._messages))
 
     def _converse(self, child: pexpect.spawn[str]) -> None:

@@ -12,6 +12,7 @@ import datetime
 import os
 import re
 import resource
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from opensshtransport.errors import (
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
+    Unreachable,
     connection_error,
 )
 from opensshtransport.master import Facts, Master, audit, sweep
@@ -141,13 +143,24 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     said = conversation.run(argv, env)
     if said.returncode == 0:
         return
-    if conversation.interrupted:
-        raise ConnectionFailed("the login was interrupted", host=destination.host, advice="", argv=argv)
     words = f"{said.text}\n{_text(master.log)}"
     error = connection_error(words, host=destination.host, argv=argv)
     if isinstance(error, AuthenticationRefused):
         raise _explained(error, destination, conversation, env) from None
+    if isinstance(error, Unreachable) and destination.resolved.jumps and _HIDDEN in words:
+        error.advice = f"ssh hides what a jump host has said; see it by: {_to_last_jump(destination)}"
     raise error
+
+
+# What ssh says when the ssh of a jump host has ended. Its own words go to /dev/null, as the connection is to
+# persist (sshconnect.c, ssh_proxy_connect).
+_HIDDEN = "kex_exchange_identification: "
+
+
+def _to_last_jump(destination: Destination) -> str:
+    *others, last = destination.resolved.jumps
+    through = ["-J", ",".join(others)] if others else []
+    return shlex.join(["ssh", *openssh.config_options(destination.ssh_config), *through, last, "true"])
 
 
 def _text(file: Path) -> str:

@@ -172,6 +172,27 @@ def test_runtime_directory_is_a_link(node: Sandbox, isolated: Path) -> None:
     only(examined(node.ssh_config, node.host), "runtime directory", "broken", "is a symbolic link")
 
 
+def test_runtime_directory_is_too_long(node: Sandbox, isolated: Path) -> None:
+    """Where sockets do not fit into XDG_RUNTIME_DIR another place is taken, and that is said."""
+    require(missing_for_homes())
+    long = isolated / ("x" * 80)
+    long.mkdir(mode=0o700)
+    # a /run of this program alone, in which that other place is
+    mounts = 'mount -t tmpfs none /run && mkdir -p -m 700 "/run/user/$(id -u)" && exec "$@"'
+    argv: list[str | Path] = ["unshare", "--mount", "sh", "-c", mounts, "sh", OSSH, "doctor", "--json"]
+    done = subprocess.run(
+        [*argv, "-F", node.ssh_config, node.host],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(long)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=60,
+        start_new_session=True,
+    )
+    only(rows(done), "runtime directory", "warning", f"as XDG_RUNTIME_DIR cannot hold sockets: {long}")
+    assert done.returncode == 1
+
+
 def test_settings_are_wrong(node: Sandbox) -> None:
     """A mistake in config.toml is named, and the links that do not need it are told all the same."""
     write_settings(f"[host.{node.host}]\npersits = 3\n")

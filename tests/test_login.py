@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import Keep
+from conftest import Keep, MakeChain
 from nodes import config_through
 from programs import OSSH, ossh, ossh_run, runtime, status, until, write_settings
 from relay import Relay
@@ -201,6 +201,20 @@ def login_and_out(config: Path, host: str) -> str:
     ended = subprocess.run([*argv, "-O", "exit", host], capture_output=True, check=False, timeout=30)
     until(lambda: not socket.exists(), "the master to end")
     return "live, logged out" if ended.returncode == 0 else ended.stderr.decode()
+
+
+def test_what_a_jump_host_said(make_chain: MakeChain) -> None:
+    """ssh tells nothing of a jump host that let nobody in; the error names the command that shows it."""
+    chain = make_chain("key", "key", "key")
+    (chain.nodes[1].directory / "authorized_keys").write_text("")
+    config = chain.config()
+    config.write_text(config.read_text().replace("ProxyJump jump2", "ProxyJump jump1,jump2"))
+    done = ossh("login", "-F", config, "target")
+    assert done.returncode == 255
+    _, _, command = done.stderr.decode().strip().partition("ssh hides what a jump host has said; see it by: ")
+    assert command == f"ssh -F {config} -J jump1 jump2 true"
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "Permission denied (publickey)" in said.stderr
 
 
 def test_unknown_host_key(own_node: Sandbox, isolated: Path) -> None:

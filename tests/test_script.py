@@ -464,6 +464,7 @@ class TestFailures:
         child.expect("Username: ")
         child.sendintr()
         assert end(child) == 255
+        assert str(child.before).strip().endswith("was interrupted")
         assert not processes(node.script)
         assert node.connections() == 0
         child = terminal(node)
