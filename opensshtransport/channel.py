@@ -148,6 +148,11 @@ class Stream:
                 return size - length
         return size
 
+    @property
+    def holds(self) -> bool:
+        """Whether something is held back that may be the beginning of a mark."""
+        return bool(self._buffer)
+
     def rest(self) -> bytes:
         """What was held back, when the stream has ended."""
         rest, self._buffer = self._buffer, b""

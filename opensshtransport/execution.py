@@ -6,10 +6,11 @@ background. Nothing runs twice: only what is known not to have started is tried 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from opensshtransport import master as masters
@@ -40,6 +41,7 @@ class Execution:
         self._spares: list[Channel] = []
         self._wanted = 1
         self._opening = 0
+        self._rooms = 0
         self._closed = False
         self._owner = os.getpid()
         self._used = time.monotonic()
@@ -246,7 +248,7 @@ class Execution:
         with self._guard:
             missing = self._wanted - len(self._spares) - self._opening
             swallows = time.monotonic() < self._swallows_until
-            if self._closed or swallows or missing <= 0 or self._slots.limit < 3:
+            if self._closed or self._rooms or swallows or missing <= 0 or self._slots.limit < 3:
                 return
             self._opening += missing
             if self._tidier is None:
@@ -305,12 +307,27 @@ class Execution:
         for channel in dropped:
             channel.close_later()
 
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        """Do without spares, so that their sessions are free for something that needs many."""
+        with self._guard:
+            self._rooms += 1
+            had = bool(self._spares)
+        self._drop_spares()
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._rooms -= 1
+            if had:
+                self._refill()
+
     def _forked(self) -> None:
         if self._owner != os.getpid():
             # the parent's channels are not ours, and its threads may have held the locks
             self._owner = os.getpid()
             self._guard, self._asking = threading.Lock(), threading.Lock()
-            self._spares, self._opening, self._tidier = [], 0, None
+            self._spares, self._opening, self._rooms, self._tidier = [], 0, 0, None
 
     def close(self) -> None:
         """Close what is open but unused."""

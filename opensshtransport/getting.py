@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import archive, trees
-from opensshtransport.archive import CHANGED, Item
+from opensshtransport.archive import CHANGED, BrokenStream, Item
 from opensshtransport.entries import DirEntry, Stat, parse_records, parse_trees
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.meter import Meter
@@ -43,11 +43,12 @@ from opensshtransport.session import Session
 from opensshtransport.shell import Reply
 from opensshtransport.stripes import (
     MIB,
+    Missing,
     Part,
     block_sums,
     mibs_of_block,
     missing_parts,
-    move,
+    move_file,
     streams_for,
 )
 
@@ -55,6 +56,8 @@ __all__ = ["Found", "Getting"]
 
 _PIECE = 1 << 18
 _ANY_SIZE = 1 << 62
+# Bytes after which the disk is to begin with what has come.
+_SOON_WRITTEN = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Getting(Mover):
             self._request(f"{function} {limit} {quoted(name)}", slow=True, mark=mark) for name in names
         ]
         found = []
-        for name, reply in zip(names, self._shells.ask_all(requests), strict=True):
+        for name, reply in zip(names, self._ask_first(requests), strict=True):
             try:
                 if reply.status and b" tree " not in reply.out:
                     raise self._failed(reply, name)
@@ -251,37 +254,54 @@ class Getting(Mover):
             if reply.status:
                 raise self._failed(reply, path)
             there = [line.split()[0].decode("ascii") for line in reply.out.splitlines()]
+        parts = missing_parts(size, block_sums(descriptor, size, blocks), there)
+        left = sum(part.size for part in parts)
         round_trip, _ = self._probe()
-        streams = streams_for(round_trip, size)
-        parts = missing_parts(size, block_sums(descriptor, size, blocks), there, streams)
-        meter.there(size - sum(part.size for part in parts), name)
+        streams = streams_for(round_trip, left)
+        meter.there(size - left, name)
+        short: OSError | None = None
 
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
-            offset, end = part.offset, part.offset + part.size
-            while offset < end and not stop.is_set():
-                piece = session.read(min(_PIECE, end - offset))
-                if not piece:
-                    # it has become shorter, or cannot be read, as is told below
-                    return
+            offset = begun = part.offset
+
+            def take(piece: bytes) -> None:
+                nonlocal offset, begun
                 # what is nothing but zeros is left out where nothing was before
                 if offset < had or not archive.is_zeros(piece):
                     _write_at(descriptor, piece, offset)
                 offset += len(piece)
+                if offset - begun >= _SOON_WRITTEN:
+                    _start_writing(descriptor, begun, offset)
+                    begun = offset
                 meter.moved(len(piece), name)
+                if stop.is_set():
+                    raise BrokenPipeError
 
-        move(
-            self._shells,
-            parts,
-            streams,
-            lambda part: f"send {word} {part.offset // MIB} {-(-part.size // MIB)}",
-            carry,
-            lambda reply: self._failed(reply, path),
-        )
+            if not session.read_exactly(part.size, take):
+                raise BrokenStream(errno.EIO, "the far side sent less of it", f"{self._host}:{path}")
+            _start_writing(descriptor, begun, offset)
+
+        try:
+            move_file(
+                self._shells,
+                Missing(parts, streams),
+                streams,
+                f"send {word}",
+                carry,
+                lambda reply: self._failed(reply, path),
+                ahead=1,
+            )
+        except OSError as reason:
+            if reason.errno != errno.EBUSY and not isinstance(reason, BrokenStream):
+                raise
+            short = reason
         if os.fstat(descriptor).st_size != size:
             os.ftruncate(descriptor, size)
         after = self._files.stat(path)
         if (after.size, after.mtime_ns) != (stat.size, stat.mtime_ns):
             raise self._error(errno.EBUSY, path, CHANGED)
+        if short is not None:
+            raise short
 
     # -- trees ---------------------------------------------------------------------------------------------
 
@@ -547,3 +567,11 @@ def _write_at(descriptor: int, piece: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _start_writing(descriptor: int, begin: int, end: int) -> None:
+    """Let the disk begin with it, so that fsync(2) has little left to wait for at the end."""
+    if hasattr(os, "posix_fadvise"):
+        # Linux begins to write, and keeps what is not written yet (mm/fadvise.c)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)

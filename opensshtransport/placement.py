@@ -122,14 +122,25 @@ class Mover:
         # most of what is asked here may be asked again: a draft is a draft
         return self._shells.ask(self._request(script, payload=payload, reads=reads, slow=slow))
 
+    def _ask_first(self, requests: list[Request]) -> list[Reply]:
+        """Ask, and find out beside it what `_probed` tells: it costs no round trip."""
+        if self._probed is not None:
+            return self._shells.ask_all(requests)
+        probe = self._request("tar --version")
+        begin = time.monotonic()
+        said, *replies = self._shells.ask_all([probe, *requests])
+        waited = time.monotonic() - begin
+        # the first reply comes after a round trip
+        self._probed = (self._shells.round_trip or waited, b"GNU tar" in said.out)
+        return replies
+
     def _probe(self) -> tuple[float, bool]:
         """The round trip in seconds, and whether the far side's tar takes a list of names."""
         if self._probed is None:
-            said = self._ask("tar --version").out
-            begin = time.monotonic()
-            self._ask(":")
-            self._probed = (time.monotonic() - begin, b"GNU tar" in said)
-        return self._probed
+            self._ask_first([])
+        if self._probed is None:
+            raise AssertionError("it was asked")
+        return self._shells.round_trip or self._probed[0], self._probed[1]
 
     def _again(self, meter: Meter, work: Callable[[], _T]) -> _T:
         """Go on after a lost connection, as long as each try finds more of the try before."""

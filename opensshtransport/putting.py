@@ -39,12 +39,13 @@ from opensshtransport.session import Session
 from opensshtransport.shell import Reply
 from opensshtransport.stripes import (
     MIB,
+    Missing,
     Part,
     block_sums,
     blocks_with_data,
     mibs_of_block,
     missing_parts,
-    move,
+    move_file,
     reply_errno,
     streams_for,
 )
@@ -144,7 +145,7 @@ class Putting(Mover):
         mibs = mibs_of_block(seen.st_size)
         blocks = -(-seen.st_size // (mibs * MIB))
         script = f"prepare {key} {flag(how.resume)} {flag(how.overwrite)} {mibs} {blocks} {place}"
-        reply = self._ask(script, slow=True)
+        (reply,) = self._ask_first([self._request(script, slow=True)])
         if reply.status:
             raise self._failed(reply, destination)
         target, draft, inode, there = reply.out.split(b"\0", 3)
@@ -186,17 +187,15 @@ class Putting(Mover):
     ) -> None:
         """Send what a draft has not."""
         there = [line.split()[0].decode("ascii") for line in sums_there.splitlines()]
-        round_trip, _ = self._probe()
-        streams = streams_for(round_trip, size)
         parts = missing_parts(
-            size,
-            there,
-            block_sums(descriptor, size, len(there)),
-            streams,
-            blocks_with_data(descriptor, size),
+            size, there, block_sums(descriptor, size, len(there)), blocks_with_data(descriptor, size)
         )
-        meter.there(size - sum(part.size for part in parts), name)
-        word = quoted(draft)
+        left = sum(part.size for part in parts)
+        round_trip, _ = self._probe()
+        streams = streams_for(round_trip, left)
+        meter.there(size - left, name)
+        # dd may cut off what another one has written behind a hole at its end
+        sparse = flag(not there and streams == 1)
 
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
             offset, end = part.offset, part.offset + part.size
@@ -208,11 +207,11 @@ class Putting(Mover):
                 offset += len(piece)
                 meter.moved(len(piece), name)
 
-        move(
+        move_file(
             self._shells,
-            parts,
+            Missing(parts, streams),
             streams,
-            lambda part: f"receive {word} {part.offset // MIB} {flag(not there)}",
+            f"receive {quoted(draft)} {sparse}",
             carry,
             lambda reply: self._failed(reply, destination),
         )
@@ -279,7 +278,8 @@ class Putting(Mover):
         if small and how.way in {None, "inline"}:
             self._small(items, where, tried, meter)
             return tried
-        reply = self._ask(f"tree {where.key} {flag(how.resume)} {where.place}", slow=True)
+        script = f"tree {where.key} {flag(how.resume)} {where.place}"
+        (reply,) = self._ask_first([self._request(script, slow=True)])
         if reply.status:
             raise self._failed(reply, where.destination)
         kind, final, raw, rest = reply.out.split(b"\0", 3)

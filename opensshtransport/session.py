@@ -12,6 +12,8 @@ import os
 import select
 import shlex
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import IO
 
 from opensshtransport.channel import Channel
@@ -25,6 +27,8 @@ _PIECE = 1 << 18
 _PIPE = 1 << 20
 # Bytes of errors, and of output that nobody has read.
 _MOST_KEPT = 1 << 26
+# So many of the last pieces hold what the far side says when it fails.
+_LAST_PIECES = 16
 # Seconds after which it is looked whether ssh still lives.
 _LOOK = 0.25
 # Seconds that a start-up file may take before it is taken for one that waits for input.
@@ -53,7 +57,7 @@ class Session:
     """One script; `finish` gives what came of it, `close` ends it."""
 
     def __init__(self, channel: Channel) -> None:
-        """Wait until the script has started.
+        """Wait until the start-up files are over, and tell the script to begin.
 
         Raises:
             ConnectionFailed: one of its kinds; nothing had started.
@@ -63,7 +67,7 @@ class Session:
         self._errors: list[bytes] | None = None
         self._kept = 0
         self._status: int | None = None
-        self._started = self._ended = False
+        self._ready = self._started = self._ended = False
         ssh = channel.ssh
         if ssh.stdout is None or ssh.stdin is None or ssh.stderr is None:
             raise AssertionError("a channel has pipes")
@@ -74,7 +78,7 @@ class Session:
                 fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
         try:
             try:
-                self._start()
+                self._begin()
             except BrokenPipeError:
                 # ssh has gone before it was told to begin
                 raise self._why() from None
@@ -83,13 +87,25 @@ class Session:
             channel.close(at_once=True)
             raise
 
-    def _start(self) -> None:
+    def _begin(self) -> None:
         deadline = time.monotonic() + _READY_WITHIN
-        while not self._started:
+        # input may follow the word to begin at once
+        while not self._ready:
             piece = self._arrived(deadline)
             if not piece:
                 raise self._why()
             self._take(piece)
+
+    def _next(self) -> None:
+        """Take what arrives next.
+
+        Raises:
+            ConnectionLost: nothing does.
+        """
+        piece = self._arrived()
+        if not piece:
+            raise self._lost()
+        self._take(piece)
 
     def _why(self) -> ConnectionFailed:
         """Why nothing has started."""
@@ -112,8 +128,8 @@ class Session:
             stderr=self._channel.words(),
         )
 
-    def _arrived(self, deadline: float | None = None) -> bytes:
-        """The next bytes, as they come; b"" where no more will.
+    def _arrived(self, deadline: float | None = None, *, most: int = _PIECE) -> bytes:
+        """The next bytes, as they come, up to so many; b"" where no more will.
 
         Raises:
             ConnectionFailed: the deadline for the start is over.
@@ -132,7 +148,7 @@ class Session:
                 )
             ready = [descriptor for descriptor, _ in poll.poll(_LOOK * 1000)]
             if self._out.fileno() in ready:
-                return os.read(self._out.fileno(), _PIECE)
+                return os.read(self._out.fileno(), most)
             if self._err is not None and ready and not os.read(self._err.fileno(), _PIECE):
                 poll.unregister(self._err.fileno())
                 self._err = None
@@ -147,6 +163,7 @@ class Session:
                     self._bounded(part)
             elif part.kind == "ready":
                 # from here on the start-up files read no more of what is sent
+                self._ready = True
                 self._channel.go()
             elif part.kind == "refused":
                 raise ConnectionFailed(
@@ -179,10 +196,7 @@ class Session:
             ConnectionLost: it broke before.
         """
         while not self._parts and self._errors is None and not self._ended:
-            piece = self._arrived()
-            if not piece:
-                raise self._lost()
-            self._take(piece)
+            self._next()
         if not self._parts:
             return b""
         first = self._parts[0]
@@ -190,6 +204,35 @@ class Session:
             return self._parts.pop(0)
         self._parts[0] = first[size:]
         return first[:size]
+
+    def read_exactly(self, size: int, take: Callable[[bytes], object]) -> bool:
+        """Give so many bytes of the output to a function, without a search for the far side's words in them.
+
+        Returns:
+            Whether there were so many; if not, the last of what was given are its words, and no output.
+
+        Raises:
+            ConnectionLost: it broke before.
+        """
+        last: deque[bytes] = deque(maxlen=_LAST_PIECES)
+        while size and (not self._started or self._parts or self._channel.out.holds):
+            piece = self.read(min(_PIECE, size))
+            if not piece:
+                return False
+            take(piece)
+            size -= len(piece)
+        while size:
+            piece = self._arrived(most=min(_PIECE, size))
+            if not piece:
+                self._take(b"".join(last))
+                self._parts.clear()
+                if not self._ended:
+                    raise self._lost()
+                return False
+            last.append(piece)
+            take(piece)
+            size -= len(piece)
+        return True
 
     def write(self, raw: bytes | memoryview) -> int:
         """Send all of it.
@@ -225,10 +268,7 @@ class Session:
                 rest.append(piece)
                 self._bounded(piece)
             while not self._ended:
-                piece = self._arrived()
-                if not piece:
-                    raise self._lost()
-                self._take(piece)
+                self._next()
             text = b"".join(self._errors or []).decode("utf-8", "surrogateescape")
             return Reply(b"".join(rest), text, self._status or 0)
         finally:

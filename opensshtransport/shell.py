@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import math
 import os
 import re
 import select
@@ -134,6 +135,7 @@ class Pending:
 
     request: Request
     begun: float = 0.0
+    alone: bool = False
     abandoned: bool = False
     out: list[bytes] = field(default_factory=list)
     errors: list[bytes] | None = None
@@ -223,6 +225,8 @@ class RemoteShell:
         self._at_once = False
         self._retired = False
         self._used = time.monotonic()
+        # the shortest time in seconds from a request to its reply
+        self.round_trip = math.inf
         # only the reader closes what it reads from: another thread's file may have the number by then
         self._wake: tuple[int, int] | None = os.pipe()
         self._reader = threading.Thread(target=self._read, args=self._wake[:1], daemon=True)
@@ -269,7 +273,8 @@ class RemoteShell:
                 if self._closed or self._retired:
                     raise self._failure or Ended("the remote shell has ended", host=self._channel.host)
                 self._used = time.monotonic()
-                pending.begun = self._used if not self._queue else 0.0
+                pending.alone = not self._queue
+                pending.begun = self._used if pending.alone else 0.0
                 self._queue.append(pending)
             try:
                 for raw in (request.head, request.payload):
@@ -467,6 +472,8 @@ class RemoteShell:
             with self._guard:
                 self._queue.popleft()
                 self._used = time.monotonic()
+                if pending.alone and not pending.request.payload:
+                    self.round_trip = min(self.round_trip, self._used - pending.begun)
                 if self._queue:
                     self._queue[0].begun = self._used
                 elif self._retired:

@@ -6,6 +6,8 @@ shell; what changes something never is, unless it is known that nothing was sent
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import threading
 import time
@@ -37,21 +39,35 @@ def _patience(deadline: Deadline) -> float:
 class Shells:
     """The remote shells of one destination: one, and more while slow requests are on their way."""
 
-    def __init__(self, master: Master, facts: Callable[[], Facts], revive: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        master: Master,
+        facts: Callable[[], Facts],
+        revive: Callable[[], object],
+        room: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
         """Nothing is opened yet.
 
         Args:
             master: whose sessions.
             facts: gives what is known of the live master, logging in where it must.
             revive: makes sure that a master lives after one was found dead.
+            room: keeps free what this process could do without of the sessions.
         """
         self.host = master.destination.host
         self._master, self._get_facts, self._revive = master, facts, revive
+        self.room = room
         self._slots = Slots(master)
         self._shells: list[RemoteShell] = []
         self._guard = threading.Lock()
         self._opening = threading.Lock()
         self._owner = os.getpid()
+        self._round_trip = math.inf
+
+    @property
+    def round_trip(self) -> float | None:
+        """The shortest time in seconds from a request to its reply; None as long as none is known."""
+        return None if math.isinf(self._round_trip) else self._round_trip
 
     def ask(self, request: Request, *, timeout: float | None = None) -> Reply:
         """Ask, and wait for the reply.
@@ -83,6 +99,7 @@ class Shells:
                 for one in sent:
                     # one by one: those that came before a failure count
                     replies.append(shell.reply(one, deadline))  # noqa: PERF401
+                self._round_trip = min(self._round_trip, shell.round_trip)
                 if len(replies) == len(requests):
                     return replies
             except Ended:

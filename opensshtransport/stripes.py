@@ -2,16 +2,19 @@
 
 One channel of ssh carries at most its window, 2 MiB, in one round trip, so over a long way one stream is slow
 however wide the way is. Parts begin at multiples of a MiB; what of a draft is there already is known by the
-checksums of its blocks.
+checksums of its blocks. A session moves one part after the other, as many as it gets through: large ones
+first, so that nobody waits for the last one, however many sessions there are and however fast each is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
@@ -23,12 +26,14 @@ from opensshtransport.shells import Shells
 
 __all__ = [
     "MIB",
+    "Missing",
     "Part",
     "block_sums",
     "blocks_with_data",
     "mibs_of_block",
     "missing_parts",
     "move",
+    "move_file",
     "reply_errno",
     "streams_for",
 ]
@@ -40,12 +45,13 @@ _WINDOW = 2 * MIB
 # Bytes a second that ssh encrypts on one core: more streams than fill it do no good.
 _ENCRYPTS = 600e6
 _MOST = 8
-_LEAST_PART = 4 * MIB
+_LEAST_SHARE = 4 * MIB
 # Blocks that are compared where a draft is there: about 256 of a file, of no more MiB than this.
 _BLOCKS, _LARGEST_BLOCK = 256, 16
 # Seconds in which another program may give back a session.
 _PATIENCE = 120.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_LOOK_AGAIN = 0.02
 _ENDED_WITHIN = 5.0
 
 
@@ -65,7 +71,7 @@ def streams_for(round_trip: float, size: int) -> int:
         size: bytes to be moved.
     """
     worth = -(-round_trip * _ENCRYPTS // _WINDOW)
-    return max(1, min(_MOST, int(worth), -(-size // _LEAST_PART)))
+    return max(1, min(_MOST, int(worth), -(-size // _LEAST_SHARE)))
 
 
 def mibs_of_block(size: int) -> int:
@@ -95,16 +101,14 @@ def missing_parts(
     size: int,
     there: Sequence[str],
     ours: Sequence[str],
-    streams: int,
     filled: Container[int] | None = None,
 ) -> list[Part]:
-    """What is still to be moved, in about as many parts as there are streams.
+    """What is still to be moved, each part as long as it can be.
 
     Args:
         size: of the file.
         there: checksums of the draft's blocks.
         ours: checksums of the source's blocks, as far as there are any of the draft.
-        streams: how many go side by side.
         filled: blocks of the source that are no holes; None for all.
     """
     block = mibs_of_block(size) * MIB
@@ -120,12 +124,39 @@ def missing_parts(
             missing[-1][1] = end
         else:
             missing.append([begin, end])
-    total = sum(end - begin for begin, end in missing)
-    share = max(_LEAST_PART, -(-total // max(1, streams)))
-    share = -(-share // MIB) * MIB
-    return [
-        Part(begin, min(share, end - begin)) for first, end in missing for begin in range(first, end, share)
-    ]
+    return [Part(begin, end - begin) for begin, end in missing]
+
+
+class Missing:
+    """What of a file is still to be moved. Any thread may take of it."""
+
+    def __init__(self, parts: Sequence[Part], streams: int) -> None:
+        """Nothing is taken yet.
+
+        Args:
+            parts: what is to be moved, in its order.
+            streams: how many go side by side.
+        """
+        self._parts = deque(parts)
+        self._streams = streams
+        self._guard = threading.Lock()
+        self.left = sum(part.size for part in parts)
+
+    def take(self) -> Part | None:
+        """The next part, or None where none is left."""
+        with self._guard:
+            if not self._parts:
+                return None
+            first = self._parts.popleft()
+            size = first.size
+            if self._streams > 1:
+                # half of what each has to do: so all come to their ends at about the same time
+                share = max(_WINDOW, self.left // (2 * self._streams)) // MIB * MIB
+                size = min(size, share)
+            if size < first.size:
+                self._parts.appendleft(Part(first.offset + size, first.size - size))
+            self.left -= size
+            return Part(first.offset, size)
 
 
 def block_sums(descriptor: int, size: int, count: int) -> list[str]:
@@ -151,8 +182,9 @@ def reply_errno(reply: Reply) -> int:
 class _Crew:
     """The threads that move parts, and their sessions."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], more: Callable[[], bool]) -> None:
         self.left = list(reversed(parts))
+        self.more = more
         self.failures: list[BaseException] = []
         self.stop = threading.Event()
         self.guard = threading.Lock()
@@ -161,7 +193,7 @@ class _Crew:
 
     def take(self) -> Part | None:
         with self.guard:
-            return self.left.pop() if self.left and not self.stop.is_set() else None
+            return self.left.pop() if self.left and self.more() and not self.stop.is_set() else None
 
     def give_back(self, part: Part) -> bool:
         """Whether somebody else is there to move it."""
@@ -191,6 +223,7 @@ def move(
     script: Callable[[Part], str],
     carry: Callable[[Session, Part, threading.Event], None],
     failed: Callable[[Reply], OSError | None],
+    more: Callable[[], bool] = lambda: True,
 ) -> None:
     """Move parts by several sessions, as many as are free.
 
@@ -201,12 +234,13 @@ def move(
         script: what the far side does for a part.
         carry: what we do for it; ends early where the event is set.
         failed: makes the error of what the far side said; None where it does no harm.
+        more: whether there is something left to do for another session.
 
     Raises:
         OSError: the far side's, or ours.
         ConnectionFailed: one of its kinds.
     """
-    crew = _Crew(parts)
+    crew = _Crew(parts, more)
 
     def work(first: bool) -> None:
         try:
@@ -233,9 +267,11 @@ def move(
                 crew.give_back(part)
                 raise
             if session is None:
-                if crew.give_back(part) and not first:
-                    return
-                first = True
+                if crew.give_back(part):
+                    # those that are there go on, and one may become free
+                    crew.stop.wait(_LOOK_AGAIN)
+                else:
+                    first = True
                 continue
             pause, patience = _FIRST_PAUSE, time.monotonic() + _PATIENCE
             _carry(session, part, crew, carry, failed)
@@ -258,8 +294,50 @@ def move(
         # what the far side says of a file tells more than that a connection was lost
         told = [reason for reason in crew.failures if not isinstance(reason, ConnectionFailed)]
         raise (told or crew.failures)[0]
-    if crew.left:
+    if crew.left and more():
         raise MasterGone("the transfer was stopped", host=shells.host)
+
+
+def move_file(
+    shells: Shells,
+    missing: Missing,
+    streams: int,
+    script: str,
+    carry: Callable[[Session, Part, threading.Event], None],
+    failed: Callable[[Reply], OSError],
+    ahead: int = 0,
+) -> None:
+    """Move what is missing of one file.
+
+    Args:
+        shells: whose destination.
+        missing: of the file.
+        streams: how many sessions at most.
+        script: `receive` or `send` of `transfer.sh`, which is told one part after the other.
+        carry: moves one part; ends early where the event is set.
+        failed: makes the error of what the far side said.
+        ahead: how many parts the far side is told of before they are moved.
+
+    Raises:
+        As `move`.
+    """
+
+    def work(session: Session, _: Part, stop: threading.Event) -> None:
+        told: deque[Part] = deque()
+        while not stop.is_set():
+            while len(told) <= ahead and (part := missing.take()) is not None:
+                session.write(b"%d %d %d\n" % (part.offset // MIB, *divmod(part.size, MIB)))
+                told.append(part)
+            if ahead and not missing.left:
+                # the far side ends when it has sent what it was told, and not a round trip later
+                session.end_input()
+            if not told:
+                return
+            carry(session, told.popleft(), stop)
+
+    lanes = [Part(number, 0) for number in range(streams if missing.left else 0)]
+    with shells.room() if len(lanes) > 1 else contextlib.nullcontext():
+        move(shells, lanes, streams, lambda _: script, work, failed, lambda: missing.left > 0)
 
 
 def _carry(

@@ -111,15 +111,37 @@ sums() {
 	done
 }
 
-# receive DRAFT MIB FRESH: stdin goes into a draft, from there on; zeros are left out where nothing was before.
+# receive DRAFT FRESH: parts of a file into a draft. Each is a line on stdin, `MIB MIBS BYTES`, from where on and how
+# much, and its bytes. Zeros are left out where nothing was before.
 receive() {
 	conv=notrunc
-	if [ "$3" ] && dd if=/dev/null of=/dev/null conv=sparse 2>/dev/null; then conv=notrunc,sparse; fi
-	said dd of="$1" bs=1048576 seek="$2" conv=$conv
+	if [ "$2" ] && dd if=/dev/null of=/dev/null conv=sparse 2>/dev/null; then conv=notrunc,sparse; fi
+	while IFS=' ' read -r from mibs rest; do
+		into 1<>"$1" || exit
+	done
 }
 
-# send FILE MIB COUNT: so many MiB of a file, from there on.
-send() { said dd if="$1" bs=1048576 skip="$2" count="$3"; }
+# into: the part of `receive`, to stdout.
+into() {
+	said dd bs=1048576 seek="$from" count="$mibs" iflag=fullblock conv="$conv" &&
+		{ [ "$rest" -eq 0 ] || said dd bs="$rest" count=1 iflag=fullblock conv="$conv"; }
+}
+
+# send FILE: parts of a file, each named by a line on stdin, as for `receive`.
+send() {
+	while IFS=' ' read -r from mibs rest; do
+		out <"$1" || exit
+	done
+}
+
+# out: the part of `send`, from stdin. Who waits for what is no longer there would wait for ever.
+out() {
+	said dd bs=1048576 skip="$from" count="$mibs" && full "$mibs" &&
+		{ [ "$rest" -eq 0 ] || { said dd bs="$rest" count=1 && full 1; }; }
+}
+
+# full N: whether dd has read so many blocks.
+full() { case $words in "$1+0 "*) ;; *) fail EBUSY ;; esac; }
 
 # said PROGRAM ARGUMENTS...: without the statistics that dd prints where all is well.
 said() {

@@ -71,7 +71,8 @@ class Transport(Files):
         self.host = host
         master = Master(openssh.resolve(host, ssh_config, overrides=settings))
         self._execution = Execution(master, login=login, person=person)
-        super().__init__(Shells(master, self._execution.facts, self._execution.revive), timeout=timeout)
+        execution = self._execution
+        super().__init__(Shells(master, execution.facts, execution.revive, execution.room), timeout=timeout)
         self._transfer = Transfer(self._shells, self)
 
     @property

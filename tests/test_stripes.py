@@ -15,6 +15,8 @@ from opensshtransport.placement import claimed
 from opensshtransport.shell import Reply
 from opensshtransport.stripes import (
     MIB,
+    Missing,
+    Part,
     block_sums,
     blocks_with_data,
     mibs_of_block,
@@ -44,13 +46,13 @@ def test_streams(round_trip: float, size: int, streams: int) -> None:
 _sizes = st.integers(0, 80 * MIB)
 
 
-@given(_sizes, st.lists(st.sampled_from("ab"), max_size=90), st.integers(1, 8), st.sets(st.integers(0, 90)))
-def test_parts_are_what_is_missing(size: int, there: list[str], streams: int, filled: set[int]) -> None:
+@given(_sizes, st.lists(st.sampled_from("ab"), max_size=90), st.sets(st.integers(0, 90)))
+def test_parts_are_what_is_missing(size: int, there: list[str], filled: set[int]) -> None:
     """Each byte is in one part, or its block is known to be there, or a hole of which nothing is there."""
     blocks = -(-size // MIB)
     there = there[:blocks]
     ours = ["a"] * len(there)
-    parts = missing_parts(size, there, ours, streams, filled)
+    parts = missing_parts(size, there, ours, filled)
     covered = set()
     for part in parts:
         assert part.size > 0
@@ -64,11 +66,39 @@ def test_parts_are_what_is_missing(size: int, there: list[str], streams: int, fi
     assert all(part.offset + part.size <= size for part in parts)
 
 
-def test_a_fresh_file_is_cut_evenly() -> None:
-    """Where nothing is there, there are as many parts as streams."""
-    assert len(missing_parts(200 * MIB, [], [], 8)) == 8
-    assert len(missing_parts(5 * MIB, [], [], 8)) == 2
-    assert missing_parts(0, [], [], 8) == []
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 60 * MIB)), max_size=5), st.integers(1, 8))
+def test_streams_take_all_of_it(pieces: list[tuple[int, int]], streams: int) -> None:
+    """What streams take, one after the other, is all that is missing, in its order, and no byte twice."""
+    parts, end = [], 0
+    for gap, size in pieces:
+        begin = -(-end // MIB) * MIB + gap * MIB
+        parts.append(Part(begin, size))
+        end = begin + size
+    missing = Missing(parts, streams)
+    taken: list[Part] = []
+    while (part := missing.take()) is not None:
+        assert part.size > 0
+        assert part.offset % MIB == 0
+        if taken and taken[-1].offset + taken[-1].size == part.offset:
+            part = Part(taken[-1].offset, taken.pop().size + part.size)
+        taken.append(part)
+    assert missing.left == 0
+    joined: list[Part] = []
+    for part in parts:
+        if joined and joined[-1].offset + joined[-1].size == part.offset:
+            part = Part(joined[-1].offset, joined.pop().size + part.size)
+        joined.append(part)
+    assert taken == joined
+
+
+def test_parts_become_smaller() -> None:
+    """One stream takes all at once; of several each takes half of its share of what is left."""
+    assert Missing([Part(0, 200 * MIB)], 1).take() == Part(0, 200 * MIB)
+    missing = Missing([Part(0, 200 * MIB)], 8)
+    sizes = [part.size // MIB for part in iter(missing.take, None)]
+    assert sizes[:2] == [12, 11]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-2:] == [2, 1]
 
 
 @pytest.mark.parametrize(
