@@ -1,34 +1,27 @@
 """File operations of a destination, each one request: one round trip, whatever it does over there.
 
-Names follow `os`, `pathlib` and `shutil`; errors are `OSError`'s own subclasses with the far side's errno and
-`HOST:path` as the file name. The far side needs POSIX sh with GNU coreutils, busybox, or a mix of them.
-
-The trap: what programs say is in the C locale there, so it can be read; but only the end of the last line,
-where strerror(3) speaks, since file names can look like anything.
+What only looks is in `questions`; here is what changes something, and is never asked twice. The far side
+needs POSIX sh with GNU coreutils, busybox, or a mix of them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import posixpath
 import re
-import secrets
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable
 
-from opensshtransport.entries import DirEntry, DiskUsage, Stat, parse_records, parse_trees
-from opensshtransport.errors import OpenSshTransportError, SettingsError, errno_of
-from opensshtransport.paths import PathLike, chunks, matches, path_text, quoted, select, tilde, words
-from opensshtransport.shell import Reply, Request
-from opensshtransport.shells import Shells
+from opensshtransport.errors import OpenSshTransportError, SettingsError
+from opensshtransport.paths import PathLike, path_text, quoted, tilde
+from opensshtransport.questions import Questions
+from opensshtransport.shell import Reply
 
 __all__ = ["Files"]
 
 
-class Files:
+class Files(Questions):
     """File operations on one destination, from any number of threads.
 
     Paths are str, bytes or path objects; any name will do. `~` and `~user` are expanded only where a path
@@ -37,362 +30,10 @@ class Files:
     something is never asked twice.
     """
 
-    def __init__(self, shells: Shells, *, timeout: float | None = None) -> None:
-        """Nothing is opened yet.
-
-        Args:
-            shells: where to ask.
-            timeout: seconds that one operation may take; None for ever.
-        """
-        self._shells = shells
-        self._timeout = timeout
-        self._home: str | None = None
-
-    # -- asking --------------------------------------------------------------------------------------------
-
-    def _request(
-        self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False, mark: str = ""
-    ) -> Request:
-        # where another user sees the mark (ps), it is worth nothing any more
-        marks = (f"m={mark} " if mark else "") + ("" if reads else f"d={secrets.token_hex(6)}")
-        return Request(script=f"{marks}\n{script}", payload=payload, reads=reads, slow=slow)
-
-    def _reply(
-        self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False, mark: str = ""
-    ) -> Reply:
-        request = self._request(script, payload=payload, reads=reads, slow=slow, mark=mark)
-        return self._shells.ask(request, timeout=self._timeout)
-
-    def _ask(
-        self,
-        script: str,
-        *paths: PathLike,
-        payload: bytes = b"",
-        reads: bool = True,
-        slow: bool = False,
-        mark: str = "",
-    ) -> bytes:
-        """Ask, with paths as the last words, and give what was printed."""
-        for path in paths:
-            if not os.fsdecode(path):
-                raise self._error(errno.ENOENT, path)
-        line = " ".join([script, *map(quoted, paths)])
-        reply = self._reply(line, payload=payload, reads=reads, slow=slow, mark=mark)
-        if reply.status:
-            raise self._failed(reply, *paths)
-        return reply.out
-
     def _change(self, script: str, *paths: PathLike, payload: bytes = b"", slow: bool = False) -> None:
         self._ask(script, *paths, payload=payload, reads=False, slow=slow)
 
-    def _test(self, letter: str, path: PathLike) -> bool:
-        text = path_text(path)
-        return bool(text) and self._reply(f"[ -{letter} {quoted(text)} ]").status == 0
-
-    def _error(self, number: int, *paths: PathLike, text: str = "") -> OSError:
-        names = [f"{self._shells.host}:{os.fsdecode(path)}" for path in paths]
-        if len(names) > 1:
-            return OSError(number, text or os.strerror(number), names[0], None, names[1])
-        return OSError(number, text or os.strerror(number), names[0] if names else self._shells.host)
-
-    def _failed(self, reply: Reply, *paths: PathLike) -> OSError:
-        number = errno_of(reply.errors)
-        if number is None:
-            said = reply.errors.strip().splitlines()
-            return self._error(errno.EIO, *paths, text=said[-1] if said else f"status {reply.status}")
-        return self._error(number, *paths)
-
-    # -- what is there -------------------------------------------------------------------------------------
-
-    def stat(self, path: PathLike, *, follow_symlinks: bool = True) -> Stat:
-        """As os.stat: size, mode, owner, times."""
-        mark = _mark()
-        raw = self._ask("stat_ -L" if follow_symlinks else "stat_", path, mark=mark)
-        return next(iter(parse_records(raw, mark).values()))
-
-    def lstat(self, path: PathLike) -> Stat:
-        """As os.lstat: of a symlink itself."""
-        return self.stat(path, follow_symlinks=False)
-
-    def exists(self, path: PathLike) -> bool:
-        """As os.path.exists: False for a symlink that leads nowhere."""
-        return self._test("e", path)
-
-    def lexists(self, path: PathLike) -> bool:
-        """As os.path.lexists."""
-        text = path_text(path)
-        return bool(text) and self._reply(f"there {quoted(text)}").status == 0
-
-    def is_file(self, path: PathLike) -> bool:
-        """As os.path.isfile."""
-        return self._test("f", path)
-
-    def is_dir(self, path: PathLike) -> bool:
-        """As os.path.isdir."""
-        return self._test("d", path)
-
-    def is_symlink(self, path: PathLike) -> bool:
-        """As os.path.islink."""
-        return self._test("L", path)
-
-    def readlink(self, path: PathLike) -> str:
-        """As os.readlink."""
-        return os.fsdecode(self._ask("link_", path))
-
-    def realpath(self, path: PathLike) -> str:
-        """As os.path.realpath: what does not exist at the end is kept."""
-        found, _, rest = os.fsdecode(self._ask("resolved", path)).partition("\0")
-        return posixpath.normpath(posixpath.join(found, rest)) if rest else found
-
-    def normalize(self, path: PathLike = ".") -> str:
-        """As `realpath`; the home directory by default."""
-        return self.realpath(path)
-
-    def home(self) -> str:
-        """The home directory."""
-        if self._home is None:
-            self._home = os.fsdecode(self._ask('printf %s "$HOME"'))
-        return self._home
-
-    def whoami(self) -> str:
-        """The name of the remote user."""
-        return os.fsdecode(self._ask("id -un")).removesuffix("\n")
-
-    def disk_usage(self, path: PathLike = ".") -> DiskUsage:
-        """As shutil.disk_usage: of the file system that holds a path."""
-        block, total, free, available = map(int, self._ask("stat -f -c '%S %b %f %a'", path).split())
-        return DiskUsage(block * total, block * (total - free), block * available)
-
-    def tree_size(self, path: PathLike) -> int:
-        """Bytes in the regular files of a tree, or of one file; links are not followed."""
-        return int(self._ask("size", path, slow=True) or 0)
-
-    def checksum(
-        self, path: PathLike, algorithm: Literal["sha256", "sha1", "sha512", "md5"] = "sha256"
-    ) -> str:
-        """The checksum of a file's content, in hexadecimal digits."""
-        if algorithm not in {"sha256", "sha1", "sha512", "md5"}:
-            raise SettingsError(f"no algorithm {algorithm!r}", advice="use sha256, sha1, sha512 or md5")
-        said = self._ask(f"checksum {algorithm}sum", path, slow=True)
-        # a name with a newline or a backslash puts one before the sum
-        return said.split()[0].removeprefix(b"\\").decode("ascii")
-
-    # -- many paths ----------------------------------------------------------------------------------------
-
-    def _many(
-        self, script: str, paths: Iterable[PathLike], *, reads: bool = True, mark: str = ""
-    ) -> tuple[list[str], list[Reply]]:
-        """Ask the same about many paths, which the far side reads on stdin; in one round trip."""
-        names = [self._plain(path) for path in paths]
-        requests = [self._request(script, payload=chunk, reads=reads, mark=mark) for chunk in chunks(names)]
-        return names, self._shells.ask_all(requests, timeout=self._timeout)
-
-    def _plain(self, path: PathLike) -> str:
-        """A path that is not read by sh."""
-        text = path_text(path)
-        if user := tilde(text):
-            home = self.home() if user == "~" else os.fsdecode(self._ask("printf %s", user))
-            return home + text[len(user) :]
-        return f"./{text}" if text.startswith("-") else text
-
-    def stat_many(self, paths: Iterable[PathLike], *, follow_symlinks: bool = True) -> list[Stat | None]:
-        """As `stat` for thousands of paths in one round trip; None where nothing is there.
-
-        Raises:
-            OSError: of what is there but cannot be looked at.
-        """
-        option = "-L " if follow_symlinks else ""
-        mark = _mark()
-        names, replies = self._many(f'xargs -0 -r stat {option}-c "$m$record"', paths, mark=mark)
-        found: dict[str, Stat] = {}
-        doubtful = False
-        for reply in replies:
-            found.update(parse_records(reply.out, mark))
-            numbers = {errno_of(line) for line in reply.errors.splitlines()}
-            doubtful = doubtful or bool(numbers - _NOTHING_THERE)
-        missing = [name for name in dict.fromkeys(names) if name and name not in found] if doubtful else []
-        # which one it is, is asked again: rare, and exact
-        asked = [self._request(f"stat_ {option}{shlex.quote(name)}", mark=mark) for name in missing]
-        for name, reply in zip(missing, self._shells.ask_all(asked, timeout=self._timeout), strict=True):
-            if reply.status and errno_of(reply.errors) not in _NOTHING_THERE:
-                raise self._failed(reply, name)
-        return [found.get(name) for name in names]
-
-    def exists_many(self, paths: Iterable[PathLike]) -> list[bool]:
-        """As `exists` for thousands of paths in one round trip."""
-        names, replies = self._many("exist", paths)
-        told = iter(b"".join(reply.out for reply in replies))
-        return [bool(name) and next(told) == ord("1") for name in names]
-
-    def remove_many(self, paths: Iterable[PathLike], *, missing_ok: bool = False) -> None:
-        """As `remove` for thousands of paths in one round trip; all are tried.
-
-        Raises:
-            OSError: of the first that could not be removed.
-        """
-        names, replies = self._many("remove", paths, reads=False)
-        failed = {"": self._error(errno.ENOENT, "")} if not missing_ok else {}
-        for reply in replies:
-            if reply.status:
-                raise self._failed(reply)
-            told = iter(os.fsdecode(reply.out).split("\0")[:-1])
-            for said in told:
-                kind, _, name = said.partition(" ")
-                if kind == "left":
-                    failed[name] = self._failed(Reply(b"", next(told), 1), name)
-                elif not missing_ok:
-                    failed[name] = self._error(errno.ENOENT, name)
-        for name in names:
-            if name in failed:
-                raise failed[name]
-
     # -- directories ---------------------------------------------------------------------------------------
-
-    def listdir(self, path: PathLike = ".") -> list[str]:
-        """As os.listdir, sorted."""
-        top, raw = quoted(path), self._ask("names", path)
-        # what find prints begins with the path as it was expanded there
-        return sorted(os.fsdecode(name).rpartition("/")[2] for name in raw.split(b"\0") if name and top)
-
-    def scandir(self, path: PathLike = ".") -> list[DirEntry]:
-        """As os.scandir, sorted: names together with what lstat tells of them."""
-        mark = _mark()
-        found = parse_trees(self._ask("scan", path, mark=mark), mark)
-        entries = next(iter(found.values()), {})
-        return [
-            dataclasses.replace(entries[name], path=posixpath.join(os.fsdecode(path), name))
-            for name in sorted(entries)
-        ]
-
-    def scantree(self, path: PathLike = ".") -> dict[str, DirEntry]:
-        """As `scandir` for all that is below a directory, by the path below it; in one round trip.
-
-        What is in directories that cannot be read is missing.
-        """
-        mark = _mark()
-        listing, _, _ = self._ask("scan_all", path, slow=True, mark=mark).partition(
-            f"{mark} unreadable\n".encode()
-        )
-        ((_, entries),) = parse_trees(listing, mark).items()
-        return dict(sorted(entries.items()))
-
-    def walk(
-        self,
-        top: PathLike,
-        topdown: bool = True,
-        onerror: Callable[[OSError], object] | None = None,
-        followlinks: bool = False,
-    ) -> Iterator[tuple[str, list[str], list[str]]]:
-        """As os.walk, sorted; the tree comes in one round trip, and each link that is followed in one."""
-        start = os.fsdecode(top)
-        mark = _mark()
-        try:
-            raw = self._ask("scan_all", top, slow=True, mark=mark)
-        except OSError as reason:
-            if isinstance(reason, OpenSshTransportError):
-                raise
-            if onerror is not None:
-                onerror(reason)
-            return
-        listing, _, closed = raw.partition(f"{mark} unreadable\n".encode())
-        ((real, entries),) = parse_trees(listing, mark).items()
-        unreadable = {os.fsdecode(name)[len(real) + 1 :] for name in closed.split(b"\0") if name}
-        children: dict[str, list[DirEntry]] = {}
-        for name, entry in entries.items():
-            children.setdefault(name.rpartition("/")[0], []).append(entry)
-
-        def descend(below: str) -> Iterator[tuple[str, list[str], list[str]]]:
-            here = posixpath.join(start, below) if below else start
-            if below in unreadable:
-                if onerror is not None:
-                    onerror(self._error(errno.EACCES, here))
-                return
-            found = sorted(children.get(below, ()), key=lambda entry: entry.name)
-            dirs = [entry.name for entry in found if entry.is_dir()]
-            links = {entry.name for entry in found if entry.is_symlink()}
-            files = [entry.name for entry in found if not entry.is_dir()]
-            if topdown:
-                yield here, dirs, files
-            for name in dirs:
-                if name not in links:
-                    yield from descend(posixpath.join(below, name))
-                elif followlinks:
-                    yield from self.walk(posixpath.join(here, name), topdown, onerror, followlinks)
-            if not topdown:
-                yield here, dirs, files
-
-        yield from descend("")
-
-    def glob(self, pattern: str, *, root: PathLike | None = None) -> list[str]:
-        """Paths that match a pattern, by the rules of pathlib's glob of Python 3.13; sorted.
-
-        `*`, `?` and `[...]` match within a name, hidden ones too; `**` matches any number of directories, and
-        does not follow links. A slash at the end asks for directories only.
-
-        Args:
-            pattern: may begin with `/`, `~` or `~user`.
-            root: a directory, taken as it is; the pattern is relative to it.
-
-        Raises:
-            SettingsError: the pattern is empty.
-        """
-        if not pattern or "\0" in pattern:
-            raise SettingsError(f"no pattern: {pattern!r}", advice="give one, like *.out")
-        if root is not None:
-            base = posixpath.join(os.fsdecode(root), "")
-        elif user := tilde(pattern):
-            base, pattern = f"{user}/", pattern[len(user) :]
-        else:
-            base = "/" if pattern.startswith("/") else ""
-        parts = [part for part in pattern.split("/") if part not in {"", "."}]
-        directories = pattern.endswith("/")
-        if "**" in parts:
-            found = self._glob_trees(base, parts, directories)
-        else:
-            found = self._glob_names(base, parts, directories)
-        return sorted(found)
-
-    def rglob(self, pattern: str, *, root: PathLike | None = None) -> list[str]:
-        """As `glob` with `**/` before the pattern: paths at any depth below a directory; sorted."""
-        return self.glob(f"**/{pattern}", root=root)
-
-    def _glob_names(self, base: str, parts: Sequence[str], directories: bool) -> set[str]:
-        """For a pattern without `**`: sh expands a wider one, which is filtered here."""
-        wider = [quoted(base or "./") + word + ("/" if directories else "") for word in words(parts)]
-        # the expanded base goes first, to be known here
-        raw = self._ask(f"printf '%s\\0' {quoted(base or './')}; matching {' '.join(wider)}", slow=True)
-        top, *names = [os.fsdecode(name) for name in raw.split(b"\0")[:-1]]
-        found = set()
-        for name in names:
-            rest = name[len(top) :].rstrip("/")
-            if matches(rest, parts):
-                found.add((top if base else "") + rest)
-        return found
-
-    def _glob_trees(self, base: str, parts: Sequence[str], directories: bool) -> set[str]:
-        """For a pattern with `**`: all below the directories before it is listed, and matched here."""
-        depth = parts.index("**")
-        before, rest = parts[:depth], parts[depth:]
-        wider = [quoted(base or "./") + word for word in words(before)]
-        mark = _mark()
-        script = f"printf '%s\\0' {quoted(base or './')}; trees {' '.join(wider)}"
-        raw = self._ask(script, slow=True, mark=mark)
-        top = os.fsdecode(raw.partition(b"\0")[0])
-        found: set[str] = set()
-        for place, entries in parse_trees(raw, mark).items():
-            start = place if base else place.removeprefix("./")
-            if before and not matches(place[len(top) :], before):
-                continue
-            names, links = select(entries, rest)
-            for name in names:
-                entry = entries.get(name)
-                # a `**` at the end takes no link for a directory
-                if not directories or entry is None or entry.is_dir(follow_symlinks=rest[-1] != "**"):
-                    found.add(posixpath.join(start, name).rstrip("/") if name else start.rstrip("/") or start)
-            for link, remaining in links:
-                going_on = "/".join(remaining) + "/" * directories
-                found.update(self.glob(going_on, root=posixpath.join(start, link)))
-        return found - {""}
 
     def mkdir(
         self, path: PathLike, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False
@@ -400,7 +41,8 @@ class Files:
         """As pathlib.Path.mkdir."""
         text = path_text(path)
         plain = text.rstrip("/") or text[:1]
-        self._change(f"mkdir_ {mode:o} '{_flag(parents)}' '{_flag(exist_ok)}'", plain)
+        # of the others mkdir(2) takes none
+        self._change(f"mkdir_ {mode & 0o1777:o} '{_flag(parents)}' '{_flag(exist_ok)}'", plain)
 
     def makedirs(self, path: PathLike, mode: int = 0o777, *, exist_ok: bool = False) -> None:
         """As os.makedirs."""
@@ -443,6 +85,28 @@ class Files:
         except FileNotFoundError:
             if not missing_ok:
                 raise
+
+    def remove_many(self, paths: Iterable[PathLike], *, missing_ok: bool = False) -> None:
+        """As `remove` for thousands of paths in one round trip; all are tried.
+
+        Raises:
+            OSError: of the first that could not be removed.
+        """
+        names, replies = self._many("remove", paths, reads=False)
+        failed = {"": self._error(errno.ENOENT, "")} if not missing_ok else {}
+        for reply in replies:
+            if reply.status:
+                raise self._failed(reply)
+            told = iter(os.fsdecode(reply.out).split("\0")[:-1])
+            for said in told:
+                kind, _, name = said.partition(" ")
+                if kind == "left":
+                    failed[name] = self._failed(Reply(b"", next(told), 1), name)
+                elif not missing_ok:
+                    failed[name] = self._error(errno.ENOENT, name)
+        for name in names:
+            if name in failed:
+                raise failed[name]
 
     def rename(self, source: PathLike, destination: PathLike) -> None:
         """As os.rename, within one file system."""
@@ -542,14 +206,6 @@ class Files:
 
     # -- content -------------------------------------------------------------------------------------------
 
-    def read_bytes(self, path: PathLike) -> bytes:
-        """The content of a file; for large ones, `get` is better."""
-        return self._ask("read_", path)
-
-    def read_text(self, path: PathLike, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The content of a file as text, with line ends as they are."""
-        return self.read_bytes(path).decode(encoding, errors)
-
     def write_bytes(self, path: PathLike, content: bytes, *, mode: int = 0o666, exist_ok: bool = True) -> int:
         """Write a file, which appears with all of its content or not at all; gives the number of bytes.
 
@@ -578,30 +234,10 @@ class Files:
         """
         self._change(f"append {len(content)}", path, payload=bytes(content))
 
-    def head(self, path: PathLike, lines: int = 10, *, size: int | None = None) -> bytes:
-        """The first lines of a file, or the first `size` bytes."""
-        return self._ask(f"part head {_amount(lines, size)}", path)
 
-    def tail(self, path: PathLike, lines: int = 10, *, size: int | None = None) -> bytes:
-        """The last lines of a file, or the last `size` bytes."""
-        return self._ask(f"part tail {_amount(lines, size)}", path)
-
-
-# What is not there, for `stat_many`.
-_NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, None}
 _NOBODY = re.compile(r"^chown: (?:invalid|unknown) (?:user|group|spec)")
 _MODE = re.compile(r"[0-7]{1,5}|[ugoa]*[-+=][rwxXstugo]*(?:[-+=][rwxXstugo]*)*(?:,[ugoa]*[-+=][rwxXstugo]*)*")
 
 
-def _mark() -> str:
-    return secrets.token_hex(8)
-
-
 def _flag(value: bool) -> str:
     return "yes" if value else ""
-
-
-def _amount(lines: int, size: int | None) -> str:
-    if (lines if size is None else size) < 0:
-        raise SettingsError("a negative number of lines or bytes", advice="give how many are wanted")
-    return f"-n {lines}" if size is None else f"-c {size}"

@@ -28,6 +28,14 @@ above() {
 	[ -d "$up" ] || { stat "$up." >/dev/null && fail ENOTDIR; exit 1; }
 }
 
+# enter PATH: sets `where` to a directory's path without links, if it can be entered; by no other program.
+enter() {
+	cd -P -- "$1" 2>/dev/null || return
+	# bash keeps a second slash at the beginning
+	case $PWD in //*) where=${PWD#/} ;; *) where=$PWD ;; esac
+	cd -- "$home_" || exit
+}
+
 # beside PATH: sets `draft` to a new name in the same directory.
 beside() {
 	above "$1"
@@ -112,9 +120,11 @@ remove() {
 		:' sh
 }
 
+# directory MODE PATH: by the umask, since busybox's `mkdir -m` drops the setgid bit that is inherited.
 directory() {
-	# mkdir MODE PATH
-	if [ "$1" = 777 ]; then mkdir "$2"; else mkdir -m "$(limited "$1")" "$2"; fi
+	[ "$1" = 777 ] || umask "$(printf '%o' $((0777 & ~(0$1 & ~0$umask_))))"
+	mkdir "$2" || return
+	[ $((0$1 & 01000)) -eq 0 ] || chmod +t "$2"
 }
 
 mkdir_() {
@@ -145,9 +155,9 @@ rmtree() {
 		exit 1
 	fi
 	# not what holds the home directory either
-	top=$(cd -- "$1" && pwd -P) && case $(cd -- "$HOME" && pwd -P)/ in
-	"${top%/}"/*) fail EPERM ;;
-	esac
+	if enter "$1"; then
+		case $home_/ in "${where%/}"/*) fail EPERM ;; esac
+	fi
 	rm -rf -- "$1"
 }
 
@@ -278,6 +288,8 @@ write() {
 		exit
 	fi
 	beside "$target"
+	# nobody reads what he may not, meanwhile
+	if [ -f "$target" ] || [ "$2" != 666 ]; then umask 077; fi
 	(keep "$1") || exit
 	if [ -f "$target" ]; then
 		chmod "$(stat -c %a "$target")" "$draft"
@@ -308,7 +320,7 @@ append() {
 		: >>"$target" || exit
 		draft=$(mktemp) || exit
 	fi
-	(keep "$1") || exit
+	(umask 077 && keep "$1") || exit
 	cat "$draft" >>"$target"
 	status=$?
 	rm -f "$draft"
@@ -347,10 +359,12 @@ size() {
 
 # copy_ OPTIONS SOURCE DESTINATION NAME: as `cp -r`; what is new appears under its name when it is complete.
 copy_() {
-	case $1 in
-	*L*) stat -L "$2" >/dev/null || exit ;;
-	*) stat "$2" >/dev/null || exit ;;
-	esac
+	if [ ! -e "$2" ]; then
+		case $1 in
+		*L*) stat -L "$2" >/dev/null || exit ;;
+		*) stat "$2" >/dev/null || exit ;;
+		esac
+	fi
 	to=$3
 	if [ -d "$to" ]; then
 		case $to in */) to=$to$4 ;; *) to=$to/$4 ;; esac
@@ -359,16 +373,20 @@ copy_() {
 	if [ -d "$2" ] && { [ ! -L "$2" ] || case $1 in *L*) ;; *) false ;; esac; }; then
 		there "$to" && [ ! -d "$to" ] && fail ENOTDIR
 		# into itself?
-		if ! inner=$(real "${to%/}") || ! outer=$(real "$2"); then
-			stat -L "$to" >/dev/null
-			exit 1
+		enter "$2" || fail EACCES
+		outer=$where
+		inner=$to
+		if [ ! -d "$to" ]; then
+			to=${to%/}
+			above "$to"
+			inner=$up
 		fi
-		case $inner in "${outer%.}"/* | "$outer") fail EINVAL ;; esac
+		enter "$inner" || fail EACCES
+		case $where/ in "$outer"/*) fail EINVAL ;; esac
 		if [ -d "$to" ]; then
 			cp "$1" "$2/." "$to"
 			exit
 		fi
-		to=${to%/}
 	else
 		[ ! -d "$to" ] || [ -L "$to" ] || fail EISDIR
 		case $to in */) fail ENOTDIR ;; esac

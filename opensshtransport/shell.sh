@@ -33,7 +33,9 @@ serve() {
 	nl='
 '
 	# a start-up file may have gone elsewhere
-	cd -- "$HOME" || cd /
+	cd -P -- "$HOME" || cd /
+	# shellcheck disable=SC2034 # for the file operations
+	home_=$PWD
 	printf '%s started\n' "$ossh_mark"
 	while IFS=' ' read -r kind size payload; do
 		request=''

@@ -632,9 +632,13 @@ class FilesContract:
             for exist_ok in (False, True):
                 for place in (*PLACES, f"new{parents}{exist_ok}/a/b/", f"n{parents}{exist_ok}", "f/a/b"):
                     both("mkdir", at(place), parents=parents, exist_ok=exist_ok)
-        for mode in (0o700, 0o755, 0o1777, 0o500, 0):
+        # of a project's directory a new one inherits the group's bit
+        both.given({"project": None})
+        both.modes({"project": 0o2775})
+        for mode in (0o700, 0o755, 0o1777, 0o2770, 0o6755, 0o500, 0):
             both("mkdir", at(f"m{mode:o}"), mode)
             both("mkdir", at(f"p{mode:o}/q"), mode, parents=True)
+            both("mkdir", at(f"project/{mode:o}"), mode)
         both("makedirs", at("made/by/makedirs"))
         assert both("makedirs", at("made/by/makedirs")) is FileExistsError
         both("makedirs", at("made/by/makedirs"), exist_ok=True)
@@ -690,7 +694,13 @@ class FilesContract:
         home = both.far.home()
         with acting_as(both.uid):
             Path(home, "kept").write_text("kept")
-        for path in (home, f"{home}/", os.path.dirname(home), f"{home}/../{os.path.basename(home)}"):
+        for path in (
+            home,
+            f"{home}/",
+            os.path.dirname(home),
+            f"/{os.path.dirname(home)}",
+            f"{home}/../{os.path.basename(home)}",
+        ):
             with pytest.raises(PermissionError):
                 both.far.rmtree(path)
         assert Path(home, "kept").exists()

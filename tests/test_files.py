@@ -8,6 +8,7 @@ import glob as globbing
 import itertools
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from conftest import require
+from conftest import Keep, require
 from contracts import Awaited, Both, FilesContract, acting_as, at
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from nodes import missing_programs
+from nodes import config_through, missing_programs
+from programs import until
+from relay import Relay
 from users import ShellName, User, missing_for_users, temporary_user
 
 from opensshtransport import AsyncTransport, Transport
@@ -249,6 +252,34 @@ def test_copies_are_atomic(far: FarSide) -> None:
         assert file.read() == b"old"
     assert far.sync.read_bytes("f") == b"copied"
     far.sync.remove_many(["f", "g"])
+
+
+def test_drafts_are_private(own_node: Sandbox, keep: Keep, tmp_path: Path) -> None:
+    """While a private file is written, replaced or added to, its draft is private too."""
+    content = b"secret" * 1_000_000
+    relay = keep(Relay(own_node.port))
+    there = keep(Transport(own_node.host, ssh_config=config_through(own_node, relay)))
+    assert there.exists("~")
+    path = tmp_path / "private"
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: there.write_bytes(path, content, mode=0o600),
+        lambda: there.write_bytes(path, content),
+        lambda: there.append(path, content),
+    )
+    for number, way in enumerate(ways, 1):
+        # all stands still in the midst of it
+        relay.cut_after(3_000_000, "silence", "up")
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit(way)
+            until(lambda n=number: relay.faults == n, "the middle")  # type: ignore[misc]
+            until(lambda: any(tmp_path.glob(".ossh-*")), "the draft")
+            (draft,) = tmp_path.glob(".ossh-*")
+            assert stat.S_IMODE(draft.stat().st_mode) == 0o600
+            relay.resume()
+            written.result(60)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert not list(tmp_path.glob(".ossh-*"))
+    assert path.read_bytes() == content * 2
 
 
 def test_one_of_many_makes_a_file(far: FarSide) -> None:

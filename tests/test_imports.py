@@ -34,7 +34,7 @@ FLOORS = {
         "execution",
         "direct",
         *("session", "meter", "archive", "stripes", "trees", "sftp"),
-        "files",
+        *("questions", "files"),
         *("placement", "putting", "getting", "transfer"),
         "transport",
         *("links", "credentials", "far_side", "plan"),
