@@ -17,6 +17,7 @@ import re
 import secrets
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from opensshtransport.errors import (
     ConnectionFailed,
     ConnectionLost,
     MasterGone,
+    SessionRefused,
     SettingsError,
+    classify,
     connection_error,
     errno_of,
 )
@@ -112,6 +115,8 @@ def missing_sftp(reason: ConnectionFailed) -> bool:
     )
 
 
+# How long a session is waited for, and when it is asked for again, in seconds.
+_PATIENCE, _AGAIN = 120.0, 0.1
 # It stands before each line of a batch when that begins.
 _PROMPT = b"sftp> "
 # What sftp leaves out of a tree, and says so.
@@ -172,6 +177,22 @@ class Sftp:
         return error
 
     def _finish(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
+        """Let a program work within the budget of sessions; one that the server refuses is waited for."""
+        slots, deadline = self._shells.slots, time.monotonic() + _PATIENCE
+        while True:
+            slot = slots.wait(deadline)
+            beside = slots.in_use() - 1
+            try:
+                out, errors, returncode = self._talk(argv, text)
+            finally:
+                slots.give(slot)
+            refused = classify(errors.decode("utf-8", "replace"), returncode) is SessionRefused
+            if not refused or _PROMPT in out or time.monotonic() > deadline:
+                return out, errors, returncode
+            slots.learn(max(beside, slots.in_use()))
+            time.sleep(_AGAIN)
+
+    def _talk(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         env = {**os.environ, "LC_ALL": "C"}
         given: bytes | None = text

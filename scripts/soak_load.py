@@ -57,8 +57,8 @@ FAULTS = (
 )
 # Seconds between two faults, and between two samples of the memory.
 PAUSE, SAMPLE = 6.0, 5.0
-# What one operation may take, in seconds, whatever breaks.
-LONGEST = 120.0
+# What one operation may take, in seconds, whatever breaks; and from when on it is told what it waits for.
+LONGEST, SLOW = 120.0, 20.0
 # Memory may grow by so much after the first samples, in MiB, and Python's objects by so many.
 GROWTH, MORE_OBJECTS = 30.0, 5000
 MIB = 1 << 20
@@ -82,11 +82,14 @@ class Worker:
     # seconds, by operation
     spent: dict[str, list[float]] = field(default_factory=dict)
     slowest: tuple[float, str] = (0.0, "")
-    # when the operation that is under way began
+    # when the operation that is under way began, and its name
     since: float = 0.0
+    current: str = ""
+    thread: int = 0
 
     def work(self, end: float) -> None:
         """Go on until the end."""
+        self.thread = threading.get_ident()
         for side in ("far", "near"):
             (self.top / side / "kept").mkdir(parents=True)
         operations: dict[str, Callable[[], None]] = {
@@ -106,7 +109,7 @@ class Worker:
         while time.monotonic() < end:
             name = self.chance.choice(list(operations))
             self.number += 1
-            self.since = time.monotonic()
+            self.since, self.current = time.monotonic(), name
             outcome = "ok"
             try:
                 operations[name]()
@@ -335,12 +338,16 @@ def process(arguments: argparse.Namespace) -> None:
     ]
     before = threading.active_count()
     threads = [threading.Thread(target=worker.work, args=(end,), daemon=True) for worker in workers]
-    samples = []
+    samples: list[dict[str, float]] = []
+    waits: Counter[str] = Counter()
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads) and time.monotonic() < end + LONGEST:
-        samples.append(sample())
-        threads[-1].join(SAMPLE)
+        samples.append({**sample(), "operations": sum(worker.tally.total() for worker in workers)})
+        for worker in workers:
+            if worker.since and time.monotonic() > worker.since + SLOW:
+                waits[where(worker)] += 1
+        time.sleep(SAMPLE)
     for thread in threads:
         thread.join(max(0.0, end + LONGEST - time.monotonic()))
     broken = [line for worker in workers for line in worker.broken]
@@ -371,8 +378,21 @@ def process(arguments: argparse.Namespace) -> None:
         "broken": broken,
         "left": left,
         "samples": samples,
+        "waits": waits,
     }
     top.with_suffix(".json").write_text(json.dumps(report))
+
+
+def where(worker: Worker) -> str:
+    """What a thread is doing just now, from the package's innermost frames."""
+    frame = sys._current_frames().get(worker.thread)
+    places = []
+    while frame is not None:
+        file = Path(frame.f_code.co_filename)
+        if file.parent.name == "opensshtransport":
+            places.append(f"{file.stem}.{frame.f_code.co_name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return f"{worker.current}: {' < '.join(places[:5])}"
 
 
 def sample() -> dict[str, float]:
@@ -511,6 +531,14 @@ def show(
         }
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(parts.items(), key=lambda one: -one[1]))
         sys.stdout.write(f"{name:16} {statistics.median(spent):7.2f} {max(spent):7.1f}  {kinds}\n")
+    waits: Counter[str] = Counter()
+    for report in reports:
+        waits.update(report["waits"])
+    sys.stdout.write(
+        f"\nwhat was waited for, {SLOW:.0f} s after an operation began; once in {SAMPLE:.0f} s\n"
+    )
+    for place, count in waits.most_common(20):
+        sys.stdout.write(f"{count:4} {place}\n")
     sys.stdout.write("\nwhat was told, an example of each kind\n")
     for kind, text in sorted(told.items()):
         sys.stdout.write(f"{kind}: {text}\n")
@@ -535,7 +563,7 @@ def show_memory(reports: list[dict[str, Any]], of_master: list[float]) -> list[s
     broken = []
     sys.stdout.write("\nover time, in eighths\n")
     for number, report in enumerate(reports):
-        for what in ("MiB", "objects", "descriptors", "threads"):
+        for what in ("operations", "MiB", "objects", "descriptors", "threads"):
             values = [one[what] for one in report["samples"]]
             _show_course(f"process {number}, {what}", values)
             # what it needs at most for its threads' files, it has needed by then

@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,6 +196,25 @@ def test_an_account_with_scp_alone(by_scp: Restricted, tmp_path: Path) -> None:
         by_scp.transport.put(source, by_scp.there, overwrite=False)
     with pytest.raises(ConnectionFailed):
         by_scp.transport.put(source, by_scp.there, way="sftp")
+
+
+def test_sessions_are_waited_for(tmp_path: Path) -> None:
+    """More threads than the server has sessions put by sftp: those that are refused wait, and all arrive."""
+    require(missing_programs("sshd"))
+    with (
+        Sandbox("few", server_options={"MaxSessions": "2"}) as node,
+        Transport(node.host, ssh_config=node.ssh_config) as transport,
+        ThreadPoolExecutor(6) as threads,
+    ):
+        for number in range(6):
+            (tmp_path / f"source{number}").write_bytes(b"%d" % number * 1000)
+        transport.exists("/")
+
+        def put(number: int) -> bytes:
+            transport.put(tmp_path / f"source{number}", tmp_path / f"target{number}", way="sftp")
+            return (tmp_path / f"target{number}").read_bytes()
+
+        assert list(threads.map(put, range(6))) == [b"%d" % number * 1000 for number in range(6)]
 
 
 @pytest.mark.parametrize("sent", [1, 2_000, 300_000])
