@@ -55,7 +55,7 @@ from opensshtransport.plan import (
     with_settings,
 )
 from opensshtransport.settings import config_file, load, runtime_directory
-from opensshtransport.sources import ANOTHER_KEYRING, NO_KEYRING
+from opensshtransport.sources import ANOTHER_KEYRING, NO_KEYRING, dump_no_core
 
 __all__ = ["setup"]
 
@@ -85,6 +85,8 @@ def setup(request: Request, person: Person | None, say: Callable[[str], None]) -
         ConnectionFailed: another of its kinds, where a hop cannot be reached.
     """
     openssh.check_destination(request.host)
+    # what is typed passes through this process
+    dump_no_core()
     work = _Setup(request, person, say)
     plan = work.plan()
     work.make_key(plan)

@@ -144,6 +144,8 @@ class Conversation:
         deadline: on the monotonic clock.
         what: what the program is, for messages.
         hops: how many ssh programs take part: the jump hosts and the target.
+        whole_lines: whether a rule may answer a question that has ended its line, as scripts write it by
+            `echo`; ssh writes none, but shows banners that look so.
         answered: how many answers the rules have sent elsewhere than to a key on this machine.
         typed: whether the person has typed something.
         interrupted: whether the last of that was Ctrl-C.
@@ -155,6 +157,7 @@ class Conversation:
     deadline: float
     what: str = "the login"
     hops: int = 1
+    whole_lines: bool = False
     answered: int = 0
     typed: bool = False
     interrupted: bool = False
@@ -257,7 +260,7 @@ class Conversation:
         if prompt is None or prompt == self._asked:
             return
         decision = choose(self.rules, prompt, self._given, hops=self.hops)
-        if prompt.whole and decision.outcome in {Outcome.UNEXPECTED, Outcome.HOST_KEY}:
+        if prompt.whole and not (self.whole_lines and decision.outcome in {Outcome.ANSWER, Outcome.REJECTED}):
             # a heading, as likely as not
             return
         enough = _QUIET_UNCERTAIN_ANSWER if decision.outcome is Outcome.ANSWER else _QUIET_UNCERTAIN_END

@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import os
 import re
-import resource
 import shlex
 import time
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from opensshtransport.errors import (
 from opensshtransport.master import Facts, Master, audit, sweep
 from opensshtransport.openssh import Destination
 from opensshtransport.prompts import Rule
+from opensshtransport.sources import dump_no_core
 
 __all__ = ["agent_environment", "agent_of", "certificates", "open_master"]
 
@@ -52,8 +52,7 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
         SettingsError, ToolMissing: a script, a secret or a program is not as the settings say.
     """
     openssh.version(destination.ssh)
-    # secrets are in this process's memory
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    dump_no_core()
     master = Master(destination)
     sweep(master.directory)
     with master.lock(2 * destination.settings.login_timeout + destination.settings.script_timeout):
@@ -250,6 +249,7 @@ def _run_script(
         person=person,
         rules=rules,
         what=f"the authentication script {script}",
+        whole_lines=True,
         deadline=time.monotonic() + settings.script_timeout,
     )
     # by sh: pexpect splits a command without arguments at its blanks, and a script may name no interpreter

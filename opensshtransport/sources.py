@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import os
 import re
+import resource
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ from opensshtransport.errors import LoginNeeded, SettingsError, ToolMissing
 from opensshtransport.master import locked
 from opensshtransport.settings import private_directory, state_directory
 
-__all__ = ["ANOTHER_KEYRING", "NO_KEYRING", "resolve_answer"]
+__all__ = ["ANOTHER_KEYRING", "NO_KEYRING", "dump_no_core", "resolve_answer"]
 
 # As on machines without a desktop, and in daemons that do not reach it.
 NO_KEYRING = "there is no keyring that the package keyring can use here"
@@ -41,6 +42,11 @@ ANOTHER_KEYRING = "start or install one (Secret Service, KWallet, keyrings.alt),
 
 # A password store may have to ask the person for its own passphrase.
 _COMMAND_TIMEOUT = 120.0
+
+
+def dump_no_core() -> None:
+    """See to it that neither this process, which holds secrets, nor what it starts leaves a core dump."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def resolve_answer(
@@ -58,6 +64,7 @@ def resolve_answer(
         SettingsError: it cannot be had as the settings say.
         LoginNeeded: the next code's window comes after the deadline.
     """
+    dump_no_core()
     if isinstance(answer, Text):
         return Secret(answer.text)
     if isinstance(answer, Ask):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import MakeChain, MakeConversationNode, MakeOathNode
+from conftest import Keep, MakeChain, MakeConversationNode, MakeOathNode, MakeUser
 from jumps import Chain, Hop, Style
 from pam_nodes import ConversationNode, LockingNode, asks, duo, questions, rule, stored
 from programs import OSSH, OSSH_RUN, ossh, ossh_run, runtime, until, write_settings
@@ -528,6 +528,24 @@ def test_banner(isolated: Path) -> None:
         child.sendline(node.passphrase)
         assert finish(child)[0] == 0
     assert in_order(before, "https://sso.example/x?code=A1B2", *picture.splitlines())
+
+
+def test_banner_that_looks_like_a_question(
+    make_user: MakeUser, keep: Keep, pam_conversation: Path, isolated: Path
+) -> None:
+    """No secret is typed at what a banner says, where it would be seen, while the server takes its time."""
+    banner = isolated / "banner"
+    banner.write_text("Password:\n")
+    script = f"wait 5\n{asks(('Password: ', PASSWORD))}"
+    node = ConversationNode("asks", make_user().name, script, module=pam_conversation)
+    node.server_options = {**node.server_options, "Banner": str(banner)}
+    keep(node)
+    settings(all_secrets(isolated, ["password"]))
+    child = login(node)
+    status, shown = finish(child)
+    assert (status, node.answers()) == (0, [PASSWORD])
+    assert shown.startswith("Password:")
+    assert PASSWORD not in shown
 
 
 def test_password_by_rule_and_code_by_hand(

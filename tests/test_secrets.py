@@ -322,6 +322,14 @@ def test_no_core_dump(make_conversation_node: MakeConversationNode, store: Path)
     assert all(re.search(r"Max core file size +0 +0 ", text) for text in limits)
 
 
+def test_no_core_dump_of_the_doctor(node: Sandbox, store: Path) -> None:
+    """The doctor looks whether secrets can be had, and so dumps no core either."""
+    answer = f"""{{ command = ["sh", "-c", "cp /proc/$PPID/limits '{store}'; echo x"] }}"""
+    write_settings(f"[host.{node.host}]\npassword = {answer}\n")
+    ossh("doctor", "-F", node.ssh_config, node.host)
+    assert re.search(r"Max core file size +0 +0 ", (store / "limits").read_text())
+
+
 def test_report_of_a_login(
     make_conversation_node: MakeConversationNode, isolated: Path, keyring: Path
 ) -> None:
