@@ -123,11 +123,14 @@ class Pace:
         return sum(times) > self.patience * (3 if name == "ours" else 1)
 
 
+_BEGIN = time.monotonic()
+
+
 def say(text: str) -> None:
-    """Tell the person who waits what is under way."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+    """Tell who waits what is under way, and for how long."""
+    line = f"{time.monotonic() - _BEGIN:5.0f} s  {text}" if text else ""
+    sys.stderr.write(f"\r\x1b[K{line}" if sys.stderr.isatty() else f"{line}\n")
+    sys.stderr.flush()
 
 
 def timed(work: Work) -> float:

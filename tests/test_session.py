@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import fcntl
+import os
+import signal
 import termios
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from conftest import Keep
 from users import wait_until
 
 from opensshtransport import Transport
+from opensshtransport.errors import MasterGone
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.session import Session, open_session
 
@@ -29,17 +32,19 @@ def there(node: Sandbox, keep: Keep, isolated: Path) -> Transport:
     return transport
 
 
+def _waiting(descriptor: int) -> int:
+    """How many bytes a pipe holds."""
+    held = array.array("i", [0])
+    fcntl.ioctl(descriptor, termios.FIONREAD, held)
+    return held[0]
+
+
 def _begun(there: Transport, script: str) -> Session:
     """A session whose first bytes all wait in the pipe."""
     session = open_session(there._shells, script)
     assert session is not None
 
-    def full() -> bool:
-        waiting = array.array("i", [0])
-        fcntl.ioctl(session._out.fileno(), termios.FIONREAD, waiting)
-        return waiting[0] > 1 << 18
-
-    wait_until(full, what="output")
+    wait_until(lambda: _waiting(session._out.fileno()) > 1 << 18, what="output")
     return session
 
 
@@ -62,3 +67,21 @@ def test_less_than_was_asked_for(there: Transport) -> None:
     assert b"".join(pieces).startswith(bytes(300_000))
     reply = session.finish()
     assert (reply.out, reply.errors, reply.status) == (b"", "told", 3)
+
+
+def test_a_master_that_dies_before_the_word_to_begin(own_node: Sandbox, keep: Keep, isolated: Path) -> None:
+    """The far side is ready, and then nobody is there to be told to begin: that is no broken pipe."""
+    transport = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
+    assert transport.exists("/")
+    channel = transport._shells.channel("echo begun")
+    assert channel is not None and channel.ssh.stdout is not None
+    out = channel.ssh.stdout.fileno()
+    # an empty line, and the one that it is ready
+    wait_until(lambda: _waiting(out) > len("\n\n ready "), what="the far side")
+    facts = transport.master.facts()
+    assert facts is not None
+    os.kill(facts.pid, signal.SIGKILL)
+    assert channel.ssh.wait(20) != 0
+    with pytest.raises(MasterGone) as failed:
+        Session(channel)
+    assert failed.value.started is False
