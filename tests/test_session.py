@@ -74,7 +74,8 @@ def test_a_master_that_dies_before_the_word_to_begin(own_node: Sandbox, keep: Ke
     transport = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
     assert transport.exists("/")
     channel = transport._shells.channel("echo begun")
-    assert channel is not None and channel.ssh.stdout is not None
+    assert channel is not None
+    assert channel.ssh.stdout is not None
     out = channel.ssh.stdout.fileno()
     # an empty line, and the one that it is ready
     wait_until(lambda: _waiting(out) > len("\n\n ready "), what="the far side")
