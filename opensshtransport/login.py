@@ -123,7 +123,8 @@ def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshT
     hook = destination.settings.login_hook
     if hook and budget.note_told():
         told = {"OSSH_HOST": destination.host, "OSSH_REASON": error.message}
-        tools.ask("/bin/sh", "-c", hook, timeout=30, env=told)
+        # in the background: we hold the lock, and others wait for the same answer
+        tools.ask("/bin/sh", "-c", '(eval "$0") </dev/null >/dev/null 2>&1 &', hook, env=told)
 
 
 def _make_ready(master: Master, person: Person | None, rules: tuple[Rule, ...]) -> dict[str, str]:
@@ -146,20 +147,17 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     error = connection_error(words, host=destination.host, argv=argv)
     if isinstance(error, AuthenticationRefused):
         raise _explained(error, destination, conversation, env) from None
-    if isinstance(error, Unreachable) and destination.resolved.jumps and _HIDDEN in words:
-        error.advice = f"ssh hides what a jump host has said; see it by: {_to_last_jump(destination)}"
+    if isinstance(error, Unreachable) and _HIDDEN in words:
+        way = destination.route[0][3] or destination.route[1:]
+        if way:
+            plain = ["ssh", *openssh.config_options(destination.ssh_config), "-S", "none", destination.host]
+            error.advice = f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
     raise error
 
 
-# What ssh says when the ssh of a jump host has ended. Its own words go to /dev/null, as the connection is to
-# persist (sshconnect.c, ssh_proxy_connect).
+# What ssh says when the ssh of a jump host, or a ProxyCommand, has ended. The words of that go to /dev/null
+# where a connection is to persist (sshconnect.c, ssh_proxy_connect).
 _HIDDEN = "kex_exchange_identification: "
-
-
-def _to_last_jump(destination: Destination) -> str:
-    *others, last = destination.resolved.jumps
-    through = ["-J", ",".join(others)] if others else []
-    return shlex.join(["ssh", *openssh.config_options(destination.ssh_config), *through, last, "true"])
 
 
 def _text(file: Path) -> str:

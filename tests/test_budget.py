@@ -351,6 +351,7 @@ def test_hook_runs_once_per_change(asking: ConversationNode, isolated: Path) -> 
         run(asking)
     let_time_pass()
     run(asking)
+    until(lambda: told.exists() and told.read_text().endswith("\n"), "the hook to run")
     (first,) = told.read_text().splitlines()
     assert first.startswith("asks: ")
     assert "Permission denied (keyboard-interactive)" in first
@@ -359,20 +360,22 @@ def test_hook_runs_once_per_change(asking: ConversationNode, isolated: Path) -> 
     ossh("logout", "-F", asking.ssh_config, asking.host)
     run(asking)
     run(asking)
-    assert told.read_text().splitlines() == [first, first]
+    until(lambda: told.read_text().splitlines() == [first, first], "the hook to run again")
 
 
 def test_hook_of_eight_starters(asking: ConversationNode, isolated: Path) -> None:
-    """Eight that fail at once call the person once."""
-    told = isolated / "told"
-    set_password(isolated, WRONG, f"login_hook = 'echo x >>{told}'")
+    """Eight that fail at once call the person once, and none of them waits for that."""
+    told, waiting = isolated / "told", isolated / "waiting"
+    os.mkfifo(waiting)
+    set_password(isolated, WRONG, f"login_hook = 'cat {waiting} >>{told}'")
     argv: list[str | Path] = [OSSH_RUN, "-F", asking.ssh_config, asking.host, "echo x"]
     starters = [
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         for _ in range(8)
     ]
     assert [starter.wait(60) for starter in starters] == [255] * 8
-    assert told.read_text() == "x\n"
+    waiting.write_text("x\n")
+    until(lambda: told.read_text() == "x\n", "the hook to end")
 
 
 def test_hook_for_an_unexpected_prompt(asking: ConversationNode, isolated: Path) -> None:
@@ -385,4 +388,5 @@ def test_hook_for_an_unexpected_prompt(asking: ConversationNode, isolated: Path)
     for file in state_files():
         file.unlink()
     run(asking)
+    until(lambda: told.exists() and told.read_text().endswith("\n"), "the hook to run")
     assert told.read_text() == "'Password:' is asked, and no rule answers it\n"

@@ -17,6 +17,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from conftest import Keep, MakeChain
+from jumps import Style
 from nodes import config_through
 from programs import OSSH, ossh, ossh_run, runtime, status, until, write_settings
 from relay import Relay
@@ -203,16 +204,16 @@ def login_and_out(config: Path, host: str) -> str:
     return "live, logged out" if ended.returncode == 0 else ended.stderr.decode()
 
 
-def test_what_a_jump_host_said(make_chain: MakeChain) -> None:
+@pytest.mark.parametrize("style", ["ProxyJump", "ProxyCommand"])
+def test_what_a_jump_host_said(make_chain: MakeChain, style: Style) -> None:
     """ssh tells nothing of a jump host that let nobody in; the error names the command that shows it."""
     chain = make_chain("key", "key", "key")
     (chain.nodes[1].directory / "authorized_keys").write_text("")
-    config = chain.config()
-    config.write_text(config.read_text().replace("ProxyJump jump2", "ProxyJump jump1,jump2"))
+    config = chain.config(style)
     done = ossh("login", "-F", config, "target")
     assert done.returncode == 255
-    _, _, command = done.stderr.decode().strip().partition("ssh hides what a jump host has said; see it by: ")
-    assert command == f"ssh -F {config} -J jump1 jump2 true"
+    _, _, command = done.stderr.decode().strip().partition("ssh hides what was said on the way; see it by: ")
+    assert command == f"ssh -F {config} -S none target true"
     said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert "Permission denied (publickey)" in said.stderr
 
