@@ -36,7 +36,7 @@ from opensshtransport import master as masters
 from opensshtransport.aiida_files import AnyPath, ConnectionFault, awaited, checked
 from opensshtransport.aiida_options import OPTIONS, SETTINGS, UNSET, chosen
 from opensshtransport.aiida_transfers import TransferTransport
-from opensshtransport.errors import OnceError, OpenSshTransportError
+from opensshtransport.errors import ConnectionFailed, OnceError, OpenSshTransportError
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 from opensshtransport.process import RemoteProcess
@@ -216,7 +216,13 @@ class OpenSshTransport(TransferTransport):
         if self._is_open:
             raise InvalidOperation("Cannot open the transport twice")
         master = Master(self._resolve())
-        self._facts(master)
+        try:
+            self._facts(master)
+        except ConnectionFailed as reason:
+            # `verdi computer test` shows no exception, but this
+            fault = ConnectionFault(reason)
+            self.logger.error("%s", fault)
+            raise fault from reason
         self._connection = _connections.get(
             self._key,
             master,

@@ -10,10 +10,19 @@ from typing import NamedTuple
 
 __all__ = ["DirEntry", "DiskUsage", "Stat", "parse_records", "parse_trees"]
 
-# One time of a record: seconds and a fraction, or busybox's seconds and its date with a fraction.
-# Only a date has a zone after it: else that is the next time.
-_TIME = re.compile(
-    r"(-?\d+)\.(?:(?P<date>-?\d+-\d\d-\d\d \d\d:\d\d:\d\d\.)(?P<part>\d{1,9})\d*(?: [+-]\d{4})?|(\d{1,9})\d*)"
+
+def _moment(number: int) -> str:
+    """The pattern of one time: seconds and a fraction, or busybox's seconds and its date with a fraction.
+
+    Only a date has a zone after it: else that is the next time, or the name.
+    """
+    date = rf"(?P<date{number}>-?\d+-\d\d-\d\d \d\d:\d\d:\d\d\.)"
+    return rf"(-?\d+)\.{date}?(\d{{1,9}})\d*(?(date{number})(?: [+-]\d{{4}})?)"
+
+
+_RECORD = re.compile(
+    rf"([0-9a-f]+) (\d+) (\d+) (\d+) (\d+) (\d+) (\d+) {_moment(1)} {_moment(2)} {_moment(3)} (.*?)\n?",
+    re.DOTALL,
 )
 
 
@@ -106,28 +115,24 @@ class DiskUsage(NamedTuple):
     free: int
 
 
-def _time(text: re.Match[str]) -> int:
-    seconds, fraction = int(text.group(1)), int((text["part"] or text.group(4)).ljust(9, "0"))
+def _time(seconds: str, date: str | None, fraction: str) -> int:
+    fraction = fraction.ljust(9, "0")
     # GNU writes -1.5 for what is half a second before -1; busybox floors
-    negative = text.group(1).startswith("-") and not text["date"]
-    return seconds * 10**9 + (-fraction if negative else fraction)
+    return int(seconds) * 10**9 + int(fraction) if date else int(seconds + fraction)
 
 
 def parse_records(raw: bytes, token: str) -> dict[str, Stat]:
     """Read records, each `TOKEN fields name`; by name, in their order."""
     found: dict[str, Stat] = {}
-    for record in raw.split(f"{token} ".encode())[1:]:
-        text = os.fsdecode(record.removesuffix(b"\n"))
-        mode, nlink, ino, dev, size, uid, gid, rest = text.split(" ", 7)
-        times = []
-        for _ in range(3):
-            match = _TIME.match(rest)
-            if match is None:
-                raise ValueError(f"a record of the far side cannot be read: {text!r}")
-            times.append(_time(match))
-            rest = rest[match.end() + 1 :]
-        found[rest] = Stat(
-            int(mode, 16), int(size), int(uid), int(gid), int(nlink), int(ino), int(dev), *times
+    for record in os.fsdecode(raw).split(f"{token} ")[1:]:
+        match = _RECORD.fullmatch(record)
+        if match is None:
+            raise ValueError(f"a record of the far side cannot be read: {record!r}")
+        mode, nlink, ino, dev, size, uid, gid, *times, name = match.groups()
+        found[name] = Stat(
+            int(mode, 16),
+            *(int(size), int(uid), int(gid), int(nlink), int(ino), int(dev)),
+            *(_time(*times[:3]), _time(*times[3:6]), _time(*times[6:])),
         )
     return found
 

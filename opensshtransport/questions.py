@@ -9,13 +9,13 @@ where strerror(3) speaks, since file names can look like anything.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import posixpath
 import secrets
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Literal
 
 from opensshtransport.entries import DirEntry, DiskUsage, Stat, parse_records, parse_trees
@@ -227,9 +227,10 @@ class Questions:
         mark = _mark()
         found = parse_trees(self._ask("scan", path, mark=mark), mark)
         entries = next(iter(found.values()), {})
+        here = posixpath.join(os.fsdecode(path), "")
         return [
-            dataclasses.replace(entries[name], path=posixpath.join(os.fsdecode(path), name))
-            for name in sorted(entries)
+            DirEntry(name, f"{here}{name}", entry.stat, entry.target)
+            for name, entry in sorted(entries.items(), key=itemgetter(0))
         ]
 
     def scantree(self, path: PathLike = ".") -> dict[str, DirEntry]:

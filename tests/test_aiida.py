@@ -691,6 +691,7 @@ def test_person_logs_in_and_plays(profile: Profile, slurm: Slurm, cluster_user: 
     """Only a person can log in: the calculation pauses and says so; after `ossh login` and `play` it ends."""
     with cluster_node(cluster_user, slurm, second_factor="passphrase") as node:
         add_computers(profile, cluster_user, node, "slurm-person")
+        assert "ossh login sandbox" in profile.verdi("computer", "test", "slurm-person")
         jobs = [{"computer": "slurm-person", "kind": "add", "x": 3, "y": 4}]
         script = profile.start_script("submit", jobs=jobs, seconds=300)
         wait_until(
