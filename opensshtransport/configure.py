@@ -36,6 +36,7 @@ from opensshtransport.errors import (
     ToolMissing,
     connection_error,
 )
+from opensshtransport.login import rules_for_hops
 from opensshtransport.master import Master, locked, replace_file
 from opensshtransport.openssh import Resolved
 from opensshtransport.plan import (
@@ -459,14 +460,14 @@ class _Setup:
                 budget.check()
                 before = budget.begin()
             if self.person is None or not before.failures:
-                conversation.rules = destination.settings.rules
+                conversation.rules = rules_for_hops(destination.settings.rules, destination)
             try:
                 said = conversation.run(_found(argv), env)
                 if said.returncode != 0:
                     raise connection_error(said.text, host=name, argv=argv)
             except OpenSshTransportError as error:
                 if self.person is None:
-                    budget.note(error, before)
+                    budget.note(error, before, sent=conversation.answered > 0)
                 raise
             if self.person is None:
                 budget.clear()

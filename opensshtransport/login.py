@@ -34,7 +34,7 @@ from opensshtransport.openssh import Destination
 from opensshtransport.prompts import Rule
 from opensshtransport.sources import dump_no_core
 
-__all__ = ["agent_environment", "agent_of", "certificates", "open_master"]
+__all__ = ["agent_environment", "agent_of", "certificates", "open_master", "rules_for_hops"]
 
 
 def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
@@ -93,7 +93,7 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         conversation = Conversation(
             host=destination.host,
             person=person,
-            rules=_for_hops(rules, destination),
+            rules=rules_for_hops(rules, destination),
             deadline=time.monotonic() + destination.settings.login_timeout,
             hops=len(destination.route),
         )
@@ -164,7 +164,7 @@ def _text(file: Path) -> str:
     return file.read_text(errors="replace") if file.exists() else ""
 
 
-def _for_hops(rules: tuple[Rule, ...], destination: Destination) -> tuple[Rule, ...]:
+def rules_for_hops(rules: tuple[Rule, ...], destination: Destination) -> tuple[Rule, ...]:
     """Rules whose `hop` is an alias, with the name that ssh shows for that alias in its prompts instead."""
     return tuple(
         rule if rule.hop is None else dataclasses.replace(rule, hop=_shown(rule.hop, destination))

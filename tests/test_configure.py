@@ -368,7 +368,7 @@ def unattended(node: PasswordNode, config: Path, password: str) -> tuple[int, st
     stored = config.parent / "password"
     stored.write_text(f"{password}\n")
     answer = f'answer = {{ command = ["cat", "{stored}"] }}'
-    write_settings(f"[[host.centre.prompts]]\nexpect = '(?i)password'\n{answer}\n")
+    write_settings(f"[[host.centre.prompts]]\nexpect = '(?i)password'\nhop = 'centre'\n{answer}\n")
     (config.parent / "home" / ".ssh").mkdir(parents=True, exist_ok=True)
     argv: Options = (*place(node), "--key", config.parent / "key", "--no-passphrase", "--yes", "centre")
     done = ossh("setup", "-F", config, *argv, env={"HOME": str(config.parent / "home")})
