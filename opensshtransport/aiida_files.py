@@ -187,17 +187,25 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
         ]
 
     @checked
-    def glob(self, pathname: AnyPath) -> list[str]:
-        """As glob.glob: hidden names match only what begins with a dot."""
+    def glob(self, pathname: AnyPath, ignore_nonexisting: bool = True) -> list[str]:
+        """As glob.glob: hidden names match only what begins with a dot.
+
+        Raises:
+            FileNotFoundError: nothing matches, and that is not to be ignored.
+        """
         text = str(pathname)
         pattern = self._path(text)
-        if not MAGIC.search(text):
-            return [text] if self._ssh.exists(pattern) else []
-        found = _shown(self._ssh.glob(_plain(pattern)), pattern, "")
-        skip = len(pattern) - len(text)
-        # as AiiDA gives directories that were asked for by a slash
-        slash = "/" if text.endswith("/") else ""
-        return [name[skip:] + slash for name in found]
+        if MAGIC.search(text):
+            skip = len(pattern) - len(text)
+            # as AiiDA gives directories that were asked for by a slash
+            slash = "/" if text.endswith("/") else ""
+            shown = _shown(self._ssh.glob(_plain(pattern)), pattern, "")
+            found = [name[skip:] + slash for name in shown]
+        else:
+            found = [text] if self._ssh.exists(pattern) else []
+        if not found and not ignore_nonexisting:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text)
+        return found
 
     def iglob(self, pathname: AnyPath) -> Iterator[str]:
         """As `glob`."""
@@ -280,8 +288,14 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
             self._ssh.symlink(name, posixpath.join(self._path(where), posixpath.basename(name)))
 
     @checked
-    def chmod(self, path: AnyPath, mode: int) -> None:
-        """As os.chmod."""
+    def chmod(self, path: AnyPath, mode: int, follow_symlinks: bool = True) -> None:
+        """As os.chmod.
+
+        Raises:
+            NotImplementedError: a link's own mode is to be changed.
+        """
+        if not follow_symlinks and self._ssh.is_symlink(self._path(path)):
+            raise NotImplementedError("a link has no mode of its own")
         self._ssh.chmod(self._path(path), mode)
 
     @checked

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import inspect
 import os
 import shutil
 import signal
@@ -117,6 +118,44 @@ def test_contract(name: str, way: str, open_transport: Any, local_transport: Any
     assert raised is None or issubclass(raised, tuple(kinds[:1]))
     if name not in OTHER_TREES:
         assert other.trees() == one.trees()
+
+
+# What AiiDA never asks of a transport it does not know.
+_THEIRS_ALONE = {"exec_command_internal_async", "stat", "lstat", "run_command_blocking"}
+
+
+@pytest.mark.parametrize("name", ["core.local", "core.ssh", "core.ssh_async"])
+def test_arguments(aiida: None, name: str) -> None:
+    """What can be given to the methods of AiiDA's own transports can be given to ours."""
+    from aiida.plugins import TransportFactory
+
+    theirs, mine = TransportFactory(name), TransportFactory("openssh")
+    for method, function in inspect.getmembers(theirs, inspect.isfunction):
+        if method.startswith("_") or method in _THEIRS_ALONE:
+            continue
+        parameters = inspect.signature(getattr(mine, method)).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            continue
+        wanted = inspect.signature(function).parameters.values()
+        known = {one.name for one in wanted if one.kind is one.POSITIONAL_OR_KEYWORD}
+        assert known <= parameters.keys(), method
+
+
+@pytest.mark.usefixtures("shared")
+def test_arguments_of_ssh_async(open_transport: Any, isolated: Path) -> None:
+    """What `core.ssh_async` takes beyond the others does what it says there."""
+    (isolated / "f").write_text("")
+    (isolated / "link").symlink_to("f")
+    assert open_transport.glob(isolated / "no*") == []
+    for missing in ("no*", "missing"):
+        with pytest.raises(FileNotFoundError):
+            open_transport.glob(isolated / missing, ignore_nonexisting=False)
+    assert open_transport.glob(isolated / "f*", ignore_nonexisting=False) == [str(isolated / "f")]
+    open_transport.chmod(isolated / "f", 0o640, follow_symlinks=False)
+    assert open_transport.get_mode(isolated / "f") == 0o640
+    with pytest.raises(NotImplementedError):
+        open_transport.chmod(isolated / "link", 0o600, follow_symlinks=False)
+    assert open_transport.get_mode(isolated / "f") == 0o640
 
 
 # -- shells ------------------------------------------------------------------------------------------------
