@@ -19,7 +19,7 @@ from opensshtransport import login, sources, tools
 from opensshtransport.answers import Answer, Ask, Join, Secret, Text, Totp
 from opensshtransport.budget import MOST_FAILURES, Budget
 from opensshtransport.errors import OpenSshTransportError, SettingsError
-from opensshtransport.links import Finding, broken, fine, warning
+from opensshtransport.links import NOT_USED, Finding, broken, fine, warning
 from opensshtransport.openssh import Destination, Resolved
 from opensshtransport.settings import Settings, runtime_directory
 
@@ -103,7 +103,7 @@ def certificate(destination: Destination) -> Finding:
             return broken(str(reason), "get a new certificate")
         ends.append((end.timestamp() if end else float("inf"), path, end))
     if not ends:
-        return fine("none is used")
+        return fine(NOT_USED)
     _, path, end = max(ends)
     if end is None:
         return fine(f"{path}, without end")
@@ -120,13 +120,13 @@ def ticket(destination: Destination) -> Finding:
     """The Kerberos ticket and its end, where the server is asked by GSSAPI."""
     resolved = destination.resolved
     if not resolved.flag("gssapiauthentication"):
-        return fine("not used (GSSAPIAuthentication no)")
+        return fine(NOT_USED)
     preferred = resolved.get("preferredauthentications").split(",")
     # Debian's ssh_config turns it on for everybody; it is needed where nothing else may be tried
     needed = all(method.startswith("gssapi") for method in preferred) or destination.settings.keytab
     end = tools.ticket_end()
     if end is None:
-        return broken("there is no ticket", "run: kinit") if needed else fine("none, and other ways are left")
+        return broken("there is no ticket", "run: kinit") if needed else fine(NOT_USED)
     if not needed and end < datetime.datetime.now().astimezone():
         return fine("an old one, and other ways are left")
     return _until("it", end, min(destination.settings.min_validity, 600), "run: kinit")
@@ -151,7 +151,7 @@ def secrets(destination: Destination) -> Finding:
         except OpenSshTransportError as error:
             return broken(error.message, error.advice)
         count += 1
-    return fine(f"{count} resolvable" if count else "none are stored")
+    return fine(f"{count} resolvable" if count else NOT_USED)
 
 
 def _stored(settings: Settings) -> Iterator[Answer]:

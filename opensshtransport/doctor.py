@@ -15,7 +15,7 @@ from opensshtransport import credentials, far_side, links, login
 from opensshtransport.conversation import Person
 from opensshtransport.errors import OpenSshTransportError
 from opensshtransport.far_side import FarSide
-from opensshtransport.links import Finding, broken, fine, skipped
+from opensshtransport.links import NOT_USED, Finding, broken, fine, skipped
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 
@@ -134,13 +134,13 @@ def text(finding: Finding, *, colour: bool = False, width: int | None = None) ->
 
 
 def lines(findings: Iterable[Finding], *, colour: bool = False, width: int | None = None) -> Iterator[str]:
-    """Findings as text, each as soon as it is there; those that are skipped for one reason share a line."""
+    """Findings as text, each as soon as it is there; a row of which the same is to be said shares a line."""
     held: list[Finding] = []
     for finding in findings:
         if held and (finding.state, finding.seen) != (held[0].state, held[0].seen):
             yield _together(held, colour=colour)
             held = []
-        if finding.state == "skipped" and not finding.advice:
+        if finding.seen == NOT_USED or (finding.state == "skipped" and not finding.advice):
             held.append(finding)
         else:
             yield text(finding, colour=colour, width=width)

@@ -24,10 +24,12 @@ from opensshtransport.errors import OpenSshTransportError, SettingsError
 from opensshtransport.openssh import Destination, Resolved
 from opensshtransport.settings import Settings, config_file, load, runtime_directory
 
-__all__ = ["Finding", "State", "broken", "fine", "skipped", "warning"]
+__all__ = ["NOT_USED", "Finding", "State", "broken", "fine", "skipped", "warning"]
 
 State = Literal["fine", "warning", "broken", "skipped"]
 
+# What needs not be there, and is not.
+NOT_USED = "not used"
 _PROBE_TIMEOUT = 10.0
 # What ssh sees of a server before it logs in (RFC 4253, section 4.2).
 _GREETING = b"SSH-"
@@ -119,7 +121,7 @@ def script(settings: Settings) -> Finding:
     """The authentication script: there and executable, as `load` has checked, and its interpreter."""
     path = settings.authentication_script
     if path is None:
-        return fine("none is set")
+        return fine(NOT_USED)
     with path.open("rb") as file:
         first = file.readline(256).decode(errors="replace")
     interpreter = first[2:].split()[:1] if first.startswith("#!") else []

@@ -465,6 +465,24 @@ def by_address(chain: Chain, style: Style, directory: Path) -> Path:
     return config
 
 
+def test_passphrase_of_one_key_on_the_way(make_chain: MakeChain, isolated: Path) -> None:
+    """Each ssh on the way asks for the passphrase of the same key; its rule answers each of them."""
+    chain = make_chain("key", "key")
+    key = isolated / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", PASSWORD, "-f", key], check=True)
+    public = key.with_suffix(".pub").read_text()
+    for node in chain.nodes:
+        (node.directory / "authorized_keys").write_text(public)
+    config = chain.config()
+    config.write_text(re.sub(r"(?m)^IdentityFile .*$", f"IdentityFile {key}", config.read_text()))
+    settings(
+        rule("^Enter passphrase", stored(isolated, "passphrase", PASSWORD), host="target"), host="target"
+    )
+    done = ossh("login", "-F", config, "target")
+    assert done.returncode == 0, done.stderr
+    assert [node.authentications() for node in chain.nodes] == [1, 1]
+
+
 def test_wrong_code_at_the_jump_host(make_chain: MakeChain, isolated: Path) -> None:
     """A refused code at the jump host: its ssh asks again, but gets no second answer, nor an empty one."""
     chain = make_chain("code", "key")
