@@ -10,9 +10,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from opensshtransport.async_process import AsyncRemoteProcess
     from opensshtransport.command import CompletedCommand
     from opensshtransport.errors import OpenSshTransportError
-    from opensshtransport.process import AsyncRemoteProcess, RemoteProcess
+    from opensshtransport.process import RemoteProcess
     from opensshtransport.transport import AsyncTransport, Transport
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncRemoteProcess": "process",
+    "AsyncRemoteProcess": "async_process",
     "AsyncTransport": "transport",
     "CompletedCommand": "command",
     "OpenSshTransportError": "errors",

@@ -9,7 +9,7 @@
 # Variables of the shell that becomes the command begin with ossh_: start-up files may have exported others.
 
 # the shell above a command outlives what is sent to the whole group, to report the status
-trap : HUP INT QUIT TERM
+trap : HUP INT QUIT ALRM PIPE TERM USR1 USR2
 ossh_nl='
 '
 
@@ -18,7 +18,7 @@ ossh_nl='
 # whoever sent them has died, or the connection has: then the command goes too, unless A came.
 feed() {
 	me=$(exec sh -c 'echo $PPID')
-	trap '' HUP INT QUIT TERM
+	trap '' HUP INT QUIT ALRM TERM USR1 USR2
 	while IFS= read -r frame; do
 		case $frame in
 		'' | G) ;;
@@ -52,7 +52,7 @@ feed() {
 watch() {
 	trap 'printf "%s heard\n" "$ossh_mark"' USR1
 	trap 'kill -s KILL $!; exit' USR2
-	trap '' HUP INT QUIT TERM PIPE
+	trap '' HUP INT QUIT ALRM TERM PIPE
 	me=$(exec sh -c 'echo $PPID')
 	while :; do
 		(trap - HUP INT QUIT TERM && exec sleep 5 >/dev/null) &
@@ -138,7 +138,7 @@ enter() {
 run() {
 	ossh_input=$1
 	shift
-	printf '%s started\n' "$ossh_mark"
+	printf '%s started\n' "$ossh_mark" || exit 0
 	SHLVL=1
 	export SHLVL
 	perform "$@"

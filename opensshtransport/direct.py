@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import aliases, master, openssh
-from opensshtransport.ending import end_group
+from opensshtransport.ending import NO_STATUS, end_group
 from opensshtransport.errors import (
     CommandTimeout,
     ConnectionLost,
@@ -96,7 +96,7 @@ def pass_through(destination: Destination, command: str, options: Options, *, ea
             pause = min(2 * pause, _LONGEST_PAUSE)
         elif isinstance(error, ConnectionLost) and error.started and shared.check() is not None:
             raise ConnectionLost(
-                "the command ended without a status: its shell or its session was killed",
+                NO_STATUS,
                 host=destination.host,
                 started=True,
                 stderr=log,

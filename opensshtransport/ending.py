@@ -14,8 +14,10 @@ from pathlib import Path
 from opensshtransport import openssh
 from opensshtransport.master import Facts, Master
 
-__all__ = ["GRACE", "end_group", "signal_group"]
+__all__ = ["GRACE", "NO_STATUS", "end_group", "signal_group"]
 
+# Said where a session has ended and its master lives.
+NO_STATUS = "the command ended without a status: its shell or its session was killed"
 # Seconds between TERM and KILL.
 GRACE = 5.0
 

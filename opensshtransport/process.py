@@ -6,7 +6,6 @@ signal nor the end. Then a session of its own brings the signal.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -14,14 +13,14 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from opensshtransport import ending
 from opensshtransport.channel import Channel, Event, Stream
 from opensshtransport.command import Request
-from opensshtransport.ending import end_group, signal_group
+from opensshtransport.ending import NO_STATUS, end_group, signal_group
 from opensshtransport.errors import (
     CommandTimeout,
     ConnectionFailed,
@@ -35,7 +34,7 @@ from opensshtransport.errors import (
 )
 from opensshtransport.master import Facts, Master
 
-__all__ = ["AsyncRemoteProcess", "RemoteProcess", "Sink", "Swallowed"]
+__all__ = ["Input", "RemoteProcess", "Sink", "Swallowed"]
 
 _PIECE = 1 << 18
 # How often a reader looks whether ssh still lives.
@@ -47,7 +46,6 @@ _READY_FOR_INPUT_WITHIN = 60.0
 _WORD_WITHIN = 2.0
 
 Sink = Callable[[bytes], object]
-_T = TypeVar("_T")
 
 
 class Swallowed(Exception):
@@ -90,7 +88,7 @@ class RemoteProcess:
     ) -> None:
         self.argv = request.argv
         self.returncode: int | None = None
-        self.stdin: _Input | None = _Input(self) if request.frames else None
+        self.stdin: Input | None = Input(self) if request.frames else None
         self.stdout: BinaryIO | None = None
         self.stderr: BinaryIO | None = None
         self._master = master
@@ -101,6 +99,7 @@ class RemoteProcess:
         self._sending = threading.Lock()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
+        self._told: BaseException | None = None
         self._script = None if channel.requested else request.script(shell)
         self._sent = channel.requested
         self._fed = False
@@ -243,14 +242,13 @@ class RemoteProcess:
         if not self._wait_for(lambda: len(self._state.ended) == 2, deadline):
             raise TimeoutError(errno.ETIMEDOUT, "the command still runs")
         if self.returncode is None:
-            if self._failure is not None and len(self._state.ended) < 2:
+            failure = self._failure if len(self._state.ended) < 2 else None
+            status = None if failure is not None else self._state.status
+            if self._told is not None or status is None:
+                self._told = self._told or failure or self._lost()
                 self.close()
-                raise self._failure
-            if self._state.status is None:
-                error = self._lost()
-                self.close()
-                raise error
-            self.returncode = self._state.status
+                raise self._told
+            self.returncode = status
             self._say(b"Q\n", _WORD_WITHIN)
             self._stopping.set()
             self._channel.close_later(after=self._threads)
@@ -344,7 +342,8 @@ class RemoteProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.returncode is None and self.poll() is None:
+        # what was told by `wait` is not told again
+        if self.returncode is None and self._told is None and self.poll() is None:
             self.end()
         self.close()
 
@@ -406,9 +405,10 @@ class RemoteProcess:
         words = self._channel.words()
         error = log_error(words, host)
         if self._state.started:
-            return ConnectionLost(
-                "the connection was lost while the command ran", host=host, started=True, stderr=words
-            )
+            # ssh tells nothing of how its session ended, but a master that lives has lost no connection
+            alone = not self._channel.ssh.gave_up and self._master.check() is not None
+            what = NO_STATUS if alone else "the connection was lost while the command ran"
+            return ConnectionLost(what, host=host, started=True, stderr=words)
         # a master that was stopped may go on, and then do what it was asked for; and an ssh that was killed,
         # or could not write, has told nothing
         doubtful = self._sent and (self._channel.ssh.gave_up or classify(words, 255) is None)
@@ -454,7 +454,7 @@ def _readable(pipe: BinaryIO, timeout: float) -> bool:
     return bool(poll.poll(timeout * 1000))
 
 
-class _Input:
+class Input:
     """The remote command's stdin: `write` and `close`."""
 
     def __init__(self, process: RemoteProcess) -> None:
@@ -476,137 +476,3 @@ class _Input:
         if not self.closed:
             self.closed = True
             self._process.end_input()
-
-
-class AsyncRemoteProcess:
-    """`RemoteProcess` with the same names to await. Never blocks the event loop.
-
-    Attributes:
-        argv: the command as it was given.
-        stdin: to await `write` and `close` of, or None.
-        stdout, stderr: asyncio.StreamReader.
-    """
-
-    def __init__(self, process: RemoteProcess) -> None:
-        self.argv = process.argv
-        self.stdin = None if process.stdin is None else _AsyncInput(process.stdin)
-        self.stdout, self.stderr = asyncio.StreamReader(), asyncio.StreamReader()
-        self._process = process
-        self._pipes: list[asyncio.BaseTransport] = []
-        self._waiting: asyncio.Future[int] | None = None
-
-    @classmethod
-    async def of(cls, process: RemoteProcess) -> AsyncRemoteProcess:
-        """Take over a process that has just been started, with its pipes."""
-        made = cls(process)
-        loop = asyncio.get_running_loop()
-        pipes = (process.stdout, process.stderr)
-        process.stdout = process.stderr = None
-        try:
-            for reader, pipe in zip((made.stdout, made.stderr), pipes, strict=True):
-                protocol = asyncio.StreamReaderProtocol(reader)
-                connected, _ = await loop.connect_read_pipe(lambda it=protocol: it, pipe)  # type: ignore[misc]  # a bound name
-                made._pipes.append(connected)
-        except BaseException:
-            made._let_go()
-            for pipe in pipes[len(made._pipes) :]:
-                if pipe is not None:
-                    pipe.close()
-            raise
-        return made
-
-    @property
-    def returncode(self) -> int | None:
-        """None while it runs, or until somebody has waited for it."""
-        return self._process.returncode
-
-    async def wait(self, timeout: float | None = None) -> int:
-        """As `RemoteProcess.wait`."""
-        if self._waiting is None:
-            self._waiting = asyncio.ensure_future(_in_thread(self._process.wait))
-            # where nobody asks any more
-            self._waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait([self._waiting], timeout=timeout)
-        if not self._waiting.done():
-            raise TimeoutError(errno.ETIMEDOUT, "the command still runs")
-        return self._waiting.result()
-
-    async def poll(self) -> int | None:
-        """The return code, or None while it runs."""
-        return await _in_thread(self._process.poll)
-
-    async def send_signal(self, number: signal.Signals) -> None:
-        """As `RemoteProcess.send_signal`."""
-        await _in_thread(lambda: self._process.send_signal(number))
-
-    async def terminate(self) -> None:
-        """Ask the remote process group to end (TERM)."""
-        await _in_thread(self._process.terminate)
-
-    async def kill(self) -> None:
-        """End the remote process group (KILL)."""
-        await _in_thread(self._process.kill)
-
-    async def end(self, grace: float | None = None) -> None:
-        """As `RemoteProcess.end`."""
-        self._let_go()
-        await _in_thread(lambda: self._process.end(grace))
-
-    async def close(self) -> None:
-        """Give the session back. A command that still runs is ended by that."""
-        self._let_go()
-        await _in_thread(self._process.close)
-
-    def _let_go(self) -> None:
-        for pipe in self._pipes:
-            pipe.close()
-
-    async def __aenter__(self) -> AsyncRemoteProcess:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._let_go()
-        await _in_thread(lambda: self._process.__exit__(None, None, None))
-
-
-class _AsyncInput:
-    """The remote command's stdin, to await."""
-
-    def __init__(self, stdin: _Input) -> None:
-        self._stdin = stdin
-
-    async def write(self, raw: bytes) -> int:
-        """Send bytes; returns when they are on their way."""
-        return await _in_thread(lambda: self._stdin.write(raw))
-
-    async def close(self) -> None:
-        """Tell the end of the input."""
-        await _in_thread(self._stdin.close)
-
-
-def _in_thread(work: Callable[[], _T]) -> Awaitable[_T]:
-    """Do something in a thread of its own: it may take as long as the command, and a pool would run dry."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[_T] = loop.create_future()
-
-    def settle(result: _T | None, reason: BaseException | None) -> None:
-        if done.done():
-            return
-        if reason is not None:
-            done.set_exception(reason)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # there is one where nothing was raised
-
-    def act() -> None:
-        result: _T | None = None
-        reason: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as caught:
-            reason = caught
-        # the loop may have been closed meanwhile
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, result, reason)
-
-    threading.Thread(target=act, daemon=True).start()
-    return done

@@ -15,6 +15,7 @@ from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 from opensshtransport import openssh
 from opensshtransport.archive import Exclude
+from opensshtransport.async_process import AsyncRemoteProcess
 from opensshtransport.command import CompletedCommand, Request, check
 from opensshtransport.errors import SettingsError
 from opensshtransport.execution import Execution
@@ -23,7 +24,7 @@ from opensshtransport.master import Master
 from opensshtransport.meter import Progress, Transferred
 from opensshtransport.paths import PathLike
 from opensshtransport.placement import How, Sources, Way
-from opensshtransport.process import AsyncRemoteProcess, RemoteProcess, Sink
+from opensshtransport.process import RemoteProcess, Sink
 from opensshtransport.shell import Abandon
 from opensshtransport.shells import Shells
 from opensshtransport.transfer import Transfer

@@ -51,25 +51,12 @@ _DIRECTORIES = {
 _UNWANTED = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "KRB5CCNAME", "KRB5_CONFIG")
 
 
-# Minutes of real servers: `scripts/test --long` runs them too.
-_LONG = {
-    "test_transport",
-}
-
-
 def pytest_configure() -> None:
     """Let signals be what they are at a terminal: a script that starts tests by `&` or nohup ignores some."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             interrupts = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if interrupts else signal.SIG_DFL)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the long modules."""
-    for item in items:
-        if item.path.stem in _LONG:
-            item.add_marker(pytest.mark.long)
 
 
 def require(missing: str) -> None:

@@ -31,6 +31,7 @@ FLOORS = {
         *("shell", "shells"),
         "command",
         "process",
+        "async_process",
         "execution",
         "direct",
         *("session", "meter", "archive", "stripes", "trees", "sftp"),

@@ -30,10 +30,12 @@ from opensshtransport.process import RemoteProcess
 from opensshtransport.sandbox import Sandbox
 
 
-@pytest.fixture
-def transport(node: Sandbox) -> Iterator[Transport]:
-    """A transport to the plain node."""
+@pytest.fixture(scope="module")
+def transport(node: Sandbox, _walls_of_the_session: None) -> Iterator[Transport]:
+    """A transport to the plain node, which is logged in for all tests that do it no harm."""
     with Transport(node.host, ssh_config=node.ssh_config) as made:
+        # now, as each test has directories of its own
+        made.run("true")
         yield made
 
 
