@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -215,7 +216,7 @@ def memory(host: str, config: Path, stage: Stage) -> dict[str, dict[str, float]]
         ("512 MB", lambda: stage.large("near", 512)),
         ("1,000 files", lambda: stage.many("near", 1_000)),
         ("10,000 files", lambda: stage.many("near", 10_000)),
-        ("100,000 files", lambda: stage.many("near", 100_000, size=10)),
+        ("30,000 files", lambda: stage.many("near", 30_000, size=10)),
     ):
         stage.clear()
         peak(f"put {name}", "put", source(), stage.far / "new")
@@ -266,8 +267,7 @@ def at(
             with contextlib.ExitStack() as stack:
                 contenders = contending(node.host, config, stage, socket, arguments.only, stack)
                 table |= measure(contenders, rows, stage, milliseconds, pace)
-            everything = pace.kind == "full" and not arguments.rows
-            peaks = memory(node.host, config, stage) if everything and not milliseconds else {}
+            peaks = memory(node.host, config, stage) if arguments.memory and not milliseconds else {}
         finally:
             subprocess.run([OSSH, "logout", "-F", config, node.host], check=True, stderr=subprocess.DEVNULL)
     return table, peaks
@@ -300,10 +300,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if (pace.kind in row.runs or arguments.rows)
         and (not arguments.rows or any(word in row.name for word in arguments.rows))
     ]
-    with_aiida = arguments.aiida
-    if with_aiida is None:
-        with_aiida = not (arguments.quick or arguments.rows or arguments.only)
-    if with_aiida:
+    if arguments.aiida:
         # first, since this takes minutes of processor time where it is made anew
         set_up = [HERE / "set-up", "--for", "bench", "--extra", "aiida"]
         done = subprocess.run(set_up, stdout=subprocess.PIPE, check=True, text=True)
@@ -316,7 +313,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             results["rows"][f"{milliseconds:g}"] = table
             if peaks:
                 results["memory"] = peaks
-    if with_aiida:
+    if arguments.aiida:
         results["aiida"] = aiida([trip for trip in wanted if trip in (0, 50)] or wanted, python)
     results["seconds"] = round(time.monotonic() - begin)
     say("")
@@ -330,9 +327,10 @@ def main() -> None:
     parser.add_argument("--rtt", type=float, nargs="*", help="round trips in ms; 0 20 50 150 by default")
     parser.add_argument("--rows", nargs="*", default=[], help="those whose names have one of these words")
     parser.add_argument("--only", nargs="*", default=[], help="contenders beside ours, by their names")
-    parser.add_argument(
-        "--aiida", action=argparse.BooleanOptionalAction, help="AiiDA's transports; in a full run by default"
-    )
+    for name, what in (("--aiida", "AiiDA's transports"), ("--memory", "how much memory is used")):
+        parser.add_argument(
+            name, action=argparse.BooleanOptionalAction, help=f"{what}; by default in a full run of all rows"
+        )
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write what was measured; `-` is stdout"
     )
@@ -342,6 +340,12 @@ def main() -> None:
     parser.add_argument("--plot", metavar="DIRECTORY", help="draw it there: operations.svg, throughput.svg")
     parser.add_argument("--markdown", action="store_true", help="print the tables of the README instead")
     arguments = parser.parse_args()
+    everything = not (arguments.quick or arguments.rows or arguments.only or arguments.rtt)
+    for name in ("aiida", "memory"):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, everything)
+    # the server, its user and the files are cleared away then too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.source:
         results = json.loads(Path(arguments.source).read_text(encoding="utf-8"))
     else:
