@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
-from opensshtransport.entries import DirEntry
+from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionFailed
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "Reader",
     "Writer",
     "excluded",
-    "from_entries",
+    "from_records",
     "is_zeros",
     "list_tree",
     "pack",
@@ -96,7 +96,8 @@ class Item:
         size: bytes; 0 for what is no file.
         mode: permission bits.
         mtime_ns: nanoseconds since the epoch.
-        path: where it is on this side, or on the other.
+        top: where the tree is, on this side or on the other.
+        skip: how many letters of the name stand for the top.
         twin: what hard links of one file have in common, or None.
     """
 
@@ -105,8 +106,15 @@ class Item:
     size: int
     mode: int
     mtime_ns: int
-    path: str
+    top: str
+    skip: int = 0
     twin: tuple[int, int] | None = None
+
+    @property
+    def path(self) -> str:
+        """Where it is. Not kept: there may be any number of items."""
+        below = self.name[self.skip :].lstrip("/")
+        return f"{self.top.rstrip('/')}/{below}" if below else self.top
 
 
 def _kind(mode: int) -> Kind:
@@ -117,12 +125,18 @@ def _kind(mode: int) -> Kind:
     return "symlink" if modes.S_ISLNK(mode) else "other"
 
 
+# Modes are few, and each number that is above 256 is an object of its own.
+_modes: dict[int, int] = {}
+
+
 def _item(
-    name: str, path: str, mode: int, size: int, mtime_ns: int, nlink: int, file: tuple[int, int]
+    name: str, top: str, skip: int, mode: int, size: int, mtime_ns: int, nlink: int, file: tuple[int, int]
 ) -> Item:
     kind = _kind(mode)
     twin = file if kind == "file" and nlink > 1 else None
-    return Item(name, kind, size if kind == "file" else 0, modes.S_IMODE(mode), mtime_ns, path, twin)
+    bits = modes.S_IMODE(mode)
+    bits = _modes.setdefault(bits, bits)
+    return Item(name, kind, size if kind == "file" else 0, bits, mtime_ns, top, skip, twin)
 
 
 def excluded(name: str, patterns: Exclude) -> bool:
@@ -166,6 +180,7 @@ def list_tree(
     yield _item(
         prefix,
         top,
+        len(prefix),
         found.st_mode,
         found.st_size,
         found.st_mtime_ns,
@@ -194,7 +209,16 @@ def list_tree(
                 continue
             file = (seen.st_dev, seen.st_ino)
             full = f"{prefix}/{name}" if prefix else name
-            yield _item(full, entry.path, seen.st_mode, seen.st_size, seen.st_mtime_ns, seen.st_nlink, file)
+            yield _item(
+                full,
+                top,
+                len(prefix),
+                seen.st_mode,
+                seen.st_size,
+                seen.st_mtime_ns,
+                seen.st_nlink,
+                file,
+            )
             if modes.S_ISDIR(seen.st_mode):
                 if file in parents:
                     failed(OSError(errno.ELOOP, os.strerror(errno.ELOOP), entry.path))
@@ -203,28 +227,27 @@ def list_tree(
         above.extend(reversed(deeper))
 
 
-def from_entries(entries: dict[str, DirEntry], *, prefix: str = "", exclude: Exclude = ()) -> list[Item]:
+def from_records(found: Iterable[tuple[str, Stat]], *, top: str, exclude: Exclude = ()) -> list[Item]:
     """The items of a listing of the far side, directories before what is in them.
+
+    Args:
+        found: names below the top, and what they have.
+        top: where it is.
+        exclude: patterns of what is left out, see `excluded`.
 
     Raises:
         OSError: a name leads elsewhere.
     """
-    for name in entries:
+    items = []
+    for name, stat in found:
         if not name or {"", ".", ".."} & set(name.split("/")):
             raise OSError(errno.EPERM, "the listing leads out of its directory", name)
-    return [
-        _item(
-            f"{prefix}/{name}" if prefix else name,
-            entry.path,
-            entry.stat.mode,
-            entry.stat.size,
-            entry.stat.mtime_ns,
-            entry.stat.nlink,
-            (entry.stat.dev, entry.stat.ino),
-        )
-        for name, entry in sorted(entries.items(), key=lambda pair: pair[0].split("/"))
-        if not excluded(name, exclude)
-    ]
+        if not excluded(name, exclude):
+            file = (stat.dev, stat.ino)
+            items.append(_item(name, top, 0, stat.mode, stat.size, stat.mtime_ns, stat.nlink, file))
+    # as by the names on the way: no name has a zero
+    items.sort(key=lambda item: item.name.replace("/", "\0"))
+    return items
 
 
 def seconds(nanoseconds: int) -> str:

@@ -281,7 +281,9 @@ def _local_items(top: Path) -> dict[str, Item]:
 
 def _remote_items(transport: Transport, top: str, *, missing_ok: bool) -> dict[str, Item]:
     try:
-        return {item.name: item for item in archive.from_entries(transport.scantree(top))}
+        listing = transport.scantree(top).items()
+        items = archive.from_records(((name, entry.stat) for name, entry in listing), top=top)
+        return {item.name: item for item in items}
     except FileNotFoundError:
         if not missing_ok:
             raise

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat as modes
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["DirEntry", "DiskUsage", "Stat", "parse_records", "parse_trees"]
+__all__ = ["DirEntry", "DiskUsage", "Stat", "parse_records", "parse_trees", "records"]
 
 
 def _moment(number: int) -> str:
@@ -121,20 +122,39 @@ def _time(seconds: str, date: str | None, fraction: str) -> int:
     return int(seconds) * 10**9 + int(fraction) if date else int(seconds + fraction)
 
 
-def parse_records(raw: bytes, token: str) -> dict[str, Stat]:
-    """Read records, each `TOKEN fields name`; by name, in their order."""
-    found: dict[str, Stat] = {}
-    for record in os.fsdecode(raw).split(f"{token} ")[1:]:
+def records(raw: bytes, token: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[str, Stat]]:
+    """Read records, each `TOKEN fields name`: names and what they have, in their order.
+
+    One after the other, since there may be any number of them.
+
+    Args:
+        raw: where they stand.
+        token: begins each.
+        begin: where to begin.
+        end: where to end.
+    """
+    mark = f"{token} ".encode()
+    end = len(raw) if end is None else end
+    begin = raw.find(mark, begin, end)
+    while begin >= 0:
+        after = raw.find(mark, begin + len(mark), end)
+        record = os.fsdecode(raw[begin + len(mark) : end if after < 0 else after])
+        begin = after
         match = _RECORD.fullmatch(record)
         if match is None:
             raise ValueError(f"a record of the far side cannot be read: {record!r}")
         mode, nlink, ino, dev, size, uid, gid, *times, name = match.groups()
-        found[name] = Stat(
+        stat = Stat(
             int(mode, 16),
             *(int(size), int(uid), int(gid), int(nlink), int(ino), int(dev)),
             *(_time(*times[:3]), _time(*times[3:6]), _time(*times[6:])),
         )
-    return found
+        yield name, stat
+
+
+def parse_records(raw: bytes, token: str) -> dict[str, Stat]:
+    """Read records, each `TOKEN fields name`; by name, in their order."""
+    return dict(records(raw, token))
 
 
 def parse_trees(raw: bytes, mark: str) -> dict[str, dict[str, DirEntry]]:

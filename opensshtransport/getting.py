@@ -14,13 +14,13 @@ import posixpath
 import secrets
 import stat as modes
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import archive, trees
 from opensshtransport.archive import CHANGED, BrokenStream, Item
-from opensshtransport.entries import DirEntry, Stat, parse_records, parse_trees
+from opensshtransport.entries import Stat, records
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.meter import Meter
 from opensshtransport.paths import path_text, quoted
@@ -62,28 +62,35 @@ _SOON_WRITTEN = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A source on the far side: `content` of a small file, `entries` of a tree."""
+    """A source on the far side: `content` of a small file, `items` of a tree.
+
+    Attributes:
+        path: as it was named.
+        name: what it is called where it goes.
+        stat: what it leads to.
+        content: of a small file.
+        items: of a tree, but for what is left out.
+        whole: whether these are all that is there.
+        unreadable: directories that cannot be read, and links that lead nowhere where they are followed.
+    """
 
     path: str
     name: str
     stat: Stat
-    content: bytes | None
-    entries: dict[str, DirEntry] | None
+    content: bytes | None = None
+    items: list[Item] | None = None
+    whole: bool = True
     unreadable: tuple[str, ...] = ()
 
     @property
     def files(self) -> int:
         """How many files and links there are."""
-        if self.entries is None:
-            return 1
-        return sum(1 for entry in self.entries.values() if not modes.S_ISDIR(entry.stat.mode))
+        return 1 if self.items is None else sum(1 for item in self.items if item.kind != "directory")
 
     @property
     def size(self) -> int:
         """Bytes in all files."""
-        if self.entries is None:
-            return self.stat.size
-        return sum(entry.stat.size for entry in self.entries.values() if modes.S_ISREG(entry.stat.mode))
+        return self.stat.size if self.items is None else sum(item.size for item in self.items)
 
 
 class Getting(Mover):
@@ -106,16 +113,20 @@ class Getting(Mover):
         requests = [
             self._request(f"{function} {limit} {quoted(name)}", slow=True, mark=mark) for name in names
         ]
+        replies = self._ask_first(requests)
+        replies.reverse()
         found = []
-        for name, reply in zip(names, self._ask_first(requests), strict=True):
+        for name in names:
+            # a long listing is not kept longer than it is read
+            reply = replies.pop()
             try:
                 if reply.status and b" tree " not in reply.out:
                     raise self._failed(reply, name)
-                one = self._found(name, reply, mark)
-                if one.entries is not None:
+                one = self._found(name, reply, mark, how)
+                if one.items is not None:
                     how.check_tree(f"{self._host}:{name}")
                 found.append(one)
-            except OSError as reason:  # noqa: PERF203 - the others are to be moved all the same
+            except OSError as reason:
                 if isinstance(reason, ConnectionFailed) or not many:
                     raise
                 failures.append(reason)
@@ -141,27 +152,38 @@ class Getting(Mover):
                 failures.append(missing)
         return names
 
-    def _found(self, path: str, reply: Reply, mark: str) -> Found:
+    def _found(self, path: str, reply: Reply, mark: str, how: How) -> Found:
         name = posixpath.basename(path.rstrip("/"))
         if name in {"", ".", ".."} or (name.startswith("~") and path.rstrip("/") == name):
             name = posixpath.basename(self._files.realpath(path))
         if "/" in name or name in {".", ".."}:
             raise self._error(errno.EPERM, path, "the far side names it so that it would go elsewhere")
-        head, inline, content = reply.out.partition(f"{mark} content\n".encode())
-        if inline:
-            return Found(path, name, next(iter(parse_records(head, mark).values())), content, None)
-        head, tree, _ = reply.out.partition(f"{mark} tree ".encode())
-        stat = next(iter(parse_records(head, mark).values()))
-        if not tree:
-            return Found(path, name, stat, None, None)
-        listing, _, closed = reply.out.partition(f"{mark} unreadable\n".encode())
-        ((_, entries),) = parse_trees(listing, mark).items()
-        unreadable = tuple(os.fsdecode(one) for one in closed.split(b"\0") if one)
-        return Found(path, name, stat, None, entries, unreadable)
+        out = reply.out
+        _, stat = next(records(out, mark))
+        begin = out.find(f"{mark} tree ".encode())
+        if begin < 0:
+            _, inline, content = out.partition(f"{mark} content\n".encode())
+            return Found(path, name, stat, content if inline else None)
+        links, closed = f"{mark} links\n".encode(), f"{mark} unreadable\n".encode()
+        first, end = out.index(b"\0", begin), out.find(links, begin)
+        skip = first - begin - len(f"{mark} tree ") + 1
+        top = os.fsdecode(out[first + 1 - skip : first])
+        count = 0
+
+        def wanted() -> Iterator[tuple[str, Stat]]:
+            nonlocal count
+            for place, seen in records(out, mark, first, end if end >= 0 else len(out)):
+                count += 1
+                if not (how.dereference and modes.S_ISLNK(seen.mode)):
+                    yield place[len(top) + 1 :], seen
+
+        items = archive.from_records(wanted(), top=top, exclude=how.exclude)
+        unreadable = tuple(os.fsdecode(one) for one in out.partition(closed)[2].split(b"\0") if one)
+        return Found(path, name, stat, None, items, len(items) == count, unreadable)
 
     def one(self, found: Found, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
         """Get one source; what of a tree could not be moved is told in `failures`."""
-        if found.entries is not None:
+        if found.items is not None:
             self._tree(found, place, how, failures, meter)
             return
         target = os.path.join(place, found.name) if os.path.isdir(place) else place
@@ -230,7 +252,8 @@ class Getting(Mover):
         descriptor = _opened(draft, 0, final)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             try:
-                self._parts(file.fileno(), found.path, found.name, found.stat, meter)
+                seen = (found.stat.size, found.stat.mtime_ns)
+                self._parts(file.fileno(), found.path, found.name, seen, meter)
                 if how.verify and self._files.checksum(found.path) != trees.file_sum(draft):
                     raise self._error(errno.EIO, found.path, DIFFER)
                 self._settle(file.fileno(), draft, final, found.stat, how)
@@ -242,9 +265,9 @@ class Getting(Mover):
                     raise OSError(reason.errno, reason.strerror, str(final)) from reason
                 raise
 
-    def _parts(self, descriptor: int, path: str, name: str, stat: Stat, meter: Meter) -> None:
-        """Receive what a draft has not, and see that the source is still the same."""
-        size, had = stat.size, os.fstat(descriptor).st_size
+    def _parts(self, descriptor: int, path: str, name: str, seen: tuple[int, int], meter: Meter) -> None:
+        """Receive what a draft has not, and see that the source still has the size and time it had."""
+        size, had = seen[0], os.fstat(descriptor).st_size
         mibs = mibs_of_block(size)
         blocks = -(-min(had, size) // (mibs * MIB))
         there: list[str] = []
@@ -298,7 +321,7 @@ class Getting(Mover):
         if os.fstat(descriptor).st_size != size:
             os.ftruncate(descriptor, size)
         after = self._files.stat(path)
-        if (after.size, after.mtime_ns) != (stat.size, stat.mtime_ns):
+        if (after.size, after.mtime_ns) != seen:
             raise self._error(errno.EBUSY, path, CHANGED)
         if short is not None:
             raise short
@@ -312,9 +335,7 @@ class Getting(Mover):
         if os.path.lexists(target) and (not os.path.isdir(target) or (inside and os.path.islink(target))):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
         final = Path(os.path.realpath(target))
-        items = archive.from_entries(found.entries or {}, exclude=how.exclude)
-        if how.dereference:
-            items = [item for item in items if item.kind != "symlink"]
+        items = found.items or []
         skip = len(found.path.rstrip("/")) + 1
         lost = [
             self._error(*self._why_closed(one, how))
@@ -392,7 +413,7 @@ class Getting(Mover):
         if rest:
             self._stream(found, rest, draft, how, failed, meter)
         for item in large:
-            self._large(found, item, draft, how, failed, meter)
+            self._large(item, draft, how, failed, meter)
         problems += self._incomplete(found, [item for item in items if item.name not in told], draft)
         if how.verify:
             problems += self._differing(found, items, draft)
@@ -410,7 +431,7 @@ class Getting(Mover):
         options = "-h" if how.dereference else "''"
         word = quoted(found.path)
         size = sum(item.size + 1024 for item in todo)
-        whole = len(todo) == len(found.entries or {})
+        whole = found.whole and len(todo) == len(found.items or [])
         if whole and size <= INLINE_TREE and how.way in {None, "inline"}:
             reply = self._ask(f"archive {options} {word}", slow=True)
             if reply.status and not reply.out:
@@ -446,22 +467,19 @@ class Getting(Mover):
         error = self._failed(reply, found.path)
         return self._error(error.errno or errno.EIO, found.path, f"{error.strerror} ({reply.errors[:300]})")
 
-    def _large(
-        self, found: Found, item: Item, draft: Path, how: How, failed: trees.Failed, meter: Meter
-    ) -> None:
+    def _large(self, item: Item, draft: Path, how: How, failed: trees.Failed, meter: Meter) -> None:
         """Receive a large file of a tree by parts."""
         path = draft / item.name
-        stat = (found.entries or {})[item.name].stat
         try:
             trees.make_parents(draft, item.name)
             descriptor = _opened(path, 0, path)
             with os.fdopen(descriptor, "r+b", buffering=0):
-                self._parts(descriptor, item.path, item.name, stat, meter)
+                self._parts(descriptor, item.path, item.name, (item.size, item.mtime_ns), meter)
+                bits = item.mode & 0o777
+                os.fchmod(descriptor, bits if how.preserve else bits & ~archive.umask())
                 if how.preserve:
-                    os.fchmod(descriptor, permissions(stat))
-                    os.utime(descriptor, ns=(stat.atime_ns, stat.mtime_ns))
-                else:
-                    os.fchmod(descriptor, permissions(stat) & ~archive.umask())
+                    # both times alike, as of those that come by an archive
+                    os.utime(descriptor, ns=(item.mtime_ns, item.mtime_ns))
         except OSError as reason:
             if isinstance(reason, ConnectionFailed) or reason.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise

@@ -19,6 +19,7 @@ import stat as modes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from opensshtransport.archive import Exclude
@@ -64,6 +65,8 @@ INLINE_ITEMS = 2000
 LARGE = 64 << 20
 WILD = frozenset("*?[")
 DIFFER = "the checksums differ after the transfer"
+# Seconds after which a claim that nobody holds is one of a killed transfer.
+_FORGOTTEN = 3600.0
 # How often a transfer goes on that gets no further.
 _MOST_TRIES = 3
 
@@ -166,6 +169,22 @@ class Mover:
         return self._error(number, path, text)
 
 
+def _sweep(directory: Path) -> None:
+    """Remove claims of transfers that were killed."""
+    before = time.time() - _FORGOTTEN
+    for entry in os.scandir(directory):
+        # somebody else may remove it too
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            # a new one may be about to be locked
+            if entry.stat(follow_symlinks=False).st_mtime < before:
+                descriptor = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                finally:
+                    os.close(descriptor)
+
+
 @contextlib.contextmanager
 def claimed(*words: object) -> Iterator[str]:
     """The name of a draft, which nobody else of this user and machine has meanwhile.
@@ -178,6 +197,7 @@ def claimed(*words: object) -> Iterator[str]:
     name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     directory = runtime_directory() / "moving"
     directory.mkdir(mode=0o700, exist_ok=True)
+    _sweep(directory)
     path = directory / name
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

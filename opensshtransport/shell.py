@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import io
 import math
 import os
 import re
@@ -137,7 +138,7 @@ class Pending:
     begun: float = 0.0
     alone: bool = False
     abandoned: bool = False
-    out: list[bytes] = field(default_factory=list)
+    out: io.BytesIO = field(default_factory=io.BytesIO)
     errors: list[bytes] | None = None
     size: int = 0
     reply: Reply | None = None
@@ -455,7 +456,11 @@ class RemoteShell:
             return
         pending = self._queue[0]
         if isinstance(part, bytes):
-            (pending.out if pending.errors is None else pending.errors).append(part)
+            if pending.errors is None:
+                # it gives what it has without making another copy of it
+                pending.out.write(part)
+            else:
+                pending.errors.append(part)
             pending.size += len(part)
             if pending.size > _LONGEST_REPLY:
                 pending.failure = ConnectionFailed(
@@ -468,7 +473,7 @@ class RemoteShell:
             pending.errors = []
         elif part.kind == "end":
             text = b"".join(pending.errors or []).decode("utf-8", "surrogateescape")
-            pending.reply = Reply(b"".join(pending.out), text, int(part.value))
+            pending.reply = Reply(pending.out.getvalue(), text, int(part.value))
             with self._guard:
                 self._queue.popleft()
                 self._used = time.monotonic()

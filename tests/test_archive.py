@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from opensshtransport import archive, trees
 from opensshtransport.archive import Item
-from opensshtransport.entries import DirEntry, Stat
+from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionLost
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -170,9 +171,25 @@ def test_no_link_is_there_while_others_unpack(walled: tuple[Path, Path]) -> None
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "..", ".", "a//b", ""])
 def test_hostile_listings_are_refused(name: str) -> None:
     """A listing whose names lead out is refused before anything is looked for by them."""
-    entry = DirEntry("x", name, Stat(0o100644, 1, 0, 0, 1, 1, 1, 0, 0, 0))
+    stat = Stat(0o100644, 1, 0, 0, 1, 1, 1, 0, 0, 0)
     with pytest.raises(PermissionError):
-        archive.from_entries({name: entry})
+        archive.from_records([(name, stat)], top="/there")
+
+
+def test_an_item_is_small() -> None:
+    """Of a listing of any length no more is kept than some 200 bytes beside each name."""
+    names = [f"directory-{number // 1000}/file-{number}.dat" for number in range(20_000)]
+    tracemalloc.start()
+    try:
+        stats = ((name, Stat(0o100644, 1000 + at, 0, 0, 1, at, 1, 0, at, 0)) for at, name in enumerate(names))
+        items = archive.from_records(stats, top="/somewhere/over/there/with/a/long/name")
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(items) == 20_000
+    assert items[0].path == "/somewhere/over/there/with/a/long/name/directory-0/file-0.dat"
+    # the names themselves were there before
+    assert grown < 20_000 * 220
 
 
 @pytest.fixture

@@ -152,3 +152,16 @@ def test_claims(isolated: Path) -> None:
         assert again == first
     assert list(isolated.rglob("moving/*")) == []
     assert umask() == os.umask(umask())
+
+
+def test_claims_of_the_killed_are_swept(isolated: Path) -> None:
+    """What a killed transfer has left goes with the next one, but not what is new, or held by another."""
+    with claimed("held"):
+        (held,) = isolated.rglob("moving/*")
+        directory = held.parent
+        for name in ("old", "new"):
+            (directory / name).touch()
+        for name in ("old", held.name):
+            os.utime(directory / name, (1, 1))
+        with claimed("another") as another:
+            assert {path.name for path in directory.iterdir()} == {"new", held.name, another}
