@@ -343,7 +343,9 @@ class OpenSshTransport(TransferTransport):
         Each run writes the word that it reads, so that it is known whether a failure is an earlier run's.
         """
         first = f'IFS= read -r ossh_word; echo "{_MARK} $ossh_word"; unset ossh_word; exec </dev/null'
-        script = f"{first}\n{command}"
+        # the number of a job that `core.direct` starts comes from the background
+        last = "\nwait" if command.rstrip().endswith("&") else ""
+        script = f"{first}\n{command}{last}"
         text, login_shell = self._bash(script)
         word = secrets.token_hex(8)
         for number in range(_MOST_SUBMISSIONS):

@@ -494,6 +494,19 @@ def test_submission_runs_once(open_transport: Any, isolated: Path, scheduler: Pa
 
 
 @pytest.mark.usefixtures("shared")
+def test_submission_without_a_scheduler(open_transport: Any, isolated: Path, scheduler: Path) -> None:
+    """What `core.direct` starts tells its number late on a busy machine; it is waited for, and not the job."""
+    gate = isolated / "gate"
+    (scheduler / "job").write_text(f"until [ -e {gate} ]; do sleep 0.05; done\n")
+    (scheduler / "slow").write_text("sleep 1\n")
+    command = "(bash slow > /dev/null 2>&1; bash job > /dev/null 2>&1 & echo $!) &"
+    status, out, err = open_transport.exec_command_wait(command, workdir=scheduler)
+    assert (status, err) == (0, "")
+    assert Path(f"/proc/{int(out)}").exists()
+    gate.touch()
+
+
+@pytest.mark.usefixtures("shared")
 def test_failed_submission_may_be_repeated(
     open_transport: Any, isolated: Path, scheduler: Path, aiida: None
 ) -> None:
