@@ -495,7 +495,7 @@ def test_submission_runs_once(open_transport: Any, isolated: Path, scheduler: Pa
 
 @pytest.mark.usefixtures("shared")
 def test_submission_without_a_scheduler(open_transport: Any, isolated: Path, scheduler: Path) -> None:
-    """What `core.direct` starts tells its number late on a busy machine; it is waited for, and not the job."""
+    """What `core.direct` starts tells its number late on a busy machine; that is waited for, not the job."""
     gate = isolated / "gate"
     (scheduler / "job").write_text(f"until [ -e {gate} ]; do sleep 0.05; done\n")
     (scheduler / "slow").write_text("sleep 1\n")
