@@ -9,16 +9,16 @@ newline; and the programs' words are all that is known of a failure.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
+import hashlib
 import os
 import posixpath
 import re
-import secrets
 import subprocess
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport import archive, openssh, trees
@@ -36,7 +36,7 @@ from opensshtransport.errors import (
 from opensshtransport.master import Facts, listens
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
-from opensshtransport.placement import WILD, How
+from opensshtransport.placement import WILD, How, claimed
 from opensshtransport.shells import Shells
 
 __all__ = ["Sftp", "batch_word", "live_facts", "missing_sftp", "parse_listing"]
@@ -336,20 +336,23 @@ class Sftp:
         """Put each file to a draft, and rename that; what is left of drafts is removed."""
         option = "-p " if how.preserve else ""
         batch, drafts = list(lines), []
-        for source, place in files:
-            draft = posixpath.join(posixpath.dirname(place), f".ossh-{secrets.token_hex(8)}")
-            drafts.append(draft)
-            batch += [
-                f"put {option}{batch_word(os.path.abspath(source))} {batch_word(draft)}",
-                # sftp uses posix-rename@openssh.com where the server has it, which replaces
-                f"rename {batch_word(draft)} {batch_word(place)}",
-            ]
-        try:
-            self._run(batch, path)
-        except OSError as reason:
-            if not isinstance(reason, ConnectionFailed):
-                self._run([f"-rm {batch_word(draft)}" for draft in drafts], path)
-            raise
+        # what a broken try has left is overwritten by the next one
+        with claimed("sftp", self._host, path, *(source for source, _ in files)) as key:
+            for source, place in files:
+                name = hashlib.sha256(f"{key}\0{place}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+                draft = posixpath.join(posixpath.dirname(place), f".ossh-{name}")
+                drafts.append(draft)
+                batch += [
+                    f"put {option}{batch_word(os.path.abspath(source))} {batch_word(draft)}",
+                    # sftp uses posix-rename@openssh.com where the server has it, which replaces
+                    f"rename {batch_word(draft)} {batch_word(place)}",
+                ]
+            try:
+                self._run(batch, path)
+            except OSError as reason:
+                if not isinstance(reason, ConnectionFailed):
+                    self._run([f"-rm {batch_word(draft)}" for draft in drafts], path)
+                raise
 
     def get(
         self, sources: Sequence[str], place: str, how: How, failures: list[OSError], meter: Meter
@@ -395,8 +398,8 @@ class Sftp:
         if how.recursive is False and not self._legacy and self.kind(source) == "d":
             how.check_tree(f"{self._host}:{source}")
         trees.sweep(target.parent)
-        with tempfile.TemporaryDirectory(prefix=".ossh-", dir=target.parent) as draft:
-            arrived = Path(draft, "it")
+        with self._draft(source, target) as draft:
+            arrived = draft / "it"
             if self._legacy:
                 self._scp_get(source, arrived, how.preserve)
             else:
@@ -404,6 +407,18 @@ class Sftp:
                 said = self._run([f"get {option} {batch_word(source)} {batch_word(str(arrived))}"], source)
                 failures += [self._error(errno.EOPNOTSUPP, left) for left in _LEFT_OUT.findall(said)]
             self._arrange(arrived, target, how, failures, meter)
+
+    @contextlib.contextmanager
+    def _draft(self, source: str, target: Path) -> Iterator[Path]:
+        """A directory beside what it will become, of the same name as that of a try that was killed."""
+        with claimed("sftp", self._host, source, target) as key:
+            draft = target.parent / f".ossh-{key}"
+            trees.remove(draft)
+            draft.mkdir(mode=0o700)
+            try:
+                yield draft
+            finally:
+                trees.remove(draft)
 
     def _arrange(self, arrived: Path, target: Path, how: How, failures: list[OSError], meter: Meter) -> None:
         if not os.path.lexists(arrived):

@@ -835,6 +835,24 @@ def test_cut_until_it_is_through(
     assert drafts(isolated) == []
 
 
+def test_a_cut_of_sftp(cut_node: tuple[Relay, Transport], isolated: Path) -> None:
+    """What a broken put by sftp has left is overwritten, and not added to, by the next one."""
+    relay, transport = cut_node
+    source, target = isolated / "source", isolated / "target"
+    target.mkdir()
+    source.write_bytes(random.Random(6).randbytes(24 * MIB))
+    transport.home()
+    for _ in range(2):
+        relay.cut_after(8 * MIB, direction="up")
+        with pytest.raises(ConnectionFailed):
+            transport.put(source, target / "new", way="sftp")
+        assert len(drafts(target)) == 1
+        assert not (target / "new").exists()
+    transport.put(source, target / "new", way="sftp")
+    assert (target / "new").read_bytes() == source.read_bytes()
+    assert drafts(isolated) == []
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_master_is_killed(direction: Direction, own_node: Sandbox, keep: Keep, isolated: Path) -> None:
     """A master that is killed in mid-transfer is replaced, and the transfer goes on."""
