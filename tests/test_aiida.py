@@ -404,7 +404,7 @@ def test_timeout(open_transport: Any, isolated: Path, way: str) -> None:
     transport = Awaiting(open_transport) if way == "async" else open_transport
     pid = isolated / "pid"
     with pytest.raises(TimeoutError) as raised:
-        transport.exec_command_wait(f"echo $$ > {pid}; echo part; sleep 300", timeout=1)
+        transport.exec_command_wait(f"echo $$ > {pid}; echo part; sleep 300", timeout=5)
     assert raised.value.completed.stdout == b"part\n"  # type: ignore[attr-defined]
     wait_until(lambda: not Path(f"/proc/{pid.read_text().strip()}").exists(), what="the command's end")
 
