@@ -296,13 +296,19 @@ def _explained(
     if ended and not _certificate_lives(destination, 0):
         path, end = ended[0]
         why, advice = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}", "get a new certificate"
+    elif conversation.typed or conversation.answered:
+        # what was sent is what was refused; other advice than to log in is about something else
+        if advice == error.advice_by_default.format(host=host):
+            advice = (
+                "try again" if conversation.typed else f"correct what is stored, then run: ossh login {host}"
+            )
     elif gssapi and "gssapi" in error.message and not tools.ticket_lives():
         why, advice = "there is no Kerberos ticket, or it has ended", "run: kinit"
     elif encrypted and person is None:
         why = f"the key {encrypted[0]} is encrypted and no agent holds it"
         advice = f"run: ssh-add {encrypted[0]}, or: ossh login {host}"
     elif person is not None and advice == error.advice_by_default.format(host=host):
-        advice = "try again" if conversation.typed else f"run: ossh doctor {host}"
+        advice = f"run: ossh doctor {host}"
     kind = LoginNeeded if person is None and not destination.settings.rules else type(error)
     message = f"{why} ({error.message})" if why else error.message
     if kind is LoginNeeded:

@@ -112,6 +112,8 @@ def test_wrong_code_is_sent_once(make_oath_node: MakeOathNode, isolated: Path) -
     done = ossh_run("-F", node.ssh_config, node.host, "echo x")
     assert (done.returncode, done.stdout) == (255, b"")
     assert b"Permission denied (keyboard-interactive)" in done.stderr
+    advice = f"; correct what is stored, then run: ossh login -F {node.ssh_config} otp\n"
+    assert done.stderr.decode().endswith(advice)
     assert node.log.read_text().count("Failed keyboard-interactive") == 1
 
 
