@@ -71,6 +71,7 @@ class Found:
         content: of a small file.
         items: of a tree, but for what is left out.
         whole: whether these are all that is there.
+        sparse: whether a large file has holes.
         unreadable: directories that cannot be read, and links that lead nowhere where they are followed.
     """
 
@@ -80,6 +81,7 @@ class Found:
     content: bytes | None = None
     items: list[Item] | None = None
     whole: bool = True
+    sparse: bool = False
     unreadable: tuple[str, ...] = ()
 
     @property
@@ -163,7 +165,8 @@ class Getting(Mover):
         begin = out.find(f"{mark} tree ".encode())
         if begin < 0:
             _, inline, content = out.partition(f"{mark} content\n".encode())
-            return Found(path, name, stat, content if inline else None)
+            sparse = not inline and f"{mark} sparse\n".encode() in out
+            return Found(path, name, stat, content if inline else None, sparse=sparse)
         links, closed = f"{mark} links\n".encode(), f"{mark} unreadable\n".encode()
         first, end = out.index(b"\0", begin), out.find(links, begin)
         skip = first - begin - len(f"{mark} tree ") + 1
@@ -179,7 +182,7 @@ class Getting(Mover):
 
         items = archive.from_records(wanted(), top=top, exclude=how.exclude)
         unreadable = tuple(os.fsdecode(one) for one in out.partition(closed)[2].split(b"\0") if one)
-        return Found(path, name, stat, None, items, len(items) == count, unreadable)
+        return Found(path, name, stat, None, items, len(items) == count, unreadable=unreadable)
 
     def one(self, found: Found, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
         """Get one source; what of a tree could not be moved is told in `failures`."""
@@ -253,7 +256,7 @@ class Getting(Mover):
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             try:
                 seen = (found.stat.size, found.stat.mtime_ns)
-                self._parts(file.fileno(), found.path, found.name, seen, meter)
+                self._parts(file.fileno(), found.path, found.name, seen, meter, holes=found.sparse)
                 if how.verify and self._files.checksum(found.path) != trees.file_sum(draft):
                     raise self._error(errno.EIO, found.path, DIFFER)
                 self._settle(file.fileno(), draft, final, found.stat, how)
@@ -265,8 +268,26 @@ class Getting(Mover):
                     raise OSError(reason.errno, reason.strerror, str(final)) from reason
                 raise
 
-    def _parts(self, descriptor: int, path: str, name: str, seen: tuple[int, int], meter: Meter) -> None:
-        """Receive what a draft has not, and see that the source still has the size and time it had."""
+    def _parts(
+        self,
+        descriptor: int,
+        path: str,
+        name: str,
+        seen: tuple[int, int],
+        meter: Meter,
+        *,
+        holes: bool = True,
+    ) -> None:
+        """Receive what a draft has not, and see that the source still has the size and time it had.
+
+        Args:
+            descriptor: of the draft.
+            path: of the source.
+            name: for the progress.
+            seen: size and time of the source.
+            meter: counts.
+            holes: whether there may be some.
+        """
         size, had = seen[0], os.fstat(descriptor).st_size
         mibs = mibs_of_block(size)
         blocks = -(-min(had, size) // (mibs * MIB))
@@ -277,7 +298,12 @@ class Getting(Mover):
             if reply.status:
                 raise self._failed(reply, path)
             there = [line.split()[0].decode("ascii") for line in reply.out.splitlines()]
-        parts = missing_parts(size, block_sums(descriptor, size, blocks), there)
+        filled = None
+        if holes and not had:
+            reply = self._ask(f"filled {word} {mibs} {-(-size // (mibs * MIB))}", slow=True)
+            if not reply.status and reply.out:
+                filled = {number for number, letter in enumerate(reply.out) if letter == ord("x")}
+        parts = missing_parts(size, block_sums(descriptor, size, blocks), there, filled)
         left = sum(part.size for part in parts)
         round_trip, _ = self._probe()
         streams = streams_for(round_trip, left)

@@ -111,6 +111,26 @@ sums() {
 	done
 }
 
+# sparse FILE: whether a MiB or more of it is holes.
+sparse() {
+	taken=$(stat -L -c %b "$1") size=$(stat -L -c %s "$1") || return
+	[ $((taken * 512 + 1048576)) -le "$size" ]
+}
+
+# filled FILE MIBS COUNT: of a file with holes, for each block of so many MiB, x, or - where it is all zeros.
+filled() {
+	sparse "$1" || return 0
+	block=0
+	while [ $block -lt "$3" ]; do
+		if [ "$(dd if="$1" bs=1048576 skip=$((block * $2)) count="$2" 2>/dev/null | tr -d '\0' | head -c 1 | wc -c)" -eq 0 ]; then
+			printf -- -
+		else
+			printf x
+		fi
+		block=$((block + 1))
+	done
+}
+
 # receive DRAFT FRESH: parts of a file into a draft. Each is a line on stdin, `MIB MIBS BYTES`, from where on and how
 # much, and its bytes. Zeros are left out where nothing was before.
 receive() {
@@ -159,7 +179,10 @@ fetch() {
 		unreadable "$2"
 	elif [ -f "$2" ]; then
 		[ -r "$2" ] || fail EACCES
-		[ "$(stat -L -c %s "$2")" -gt "$1" ] && return
+		if [ "$(stat -L -c %s "$2")" -gt "$1" ]; then
+			! sparse "$2" || printf '%s sparse\n' "$m"
+			return
+		fi
 		printf '%s content\n' "$m"
 		cat "$2"
 	else

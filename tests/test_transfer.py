@@ -835,6 +835,30 @@ def test_cut_until_it_is_through(
     assert drafts(isolated) == []
 
 
+@pytest.mark.parametrize("in_tree", [False, True])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_holes_do_not_travel(
+    direction: Direction, in_tree: bool, cut_node: tuple[Relay, Transport], isolated: Path
+) -> None:
+    """Of a file with holes only what is none goes over the wire."""
+    relay, transport = cut_node
+    source = isolated / "source"
+    source.mkdir()
+    content = random.Random(7).randbytes(MIB)
+    with (source / "sparse").open("wb") as file:
+        for place in (0, 33 * MIB + 5, 71 * MIB):
+            file.seek(place)
+            file.write(content)
+        file.truncate(80 * MIB + 1)
+    transport.home()
+    begin = relay.bytes_forwarded
+    getattr(transport, direction)(source if in_tree else source / "sparse", isolated / "new")
+    assert relay.bytes_forwarded - begin < 6 * MIB
+    arrived = isolated / "new" / "sparse" if in_tree else isolated / "new"
+    assert arrived.read_bytes() == (source / "sparse").read_bytes()
+    assert arrived.stat().st_blocks * 512 < 6 * MIB
+
+
 def test_a_cut_of_sftp(cut_node: tuple[Relay, Transport], isolated: Path) -> None:
     """What a broken put by sftp has left is overwritten, and not added to, by the next one."""
     relay, transport = cut_node
