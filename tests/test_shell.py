@@ -235,6 +235,9 @@ def test_timeout(user_node: tuple[Sandbox, User], pipe: Path, keep: Keep) -> Non
         with pytest.raises(CommandTimeout, match=r"no reply within 1 s\b"):
             there.read_bytes(pipe)
         there._timeout = None
+    hasty = keep(Transport(node.host, ssh_config=node.ssh_config, timeout=1.0))
+    with pytest.raises(CommandTimeout, match=r"within 1 s\b"):
+        hasty.read_bytes(pipe)
     until(lambda: not at_work(user, pipe.name), "the readers to end")
 
 
@@ -243,7 +246,7 @@ def test_timeout_while_sending(user_node: tuple[Sandbox, User], keep: Keep) -> N
     node, _ = user_node
     write_settings('[host."*"]\nserver_alive_interval = 1\nserver_alive_count_max = 3\ncheck_timeout = 2\n')
     relay = keep(Relay(node.port))
-    there = keep(Transport(node.host, ssh_config=config_through(node, relay), timeout=5.0))
+    there = keep(Transport(node.host, ssh_config=config_through(node, relay)))
     assert there.exists("~")
     relay.silence()
     there._timeout = 1.0
