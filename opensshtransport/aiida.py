@@ -55,11 +55,11 @@ _OTHER_QUOTING = {"csh", "tcsh", "fish"}
 _CALCULATION = re.compile(r"/([0-9a-f]{2})/([0-9a-f]{2})/([0-9a-f]{4}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/?")
 _SUBMISSION = re.compile(
     r"\s*(?:\S*/)?(?:sbatch|qsub|bsub|msub|ccc_msub|llsubmit|pjsub|oarsub|condor_submit"
-    r"|hq\s+submit|flux\s+(?:batch|submit))\s.*"
-    # core.direct
-    r"|\s*\(bash .* > /dev/null 2>&1 & echo \$!\) &\s*",
+    r"|hq\s+submit|flux\s+(?:batch|submit))\s.*",
     re.DOTALL,
 )
+# What `core.direct` does: the number of the job comes from the background.
+_DIRECT = re.compile(r"\s*\(bash .* > /dev/null 2>&1 & echo \$!\) &\s*", re.DOTALL)
 _MARK = "ossh-submission"
 # More submissions of one calculation than AiiDA and its user ever have the patience for.
 _MOST_SUBMISSIONS = 100
@@ -71,7 +71,9 @@ def submission_key(command: str, workdir: AnyPath | None) -> str | None:
     It is made of the calculation's UUID, which the working directory ends in, and of the command.
     """
     found = _CALCULATION.search(str(workdir or ""))
-    if found is None or found.end() != len(str(workdir)) or not _SUBMISSION.fullmatch(command):
+    if found is None or found.end() != len(str(workdir)):
+        return None
+    if not _SUBMISSION.fullmatch(command) and not _DIRECT.fullmatch(command):
         return None
     digest = hashlib.sha256(command.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return f"aiida-{''.join(found.groups())}-{digest}"
@@ -328,6 +330,9 @@ class OpenSshTransport(TransferTransport):
         where = self._path(workdir) if workdir else self._cwd or None
         input_ = _readable(stdin)
         key = submission_key(command, where)
+        if _DIRECT.fullmatch(command):
+            # for the number, not for the job
+            command = f"{command}\nwait"
         if key is not None and not input_:
             return self._submit(command, key, where, timeout)
         # as bash does
@@ -343,9 +348,7 @@ class OpenSshTransport(TransferTransport):
         Each run writes the word that it reads, so that it is known whether a failure is an earlier run's.
         """
         first = f'IFS= read -r ossh_word; echo "{_MARK} $ossh_word"; unset ossh_word; exec </dev/null'
-        # the number of a job that `core.direct` starts comes from the background
-        last = "\nwait" if command.rstrip().endswith("&") else ""
-        script = f"{first}\n{command}{last}"
+        script = f"{first}\n{command}"
         text, login_shell = self._bash(script)
         word = secrets.token_hex(8)
         for number in range(_MOST_SUBMISSIONS):

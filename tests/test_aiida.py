@@ -500,9 +500,11 @@ def test_submission_without_a_scheduler(open_transport: Any, isolated: Path, sch
     (scheduler / "job").write_text(f"until [ -e {gate} ]; do sleep 0.05; done\n")
     (scheduler / "slow").write_text("sleep 1\n")
     command = "(bash slow > /dev/null 2>&1; bash job > /dev/null 2>&1 & echo $!) &"
-    status, out, err = open_transport.exec_command_wait(command, workdir=scheduler)
-    assert (status, err) == (0, "")
-    assert Path(f"/proc/{int(out)}").exists()
+    shutil.copytree(scheduler, isolated / "elsewhere")
+    for workdir in (scheduler, isolated / "elsewhere"):
+        status, out, err = open_transport.exec_command_wait(command, workdir=workdir)
+        assert (status, err) == (0, "")
+        assert Path(f"/proc/{int(out)}").exists()
     gate.touch()
 
 
