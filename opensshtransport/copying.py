@@ -107,6 +107,12 @@ def copy(names: Sequence[str], target: str, ssh_config: str | None, options: Opt
     sources, destination = [parse_place(name) for name in names], parse_place(target)
     if destination.host is None and all(source.host is None for source in sources):
         raise SettingsError("all of these are local", advice="use cp, or name a host: HOST:PATH")
+    if destination.host is None:
+        for source in sources:
+            if source.host is None:
+                raise SettingsError(
+                    f"{source.path!r} and the destination are local", advice="copy that one by cp"
+                )
     with ExitStack() as stack:
         hosts = _Hosts(ssh_config, stack)
         if len(sources) > 1 and len({source.host for source in sources}) > 1:

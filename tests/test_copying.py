@@ -132,7 +132,12 @@ def test_missing_source(node: Sandbox, there: Path, here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("operands", "words"),
-    [(["x"], "required: DST"), (["x", "y"], "all of these are local"), (["", "h:x"], "empty name")],
+    [
+        (["x"], "required: DST"),
+        (["x", "y"], "all of these are local"),
+        (["h:x", "y", "."], "'y' and the destination are local"),
+        (["", "h:x"], "empty name"),
+    ],
 )
 def test_wrong_operands(operands: list[str], words: str) -> None:
     """Operands that make no sense are refused before anything is touched, with ssh's status."""
