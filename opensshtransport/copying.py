@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opensshtransport import archive, openssh, trees
-from opensshtransport.archive import Item
+from opensshtransport import openssh, trees
 from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error, printable
+from opensshtransport.items import Item, from_records, list_tree
 from opensshtransport.transport import Transport
 
 __all__ = ["Options", "Place", "SyncOptions", "copy", "parse_place", "sync"]
@@ -282,13 +282,13 @@ def _local_items(top: Path) -> dict[str, Item]:
     def failed(reason: OSError) -> None:
         raise reason
 
-    return {item.name: item for item in archive.list_tree(str(top), failed=failed) if item.name}
+    return {item.name: item for item in list_tree(str(top), failed=failed) if item.name}
 
 
 def _remote_items(transport: Transport, top: str, *, missing_ok: bool) -> dict[str, Item]:
     try:
         listing = transport.scantree(top).items()
-        items = archive.from_records(((name, entry.stat) for name, entry in listing), top=top)
+        items = from_records(((name, entry.stat) for name, entry in listing), top=top)
         return {item.name: item for item in items}
     except FileNotFoundError:
         if not missing_ok:

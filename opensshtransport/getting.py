@@ -1,7 +1,7 @@
 """get: from there to here.
 
-The trap: nothing that the far side says is to be trusted with where something goes: a name in its listing, as
-one in its archive, must not lead out of the draft.
+The trap: what is read there may change meanwhile; so it is looked at again when all of it has come, before it
+gets its name.
 """
 
 from __future__ import annotations
@@ -14,28 +14,24 @@ import posixpath
 import secrets
 import stat as modes
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from opensshtransport import archive, trees
-from opensshtransport.archive import CHANGED, BrokenStream, Item
-from opensshtransport.entries import Stat, records
+from opensshtransport.archive import CHANGED, BrokenStream
+from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionFailed
+from opensshtransport.finding import Finding, Found
+from opensshtransport.items import Item, excluded
 from opensshtransport.meter import Meter
-from opensshtransport.paths import path_text, quoted
+from opensshtransport.paths import quoted
 from opensshtransport.placement import (
     DIFFER,
-    INLINE_FILE,
     INLINE_TREE,
     LARGE,
-    WILD,
     How,
-    Mover,
-    Sources,
     claimed,
     flag,
-    listed,
     permissions,
     sums,
 )
@@ -52,137 +48,15 @@ from opensshtransport.stripes import (
     streams_for,
 )
 
-__all__ = ["Found", "Getting"]
+__all__ = ["Getting"]
 
 _PIECE = 1 << 18
-_ANY_SIZE = 1 << 62
 # Bytes after which the disk is to begin with what has come.
 _SOON_WRITTEN = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A source on the far side: `content` of a small file, `items` of a tree.
-
-    Attributes:
-        path: as it was named.
-        name: what it is called where it goes.
-        stat: what it leads to.
-        content: of a small file.
-        items: of a tree, but for what is left out.
-        whole: whether these are all that is there.
-        sparse: whether a large file has holes.
-        unreadable: directories that cannot be read, and links that lead nowhere where they are followed.
-    """
-
-    path: str
-    name: str
-    stat: Stat
-    content: bytes | None = None
-    items: list[Item] | None = None
-    whole: bool = True
-    sparse: bool = False
-    unreadable: tuple[str, ...] = ()
-
-    @property
-    def files(self) -> int:
-        """How many files and links there are."""
-        return 1 if self.items is None else sum(1 for item in self.items if item.kind != "directory")
-
-    @property
-    def size(self) -> int:
-        """Bytes in all files."""
-        return self.stat.size if self.items is None else sum(item.size for item in self.items)
-
-
-class Getting(Mover):
+class Getting(Finding):
     """Moves files from one destination to here."""
-
-    def find(self, source: Sources, how: How, failures: list[OSError]) -> tuple[list[Found], bool]:
-        """Look at all sources; small files come with their content. Whether several were named.
-
-        Raises:
-            OSError: of the only one.
-        """
-        named = [path_text(one) for one in listed(source)]
-        names = self._matched(named, failures)
-        many = len(names) > 1 or len(named) > 1
-        limit = INLINE_FILE if how.way is None else -1
-        if how.way == "inline":
-            limit = _ANY_SIZE
-        mark = secrets.token_hex(8)
-        function = "followed" if how.dereference else "fetch"
-        requests = [
-            self._request(f"{function} {limit} {quoted(name)}", slow=True, mark=mark) for name in names
-        ]
-        replies = self._ask_first(requests)
-        replies.reverse()
-        found = []
-        for name in names:
-            # a long listing is not kept longer than it is read
-            reply = replies.pop()
-            try:
-                if reply.status and b" tree " not in reply.out:
-                    raise self._failed(reply, name)
-                one = self._found(name, reply, mark, how)
-                if one.items is not None:
-                    how.check_tree(f"{self._host}:{name}")
-                found.append(one)
-            except OSError as reason:
-                if isinstance(reason, ConnectionFailed) or not many:
-                    raise
-                failures.append(reason)
-        return found, many
-
-    def _matched(self, named: Sequence[str], failures: list[OSError]) -> list[str]:
-        """Names with patterns expanded, as a shell does; what is there by this very name is no pattern."""
-        wild = [name for name in named if WILD & set(name)]
-        literal = dict(zip(wild, self._files.exists_many(wild), strict=True)) if wild else {}
-        names: list[str] = []
-        for name in named:
-            if not name:
-                raise self._error(errno.ENOENT, name)
-            if name not in literal or literal[name]:
-                names.append(name)
-                continue
-            found = [one for one in self._files.glob(name) if _shown(one, name)]
-            names += found
-            if not found:
-                missing = self._error(errno.ENOENT, name, "nothing matches the pattern")
-                if len(named) == 1:
-                    raise missing
-                failures.append(missing)
-        return names
-
-    def _found(self, path: str, reply: Reply, mark: str, how: How) -> Found:
-        name = posixpath.basename(path.rstrip("/"))
-        if name in {"", ".", ".."} or (name.startswith("~") and path.rstrip("/") == name):
-            name = posixpath.basename(self._files.realpath(path))
-        if "/" in name or name in {".", ".."}:
-            raise self._error(errno.EPERM, path, "the far side names it so that it would go elsewhere")
-        out = reply.out
-        _, stat = next(records(out, mark))
-        begin = out.find(f"{mark} tree ".encode())
-        if begin < 0:
-            _, inline, content = out.partition(f"{mark} content\n".encode())
-            sparse = not inline and f"{mark} sparse\n".encode() in out
-            return Found(path, name, stat, content if inline else None, sparse=sparse)
-        links, closed = f"{mark} links\n".encode(), f"{mark} unreadable\n".encode()
-        first, end = out.index(b"\0", begin), out.find(links, begin)
-        skip = first - begin - len(f"{mark} tree ") + 1
-        top = os.fsdecode(out[first + 1 - skip : first])
-        count = 0
-
-        def wanted() -> Iterator[tuple[str, Stat]]:
-            nonlocal count
-            for place, seen in records(out, mark, first, end if end >= 0 else len(out)):
-                count += 1
-                if not (how.dereference and modes.S_ISLNK(seen.mode)):
-                    yield place[len(top) + 1 :], seen
-
-        items = archive.from_records(wanted(), top=top, exclude=how.exclude)
-        unreadable = tuple(os.fsdecode(one) for one in out.partition(closed)[2].split(b"\0") if one)
-        return Found(path, name, stat, None, items, len(items) == count, unreadable=unreadable)
 
     def one(self, found: Found, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
         """Get one source; what of a tree could not be moved is told in `failures`."""
@@ -366,7 +240,7 @@ class Getting(Mover):
         lost = [
             self._error(*self._why_closed(one, how))
             for one in found.unreadable
-            if not archive.excluded(one[skip:], how.exclude)
+            if not excluded(one[skip:], how.exclude)
         ]
         others = [item for item in items if item.kind == "other"]
         lost += [self._error(errno.EINVAL, item.path, "neither file, directory nor link") for item in others]
@@ -597,13 +471,6 @@ def _is_there(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _shown(path: str, pattern: str) -> bool:
-    """Whether a shell's pattern means this path too: hidden names only where the pattern has the dot."""
-    hidden = [part for part in path.split("/") if part.startswith(".") and part not in {".", ".."}]
-    asked = [part for part in pattern.split("/") if part.startswith((".", "[."))]
-    return len(hidden) <= len(asked)
 
 
 def _write_at(descriptor: int, piece: bytes, offset: int) -> None:

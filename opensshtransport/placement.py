@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from opensshtransport.archive import Exclude
 from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SettingsError
 from opensshtransport.files import Files
+from opensshtransport.items import Exclude
 from opensshtransport.meter import Meter, Transferred
 from opensshtransport.paths import PathLike, path_text
 from opensshtransport.settings import runtime_directory

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from opensshtransport import archive, trees
-from opensshtransport.archive import CHANGED, Item
+from opensshtransport.archive import CHANGED
 from opensshtransport.errors import ConnectionFailed
+from opensshtransport.items import Item, list_tree
 from opensshtransport.meter import Meter
 from opensshtransport.paths import PathLike, path_text, quoted
 from opensshtransport.placement import (
@@ -238,7 +239,7 @@ class Putting(Mover):
                 failures.append(OSError(errno.EEXIST, "another source has the same name", source))
                 continue
             names.add(prefix)
-            items += archive.list_tree(
+            items += list_tree(
                 source,
                 prefix=prefix,
                 dereference=how.dereference,

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from opensshtransport import archive, openssh, trees
+from opensshtransport import openssh, trees
 from opensshtransport.channel import Client
 from opensshtransport.errors import (
     ConnectionFailed,
@@ -33,6 +33,7 @@ from opensshtransport.errors import (
     connection_error,
     errno_of,
 )
+from opensshtransport.items import excluded, list_tree
 from opensshtransport.master import Facts, listens
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
@@ -289,7 +290,7 @@ class Sftp:
         lines = [f"-mkdir {batch_word(target)}"]
         files: list[tuple[str, str]] = []
         size = links = 0
-        for item in archive.list_tree(
+        for item in list_tree(
             source, dereference=how.dereference, exclude=how.exclude, failed=failures.append
         ):
             place = posixpath.join(target, item.name)
@@ -439,7 +440,7 @@ class Sftp:
         if os.path.lexists(target) and not target.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
         for path in sorted(arrived.rglob("*"), reverse=True):
-            if archive.excluded(str(path.relative_to(arrived)), how.exclude):
+            if excluded(str(path.relative_to(arrived)), how.exclude):
                 trees.remove(path)
         files = [path for path in arrived.rglob("*") if path.is_symlink() or not path.is_dir()]
         size = sum(path.lstat().st_size for path in files)

@@ -14,12 +14,12 @@ from functools import wraps
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 from opensshtransport import openssh
-from opensshtransport.archive import Exclude
 from opensshtransport.async_process import AsyncRemoteProcess
 from opensshtransport.command import CompletedCommand, Request, check
 from opensshtransport.errors import SettingsError
 from opensshtransport.execution import Execution
 from opensshtransport.files import Files
+from opensshtransport.items import Exclude
 from opensshtransport.master import Master
 from opensshtransport.meter import Progress, Transferred
 from opensshtransport.paths import PathLike

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from opensshtransport import archive
-from opensshtransport.archive import Item
+from opensshtransport.items import Item
 from opensshtransport.meter import Meter
 from opensshtransport.session import Session
 from opensshtransport.shell import Reply

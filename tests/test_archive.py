@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensshtransport import archive, trees
-from opensshtransport.archive import Item
 from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionLost
+from opensshtransport.items import Exclude, Item, from_records, list_tree
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 
@@ -173,7 +173,7 @@ def test_hostile_listings_are_refused(name: str) -> None:
     """A listing whose names lead out is refused before anything is looked for by them."""
     stat = Stat(0o100644, 1, 0, 0, 1, 1, 1, 0, 0, 0)
     with pytest.raises(PermissionError):
-        archive.from_records([(name, stat)], top="/there")
+        from_records([(name, stat)], top="/there")
 
 
 def test_an_item_is_small() -> None:
@@ -182,7 +182,7 @@ def test_an_item_is_small() -> None:
     tracemalloc.start()
     try:
         stats = ((name, Stat(0o100644, 1000 + at, 0, 0, 1, at, 1, 0, at, 0)) for at, name in enumerate(names))
-        items = archive.from_records(stats, top="/somewhere/over/there/with/a/long/name")
+        items = from_records(stats, top="/somewhere/over/there/with/a/long/name")
         grown, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -239,7 +239,7 @@ def failing(item: Item, reason: OSError) -> None:
 def packed(top: Path, *, preserve: bool = False) -> io.BytesIO:
     """The archive of a tree."""
     raw = io.BytesIO()
-    items = list(archive.list_tree(str(top), failed=lambda reason: failing(items[0], reason)))
+    items = list(list_tree(str(top), failed=lambda reason: failing(items[0], reason)))
     archive.pack(items, raw, preserve=preserve, failed=failing)
     raw.seek(0)
     return raw
@@ -260,8 +260,8 @@ def test_tar_reads_ours(tree: Path, tmp_path: Path) -> None:
     """GNU tar makes of our stream what we make of it, so the far side gets the same."""
     top = tmp_path / "top"
     top.mkdir()
-    items = trees.opened(archive.list_tree(str(tree), failed=lambda _: None))
-    last = [item for item in archive.list_tree(str(tree), failed=lambda _: None) if item.kind == "directory"]
+    items = trees.opened(list_tree(str(tree), failed=lambda _: None))
+    last = [item for item in list_tree(str(tree), failed=lambda _: None) if item.kind == "directory"]
     for some in (items, reversed(last)):
         raw = io.BytesIO()
         archive.pack(some, raw, preserve=True, failed=failing)
@@ -291,9 +291,7 @@ def test_seconds_are_exact(nanoseconds: int, tmp_path: Path) -> None:
     raw = io.BytesIO()
     path.touch()
     os.utime(path, ns=(0, nanoseconds))
-    archive.pack(
-        archive.list_tree(str(path), prefix="a", failed=lambda _: None), raw, preserve=True, failed=failing
-    )
+    archive.pack(list_tree(str(path), prefix="a", failed=lambda _: None), raw, preserve=True, failed=failing)
     raw.seek(0)
     (tmp_path / "top").mkdir()
     unpacked(raw, tmp_path / "top", preserve=True)
@@ -324,7 +322,7 @@ def test_what_cannot_be_packed_is_told(tmp_path: Path) -> None:
     for name in ("fine", "gone", "grown", "shrunk", "touched", "fifo now"):
         (top / name).write_bytes(b"x" * 100)
     (top / "large shrunk").write_bytes(b"x" * (3 << 20))
-    items = list(archive.list_tree(str(top), failed=lambda _: None))
+    items = list(list_tree(str(top), failed=lambda _: None))
     (top / "gone").unlink()
     (top / "grown").write_bytes(b"x" * 200)
     (top / "shrunk").write_bytes(b"")
@@ -352,7 +350,7 @@ def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "up").symlink_to("..")
     told: list[OSError] = []
-    items = list(archive.list_tree(str(tmp_path), dereference=True, failed=told.append))
+    items = list(list_tree(str(tmp_path), dereference=True, failed=told.append))
     assert [item.name for item in items] == ["", "d", "d/up"]
     assert [reason.errno for reason in told] == [errno.ELOOP]
 
@@ -367,12 +365,12 @@ def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
         (lambda name: name.endswith(".c"), ["", "a.o", "b", "b/y.o"]),
     ],
 )
-def test_excluded(patterns: archive.Exclude, left: list[str], tmp_path: Path) -> None:
+def test_excluded(patterns: Exclude, left: list[str], tmp_path: Path) -> None:
     """Patterns of names hold at any depth, those with a slash from the top; a function tells by the path."""
     (tmp_path / "b").mkdir()
     for name in ("a.o", "x.c", "b/x.c", "b/y.o"):
         (tmp_path / name).touch()
-    items = archive.list_tree(str(tmp_path), exclude=patterns, failed=lambda _: None)
+    items = list_tree(str(tmp_path), exclude=patterns, failed=lambda _: None)
     assert sorted(item.name for item in items) == left
 
 

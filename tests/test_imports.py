@@ -34,9 +34,9 @@ FLOORS = {
         "async_process",
         "execution",
         "direct",
-        *("session", "meter", "archive", "stripes", "trees", "sftp"),
+        *("session", "meter", "items", "archive", "stripes", "trees", "sftp"),
         *("questions", "files"),
-        *("placement", "putting", "getting", "transfer"),
+        *("placement", "putting", "finding", "getting", "transfer"),
         "transport",
         *("links", "credentials", "far_side", "plan"),
         # parts of the AiiDA transport
