@@ -58,6 +58,8 @@ _LAST_WORDS = 0.5
 # A limit that a server's refusal taught grows by one in so many seconds: other programs' sessions end, and
 # another refusal costs little.
 _LEARNED_FOR = 30.0
+# Seconds that the far side may need to end a session whose ssh was killed.
+_LINGERS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +219,24 @@ class Slots:
                 with table.changed:
                     table.changed.wait(left)
 
-    def give(self, number: int) -> None:
-        """Give a slot back."""
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For the time after the server has refused a session: whoever keeps an idle one gives it back."""
+        with _table(self._path).waiting():
+            yield
+
+    def give(self, number: int, *, lingers: bool = False) -> None:
+        """Give a slot back.
+
+        Args:
+            number: what was taken.
+            lingers: whether the far side may not have ended the session yet.
+        """
         table = _table(self._path)
         with table.guard:
             if number in table.held:
                 table.held.discard(number)
+                table.lingering[number] = time.monotonic() + (_LINGERS if lingers else 0.0)
                 fcntl.lockf(table.file, fcntl.LOCK_UN, 1, number)
         with table.changed:
             table.changed.notify_all()
@@ -232,6 +246,13 @@ class Slots:
         table = _table(self._path)
         with table.guard:
             return sum(1 for number in range(self._most) if number in table.held or table.taken(number))
+
+    def lingering(self) -> int:
+        """How many sessions of slots that were given back may still be there on the far side."""
+        table = _table(self._path)
+        now = time.monotonic()
+        with table.guard:
+            return sum(1 for number, end in table.lingering.items() if end > now and number not in table.held)
 
     def wanted(self) -> bool:
         """Whether somebody, here or elsewhere, waits for a slot."""
@@ -250,6 +271,7 @@ class _Table:
     def __init__(self, path: Path) -> None:
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.held: set[int] = set()
+        self.lingering: dict[int, float] = {}
         self.waiters = 0
         self.guard = threading.Lock()
         self.changed = threading.Condition()
@@ -390,7 +412,7 @@ class Channel:
         self.out, self.err = Stream(mark), Stream(mark)
         self.log = master.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
         self.opened = time.monotonic()
-        self._beside = slots.in_use() - 1
+        self._beside = slots.in_use() - 1 + slots.lingering()
         # one that begins at once costs a round trip less: ssh sends stdin when the start was answered
         begins = ("idle" if go else "told") if stdin else "anyhow"
         coded = self._coded(mark, request, begins)
@@ -512,7 +534,7 @@ class Channel:
             self.ssh.kill()
             self.ssh.wait()
         self.log.unlink(missing_ok=True)
-        self.slots.give(self.slot)
+        self.slots.give(self.slot, lingers=self.ssh.returncode < 0)
         _open_channels.discard(self)
 
     def close_later(self, *, after: Sequence[threading.Thread] = (), at_once: bool = False) -> None:

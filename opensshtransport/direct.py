@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import aliases, master, openssh
+from opensshtransport.channel import Slots
 from opensshtransport.ending import NO_STATUS, end_group
 from opensshtransport.errors import (
     CommandTimeout,
@@ -92,7 +93,8 @@ def pass_through(destination: Destination, command: str, options: Options, *, ea
             if time.monotonic() + pause > patience:
                 raise error
             # nothing on this side tells when a session of another process ends
-            time.sleep(pause)
+            with Slots(shared).waiting():
+                time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         elif isinstance(error, ConnectionLost) and error.started and shared.check() is not None:
             raise ConnectionLost(

@@ -9,9 +9,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from opensshtransport import openssh
+from opensshtransport.channel import Slots
+from opensshtransport.errors import SessionRefused, classify
 from opensshtransport.master import Facts, Master
 
 __all__ = ["GRACE", "NO_STATUS", "end_group", "signal_group"]
@@ -20,7 +25,8 @@ __all__ = ["GRACE", "NO_STATUS", "end_group", "signal_group"]
 NO_STATUS = "the command ended without a status: its shell or its session was killed"
 # Seconds between TERM and KILL.
 GRACE = 5.0
-
+# Seconds after which a server that has refused a session is asked again.
+_AGAIN = 0.1
 
 # The processes of the group whose leader's command line has the mark. `spared` are those that have it too,
 # and their children but for the leader's: they report the status and read frames.
@@ -111,14 +117,44 @@ def _by_another_session(shared: Master, facts: Facts, script: str) -> bool:
         command=f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}",
         no_stdin=True,
     )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=4 * GRACE,
-            check=False,
-        )
-        return done.returncode == 0
-    return False
+    slots, deadline = Slots(shared), time.monotonic() + GRACE
+    while True:
+        slot = _slot(slots, deadline)
+        try:
+            status, said = _said(argv)
+        finally:
+            if slot is not None:
+                slots.give(slot)
+        if status != 255 or classify(said, status) is not SessionRefused or time.monotonic() > deadline:
+            return status == 0
+        with slots.waiting():
+            time.sleep(_AGAIN)
+
+
+def _slot(slots: Slots, deadline: float) -> int | None:
+    """A slot of the budget; None where there seems to be none, as the server may have one all the same."""
+    if slots.limit == 1:
+        # it is the command's own
+        return slots.take()
+    with contextlib.suppress(SessionRefused):
+        return slots.wait(deadline)
+    return None
+
+
+def _said(argv: Sequence[str]) -> tuple[int | None, str]:
+    """The status of a program, None where it takes too long, and what it says on stderr."""
+    # into a file: the master keeps a pipe open
+    with tempfile.TemporaryFile() as said:
+        try:
+            status: int | None = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                timeout=4 * GRACE,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = None
+        said.seek(0)
+        return status, said.read().decode(errors="replace")

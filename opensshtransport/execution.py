@@ -16,7 +16,7 @@ from pathlib import Path
 from opensshtransport import master as masters
 from opensshtransport.channel import Channel, Slots
 from opensshtransport.command import CompletedCommand, Request, check
-from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, SessionRefused
+from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, SessionRefused, log_error
 from opensshtransport.master import Facts, Master
 from opensshtransport.process import RemoteProcess, Sink, Swallowed
 
@@ -149,7 +149,8 @@ class Execution:
                 if time.monotonic() + pause > patience:
                     raise
                 # nothing on this side tells when a session of another program ends
-                time.sleep(pause)
+                with self._slots.waiting():
+                    time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except MasterGone:
                 process.close()
@@ -220,7 +221,7 @@ class Execution:
                 channel = self._spares.pop(0)
                 if channel.ssh.poll() is None:
                     return channel
-                channel.close_later()
+                _bury(channel)
             # none was ready although there were some: more are needed
             self._wanted = min(self._wanted + 1, max(1, self._slots.limit // 2))
         patience = time.monotonic() + _PATIENCE if deadline is None else deadline
@@ -285,16 +286,21 @@ class Execution:
                 channel.close()
 
     def _tidy(self) -> None:
-        """Close spares that nobody uses, or that somebody else waits for."""
+        """Close spares that have ended, that nobody uses, or that somebody else waits for."""
         while True:
             with self._guard:
                 idle = self._closed or time.monotonic() - self._used > _IDLE
                 if idle:
                     self._wanted = 1
                     self._tidier = None
+                ended = [channel for channel in self._spares if channel.ssh.poll() is not None]
+                for channel in ended:
+                    self._spares.remove(channel)
                 surplus = self._spares if idle or self._slots.wanted() else []
                 dropped = surplus[:]
                 surplus.clear()
+            for channel in ended:
+                _bury(channel)
             for channel in dropped:
                 channel.close()
             if idle:
@@ -336,3 +342,10 @@ class Execution:
             dropped, self._spares = self._spares, []
         for channel in dropped:
             channel.close()
+
+
+def _bury(channel: Channel) -> None:
+    """Close a spare that has ended by itself; where the server refused it, that teaches the limit."""
+    if isinstance(log_error(channel.words(), channel.host), SessionRefused):
+        channel.refused()
+    channel.close_later()

@@ -191,7 +191,8 @@ class Sftp:
             if not refused or _PROMPT in out or time.monotonic() > deadline:
                 return out, errors, returncode
             slots.learn(max(beside, slots.in_use()))
-            time.sleep(_AGAIN)
+            with slots.waiting():
+                time.sleep(_AGAIN)
 
     def _talk(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)

@@ -108,7 +108,8 @@ class Shells:
                 if time.monotonic() + pause > patience:
                     raise
                 # nothing on this side tells when a session of another program ends
-                time.sleep(pause)
+                with self._slots.waiting():
+                    time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except (MasterGone, ConnectionLost) as reason:
                 # all that was sent may have been done, and not only the first without a reply

@@ -261,7 +261,8 @@ def move(
                 # the budget has learned from it; of other programs' sessions nothing tells when they end
                 if first and time.monotonic() > patience:
                     raise
-                crew.stop.wait(pause)
+                with shells.slots.waiting() if first else contextlib.nullcontext():
+                    crew.stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except BaseException:
                 crew.give_back(part)

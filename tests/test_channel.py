@@ -320,6 +320,49 @@ def test_every_budget_of_the_server(keep: Keep, most: int) -> None:
     assert node.authentications() == 1
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_idle_sessions_give_way(keep: Keep, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Where the server refuses a session, what is kept for later is given back, and nothing waits for it."""
+    monkeypatch.setattr("opensshtransport.execution._IDLE", 1e6)
+    node = keep(Sandbox(server_options={"MaxSessions": str(most)}))
+    there = keep(Transport(node.host, ssh_config=node.ssh_config))
+    source = node.directory / "source"
+    source.write_bytes(b"x" * 3_000_000)
+    for number in range(3):
+        # the first time nobody knows yet how few there may be
+        # a shell is kept for 60 s
+        assert there.run("echo x", timeout=40).stdout == b"x\n"
+        assert there.exists("/")
+        there.put(source, node.directory / f"{number}")
+    assert node.authentications() == 1
+
+
+def test_a_refused_spare_holds_no_slot(keep: Keep) -> None:
+    """A spare that the server has refused is given up, and the limit is learned from it."""
+    node = keep(Sandbox(server_options={"MaxSessions": "2"}))
+    there = keep(Transport(node.host, ssh_config=node.ssh_config))
+    slots = Slots(Master(resolve(node.host, node.ssh_config)))
+    with there.start("echo up; cat") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        until(lambda: slots.limit == 2 and slots.in_use() == 2, "the limit to be learned")
+
+
+def test_what_lingers_counts(slots: Slots) -> None:
+    """A session whose ssh was killed counts beside others for a while, if its slot is not in use again."""
+    first, second = slots.take(), slots.take()
+    assert first is not None
+    assert second is not None
+    slots.give(first)
+    assert slots.lingering() == 0
+    slots.give(second, lingers=True)
+    assert slots.lingering() == 1
+    assert [slots.take(), slots.take()] == [first, second]
+    assert slots.lingering() == 0
+    slots.give(second, lingers=True)
+    until(lambda: slots.lingering() == 0, "it to be over")
+
+
 def test_sessions_that_others_use(keep: Keep) -> None:
     """Where others have taken the server's sessions, a command waits until one of them ends."""
     node = keep(Sandbox(server_options={"MaxSessions": "2"}))

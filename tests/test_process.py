@@ -12,16 +12,19 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from commands import MEBIBYTE, sleepers, to
 from conftest import Keep, MakeShellNode
-from nodes import shell_node
-from programs import ossh, until
+from nodes import config_through, shell_node
+from programs import ossh, runtime, until
+from relay import Relay
 from users import Startup, User, missing_for_users
 
 from opensshtransport import AsyncTransport, CompletedCommand, Transport
+from opensshtransport.channel import Channel, _open_channels
 from opensshtransport.ending import end_group
 from opensshtransport.errors import CommandTimeout, ConnectionLost
 from opensshtransport.master import Master
@@ -128,6 +131,43 @@ def test_a_signal_passes_input_that_is_not_read(
     process.close()
     transport.close()
     until(lambda: not sleepers(user), "the command to end")
+
+
+def test_a_signal_where_sessions_are_few(keep: Keep) -> None:
+    """The session that brings a signal past the input is had from those that are kept for later."""
+    node = keep(Sandbox(server_options={"MaxSessions": "2"}))
+    transport = to(node, keep)
+    assert transport.exists("/")
+    process = stuffed(transport, "exec sleep 300")
+    process.terminate()
+    assert process.wait(30) == 143
+    process.close()
+
+
+def test_an_ssh_that_was_killed_has_told_nothing(own_node: Sandbox, keep: Keep, tmp_path: Path) -> None:
+    """Where our own ssh is killed before it heard of a session, it is unknown whether the command began."""
+    relay = keep(Relay(own_node.port))
+    config = config_through(own_node, relay)
+    assert ossh("login", "-F", config, own_node.host).returncode == 0
+    transport = keep(Transport(own_node.host, ssh_config=config))
+    file = tmp_path / "ran"
+
+    def asked() -> list[Channel]:
+        mine = [one for one in _open_channels if one.log.parent == runtime()]
+        return [one for one in mine if "mux_client_hello_exchange" in one.words()]
+
+    relay.silence()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(transport.run, f"echo ran >> {file}")
+        until(lambda: bool(asked()), "the master to be asked")
+        (ours,) = asked()
+        ours.ssh.send_signal(signal.SIGKILL)
+        with pytest.raises(ConnectionLost, match="not known whether") as caught:
+            waiting.result(60)
+    assert caught.value.started is None
+    relay.resume()
+    assert transport.run("echo x", timeout=60).stdout == b"x\n"
+    assert not file.exists() or file.read_text() == "ran\n"
 
 
 def test_a_signal_comes_one_time(user_node: tuple[Sandbox, User], keep: Keep) -> None:
