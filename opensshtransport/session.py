@@ -37,19 +37,20 @@ _READY_WITHIN = 60.0
 _SET_PIPE_SIZE = 1031
 
 
-def open_session(shells: Shells, script: str, *, wait: bool = True) -> Session | None:
+def open_session(shells: Shells, script: str, *, wait: bool = True, last: bool = False) -> Session | None:
     """Start a script in a session of its own.
 
     Args:
         shells: whose destination.
         script: sh, with the functions of our `.sh` files.
         wait: for a free session; else None where none is.
+        last: take the last one too; it must be given back when somebody waits for one.
 
     Raises:
         ConnectionFailed: one of its kinds; nothing had started.
     """
     serve = f"{far_half()}\nonce_ <&4 4<&-"
-    channel = shells.channel(f"ossh_script={shlex.quote(script)}\n{serve}", wait=wait)
+    channel = shells.channel(f"ossh_script={shlex.quote(script)}\n{serve}", wait=wait, last=last)
     return None if channel is None else Session(channel)
 
 

@@ -186,8 +186,13 @@ class Shells:
         """Make sure that a master lives, after one was found dead."""
         self._revive()
 
-    def channel(self, script: str, *, wait: bool = True) -> Channel | None:
+    def channel(self, script: str, *, wait: bool = True, last: bool = False) -> Channel | None:
         """A session of its own for a script; None where none is free and none is waited for.
+
+        Args:
+            script: what runs there.
+            wait: for a free session.
+            last: take the last one too; it must be given back when somebody waits for one.
 
         Raises:
             ConnectionFailed: one of its kinds; nothing had started.
@@ -196,9 +201,9 @@ class Shells:
         slot: int | None = None
         if wait:
             slot = self._slots.wait(time.monotonic() + _PATIENCE)
-        elif self._slots.in_use() < self._slots.limit - 1:
-            # the last one is for somebody who has a command to run
-            slot = self._slots.take()
+        elif last or self._slots.in_use() < self._slots.limit - 1:
+            # else the last one is for somebody who has a command to run
+            slot = None if self._slots.wanted() else self._slots.take()
         if slot is None:
             return None
         try:

@@ -45,7 +45,7 @@ _WINDOW = 2 * MIB
 # Bytes a second that ssh encrypts on one core: more streams than fill it do no good.
 _ENCRYPTS = 600e6
 _MOST = 8
-_LEAST_SHARE = 4 * MIB
+_LEAST_SHARE, _MOST_PART = 4 * MIB, 32 * MIB
 # Blocks that are compared where a draft is there: about 256 of a file, of no more MiB than this.
 _BLOCKS, _LARGEST_BLOCK = 256, 16
 # Seconds in which another program may give back a session.
@@ -53,6 +53,8 @@ _PATIENCE = 120.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _LOOK_AGAIN = 0.02
 _ENDED_WITHIN = 5.0
+# Seconds between two sessions that make room, and how often each thread does in one file.
+_ROOM_EVERY, _TURNS = 1.0, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,8 @@ class Missing:
             if self._streams > 1:
                 # half of what each has to do: so all come to their ends at about the same time
                 share = max(_WINDOW, self.left // (2 * self._streams)) // MIB * MIB
+                # who waits for a session gets it after a part
+                share = min(share, _MOST_PART)
                 size = min(size, share)
             if size < first.size:
                 self._parts.appendleft(Part(first.offset + size, first.size - size))
@@ -224,6 +228,8 @@ def move(
     carry: Callable[[Session, Part, threading.Event], None],
     failed: Callable[[Reply], OSError | None],
     more: Callable[[], bool] = lambda: True,
+    *,
+    last: bool = False,
 ) -> None:
     """Move parts by several sessions, as many as are free.
 
@@ -235,6 +241,7 @@ def move(
         carry: what we do for it; ends early where the event is set.
         failed: makes the error of what the far side said; None where it does no harm.
         more: whether there is something left to do for another session.
+        last: whether the last session may be taken too, since `carry` gives it back.
 
     Raises:
         OSError: the far side's, or ours.
@@ -256,7 +263,7 @@ def move(
         while (part := crew.take()) is not None:
             session = None
             try:
-                session = open_session(shells, script(part), wait=first)
+                session = open_session(shells, script(part), wait=first, last=last)
             except SessionRefused:
                 # the budget has learned from it; of other programs' sessions nothing tells when they end
                 if first and time.monotonic() > patience:
@@ -299,6 +306,23 @@ def move(
         raise MasterGone("the transfer was stopped", host=shells.host)
 
 
+class _Room:
+    """Lets one session go at a time, so that the next one only goes if that was not enough."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._last = 0.0
+
+    def now(self) -> bool:
+        """Whether this one is to go."""
+        with self._guard:
+            now = time.monotonic()
+            if now - self._last < _ROOM_EVERY:
+                return False
+            self._last = now
+            return True
+
+
 def move_file(
     shells: Shells,
     missing: Missing,
@@ -322,11 +346,15 @@ def move_file(
     Raises:
         As `move`.
     """
+    room = _Room()
 
-    def work(session: Session, _: Part, stop: threading.Event) -> None:
+    def work(session: Session, lane: Part, stop: threading.Event) -> None:
         told: deque[Part] = deque()
+        leaves = False
         while not stop.is_set():
-            while len(told) <= ahead and (part := missing.take()) is not None:
+            # one goes on, and the others make room for whoever waits, one after the other
+            leaves = leaves or (lane.offset > 0 and shells.slots.wanted() and room.now())
+            while not leaves and len(told) <= ahead and (part := missing.take()) is not None:
                 session.write(b"%d %d %d\n" % (part.offset // MIB, *divmod(part.size, MIB)))
                 told.append(part)
             if ahead and not missing.left:
@@ -336,9 +364,10 @@ def move_file(
                 return
             carry(session, told.popleft(), stop)
 
-    lanes = [Part(number, 0) for number in range(streams if missing.left else 0)]
-    with shells.room() if len(lanes) > 1 else contextlib.nullcontext():
-        move(shells, lanes, streams, lambda _: script, work, failed, lambda: missing.left > 0)
+    # who has made room takes a session again when there is one
+    lanes = [Part(number, 0) for number in range(streams * _TURNS if missing.left else 0)]
+    with shells.room() if streams > 1 else contextlib.nullcontext():
+        move(shells, lanes, streams, lambda _: script, work, failed, lambda: missing.left > 0, last=True)
 
 
 def _carry(

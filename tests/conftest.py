@@ -175,6 +175,28 @@ def passable() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def limited(passable: Path) -> Iterator[Path]:
+    """A directory of anybody's in which 2 MiB may be written: btrfs has quotas of its own."""
+    require(missing_programs("mkfs.btrfs", "btrfs"))
+    image, place = passable / "image", passable / "limited"
+    with image.open("wb") as file:
+        file.truncate(200 << 20)
+    place.mkdir()
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True, capture_output=True)
+    done = subprocess.run(["mount", "-o", "loop", image, place], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        for words in (("quota", "enable", place), ("subvolume", "create", place / "of")):
+            subprocess.run(["btrfs", *words], check=True, capture_output=True)
+        subprocess.run(["btrfs", "qgroup", "limit", "2M", place / "of"], check=True, capture_output=True)
+        (place / "of").chmod(0o1777)
+        yield place / "of"
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.fixture(scope="session")
 def node() -> Iterator[Sandbox]:
     """A plain node for the present user, by key; shared, so do not stop or change it."""
     require(missing_programs("sshd", "ssh-keygen"))

@@ -594,6 +594,22 @@ def test_full_disk(kind: str, direction: Direction, sides: Sides, small_disk: Ca
     sides.move(direction, source / "fits", target)
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("kind", ["file", "tree"])
+def test_quota(kind: str, direction: Direction, sides: Sides, limited: Path) -> None:
+    """A quota that is exceeded: EDQUOT, what was there stays, and no draft is left."""
+    source, _ = sides.ends(direction)
+    make(source, {f"tree/{number}": random.Random(number).randbytes(MIB) for number in range(5)})
+    (source / "file").write_bytes(random.Random(9).randbytes(5 * MIB))
+    sides.give(source)
+    (limited / "old").write_bytes(b"old")
+    with pytest.raises(OSError, match=r".") as failed:
+        sides.move(direction, source / kind, limited / "new")
+    assert failed.value.errno == errno.EDQUOT, failed.value
+    assert [path.name for path in limited.iterdir()] == ["old"]
+    (limited / "old").unlink()
+
+
 class _Changing:
     """A progress callback that changes the source as soon as a part has gone."""
 
@@ -911,6 +927,25 @@ def test_few_sessions(
             for name in ("tree", "file"):
                 getattr(transport, direction)(source / name, target)
     assert listing(target) == listing(source)
+
+
+def test_a_command_beside_a_large_file(
+    own_node: Sandbox, keep: Keep, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transfer takes all sessions of the budget, and gives one back as soon as somebody waits for it."""
+    monkeypatch.setattr("opensshtransport.putting.streams_for", lambda *_: 8)
+    transport = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
+    source, target = isolated / "source", isolated / "target"
+    source.write_bytes(random.Random(8).randbytes(64 * MIB))
+    transport.run("true")
+    slots = transport._shells.slots
+    moving = threading.Thread(target=transport.put, args=(source, target), kwargs={"limit_rate": 16e6})
+    moving.start()
+    wait_until(lambda: slots.in_use() == slots.limit, what="all sessions to be in use")
+    assert transport.run("echo beside", timeout=30).stdout == b"beside\n"
+    assert moving.is_alive()
+    moving.join()
+    assert target.read_bytes() == source.read_bytes()
 
 
 # -- our own permissions -------------------------------------------------------------------------------
