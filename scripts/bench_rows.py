@@ -1,8 +1,8 @@
 """What `scripts/bench` measures: each row in turn for all contenders within one run; medians.
 
 Each contender has one connection, which is open before anything is measured. What takes long is repeated less
-often, and where it would take minutes it is left out, which the tables show as `-`. A full run takes a quarter
-of an hour, a quick one less than 2 minutes.
+often, and where it would take minutes it is left out, which the tables show as `-`. A full run takes some
+15 minutes, a quick one less than 2.
 """
 
 from __future__ import annotations
