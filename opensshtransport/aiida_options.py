@@ -5,7 +5,6 @@ Those that `core.ssh_async` has too have its names, its values and its checks, s
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,5 @@ SETTINGS = ("authentication_script", "min_validity", "persist", "login_hook")
 
 def chosen(computer: Any, name: str, otherwise: object) -> object:
     """What a computer is configured to, where that may be a false value: AiiDA asks for a suggestion then."""
-    with contextlib.suppress(Exception):
-        value = computer.get_configuration().get(name)
-        return otherwise if value is None else value
-    return otherwise
+    value = computer.get_configuration().get(name)
+    return otherwise if value is None else value

@@ -55,6 +55,8 @@ _POLL = 0.02
 _LOOK = 0.5
 # Seconds in which ssh ends by itself.
 _LAST_WORDS = 0.5
+# Seconds in which it ends when the session has broken.
+_TOLD_WITHIN = 2.0
 # A limit that a server's refusal taught grows by one in so many seconds: other programs' sessions end, and
 # another refusal costs little.
 _LEARNED_FOR = 30.0
@@ -504,7 +506,16 @@ class Channel:
 
     def words(self) -> str:
         """What ssh itself said."""
-        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        # the log goes when the channel is closed
+        with contextlib.suppress(FileNotFoundError):
+            return self.log.read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def last_words(self) -> str:
+        """What ssh itself said, when the session has broken, of which ssh is told within a moment."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.ssh.wait(_TOLD_WITHIN)
+        return self.words()
 
     def close(self, *, at_once: bool = False) -> None:
         """End the session, if it has not ended, and give the slot back."""

@@ -400,9 +400,7 @@ class RemoteProcess:
             return Swallowed()
         if refused is not None:
             return _refusal(refused, host, self._request)
-        with contextlib.suppress(Exception):
-            self._channel.ssh.wait(2)
-        words = self._channel.words()
+        words = self._channel.last_words()
         error = log_error(words, host)
         if self._state.started:
             # ssh tells nothing of how its session ended, but a master that lives has lost no connection

@@ -110,9 +110,7 @@ class Session:
 
     def _why(self) -> ConnectionFailed:
         """Why nothing has started."""
-        with contextlib.suppress(Exception):
-            self._channel.ssh.wait(2)
-        words = self._channel.words()
+        words = self._channel.last_words()
         error = log_error(words, self._channel.host)
         if isinstance(error, SessionRefused):
             self._channel.refused()
@@ -120,13 +118,11 @@ class Session:
         return MasterGone("the connection was lost", host=self._channel.host, stderr=words)
 
     def _lost(self) -> ConnectionLost:
-        with contextlib.suppress(Exception):
-            self._channel.ssh.wait(2)
         return ConnectionLost(
             "the connection was lost",
             host=self._channel.host,
             started=True,
-            stderr=self._channel.words(),
+            stderr=self._channel.last_words(),
         )
 
     def _arrived(self, deadline: float | None = None, *, most: int = _PIECE) -> bytes:

@@ -10,7 +10,6 @@ requests; it is ended, or where others wait behind, it is given up as soon as th
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import io
 import math
@@ -495,10 +494,7 @@ class RemoteShell:
         for number in wake or ():
             os.close(number)
         if left or not self._opened.is_set():
-            if not ours:
-                with contextlib.suppress(Exception):
-                    self._channel.ssh.wait(2)
-            words = self._channel.words()
+            words = self._channel.words() if ours else self._channel.last_words()
             self._failure = failure or (None if ours else self._lost(words))
             if isinstance(self._failure, SessionRefused):
                 self._channel.refused()
