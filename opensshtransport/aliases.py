@@ -196,8 +196,12 @@ def _same_time(path: Path, stamp: int | None, reference: Path) -> str:
     quoted = shlex.quote(str(path))
     if stamp is None:
         return f"[ ! -e {quoted} ]"
-    reference.touch(mode=0o600)
-    os.utime(reference, ns=(stamp, stamp))
+    if _mtime(reference) != stamp:
+        # others may be reading it
+        draft = reference.with_name(f".{secrets.token_hex(4)}")
+        draft.touch(mode=0o600)
+        os.utime(draft, ns=(stamp, stamp))
+        draft.replace(reference)
     other = shlex.quote(str(reference))
     return f"[ -e {quoted} ] && ! [ {quoted} -nt {other} ] && ! [ {quoted} -ot {other} ]"
 

@@ -77,7 +77,12 @@ scan_all() {
 	unreadable "$1"
 }
 
-names() { find "$1/" -mindepth 1 -maxdepth 1 -print0; }
+# names PATH: with status 3 something was told of what is in it, and not of itself.
+names() {
+	find "$1/" -mindepth 1 -maxdepth 1 -print0 && return
+	[ -d "$1" ] && exit 3
+	exit 1
+}
 
 # unreadable PATH: directories whose content is not to be had.
 unreadable() {

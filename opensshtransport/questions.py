@@ -218,9 +218,13 @@ class Questions:
 
     def listdir(self, path: PathLike = ".") -> list[str]:
         """As os.listdir, sorted."""
-        top, raw = quoted(path), self._ask("names", path)
+        if not os.fsdecode(path):
+            raise self._error(errno.ENOENT, path)
+        reply = self._reply(f"names {quoted(path)}")
+        if reply.status and not _only_gone(reply):
+            raise self._failed(reply, path)
         # what find prints begins with the path as it was expanded there
-        return sorted(os.fsdecode(name).rpartition("/")[2] for name in raw.split(b"\0") if name and top)
+        return sorted(os.fsdecode(name).rpartition("/")[2] for name in reply.out.split(b"\0") if name)
 
     def scandir(self, path: PathLike = ".") -> list[DirEntry]:
         """As os.scandir, sorted: names together with what lstat tells of them."""
@@ -384,6 +388,16 @@ class Questions:
 
 # What is not there, for `stat_many`.
 _NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, None}
+
+
+# What `names` ends with where the directory itself is there.
+_SOMETHING_TOLD = 3
+
+
+def _only_gone(reply: Reply) -> bool:
+    """Whether all that went wrong with a listing is that names have gone while it was read."""
+    told = reply.errors.splitlines()
+    return reply.status == _SOMETHING_TOLD and {errno_of(line) for line in told} == {errno.ENOENT}
 
 
 def _mark() -> str:

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -429,6 +430,7 @@ _CHANGES = st.sampled_from(
 _QUESTIONS = ("lstat", "exists", "is_dir", "listdir", "scandir", "readlink", "read_bytes", "realpath", "walk")
 
 
+@pytest.mark.timeout(600)
 @settings(slow_examples, max_examples=20)
 @given(
     names=st.lists(file_names, min_size=3, max_size=3, unique=True),
@@ -469,6 +471,33 @@ def test_sequences_by_chance(
             both(change, path)
         both(_QUESTIONS[len(content) % len(_QUESTIONS)], other)
     both.same_trees()
+    shutil.rmtree(place)
+
+
+def test_listdir_while_names_come_and_go(far: FarSide) -> None:
+    """A name that goes while a directory is read is no error of the directory."""
+    place = far.user.home / "busy"
+    with acting_as(far.user.uid):
+        place.mkdir()
+        (place / "stays").touch()
+        names = [place / f"goes{number}" for number in range(200)]
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            for name in names:
+                name.touch()
+            for name in names:
+                name.unlink()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert "stays" in far.sync.listdir(place)
+    finally:
+        done.set()
+        thread.join()
     shutil.rmtree(place)
 
 
