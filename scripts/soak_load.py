@@ -463,11 +463,13 @@ def soak(arguments: argparse.Namespace, top: Path) -> bool:
         share = max(1, arguments.threads // arguments.processes)
         argv = [sys.executable, str(Path(__file__).resolve()), "--process", "--host", world.node.host]
         argv += ["--config", str(world.config), "--seconds", str(seconds), "--threads", str(share)]
+        # one arena: those of many threads grow for long though nothing is held (mallopt(3), M_ARENA_MAX)
+        env = {**os.environ, "MALLOC_ARENA_MAX": "1"}
         started = []
         for number in range(arguments.processes):
             (work / f"p{number}").mkdir(parents=True)
             own = ["--top", str(work / f"p{number}"), "--seed", f"{arguments.seed}{number}"]
-            started.append(subprocess.Popen([*argv, *own]))
+            started.append(subprocess.Popen([*argv, *own], env=env))
             # whatever happens here, none of them goes on
             stack.callback(started[-1].kill)
         begin = time.monotonic()
