@@ -16,8 +16,25 @@ there() { [ -e "$1" ] || [ -L "$1" ]; }
 # limited MODE: a mode as open(2) and mkdir(2) take it, less the umask.
 limited() { printf '%o' $((0$1 & ~0$umask_)); }
 
-# real PATH: the file that a path leads to, if its directory is there; a mark at the end keeps newlines.
-real() { readlink -n -f "$1" && echo .; }
+# leads LINK: sets `to` to where a link leads; a mark keeps newlines at its end.
+leads() {
+	to=$(readlink -n "$1" && echo .) || return
+	to=${to%.}
+	case $to in /*) ;; *) case $1 in */*) to=${1%/*}/$to ;; esac ;; esac
+}
+
+# real PATH: the file that a path leads to, if its directory is there; a mark at the end keeps newlines. Links are
+# followed by ourselves: busybox takes one that leads nowhere as seen from the working directory.
+real() {
+	set -- "$1" 40
+	while [ -L "$1" ]; do
+		[ "$2" -gt 0 ] && leads "$1" || return
+		set -- "$to" $(($2 - 1))
+	done
+	# the kernel ends a circle, GNU's readlink does not
+	case $1 in */*) [ -d "${1%/*}/" ] || return ;; esac
+	readlink -n -f "$1" && echo .
+}
 
 # above PATH: sets `up` to the directory of a path, which must be there; dash would not tell why it is not.
 above() {
@@ -220,15 +237,19 @@ link_() {
 resolved() {
 	rest='' path=$1
 	case $path in /*) ;; *) path=$PWD/$path ;; esac
-	hops=0
+	seen=//
 	while ! found=$(real "$path"); do
-		if [ -L "$path" ] && [ "$hops" -lt 40 ]; then
+		case $seen in
+		*"//$path//"*) ;;
+		*)
+			seen=$seen$path//
 			# a link that leads nowhere leads there nevertheless
-			hops=$((hops + 1))
-			to=$(readlink -n "$path" && echo .)
-			case $to in /*) path=${to%.} ;; *) path=${path%/*}/${to%.} ;; esac
-			continue
-		fi
+			if [ -L "$path" ] && leads "$path"; then
+				path=$to
+				continue
+			fi
+			;;
+		esac
 		last=${path##*/}
 		path=${path%/*}
 		case $last in '' | .) continue ;; esac

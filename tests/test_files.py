@@ -474,6 +474,27 @@ def test_sequences_by_chance(
     shutil.rmtree(place)
 
 
+def test_links_that_lead_nowhere_yet(far: FarSide) -> None:
+    """Writing through a link makes the file that it names, as seen from the link; links in a circle end."""
+    place = far.user.home / "nowhere"
+    with acting_as(far.user.uid):
+        for top in (place / "far", place / "own"):
+            top.mkdir(parents=True)
+    both = Both(far.sync, far.node.host, far.user.uid, far.user.home, (place / "far", place / "own"))
+    for link, to in (
+        (" ", "  "),
+        ("one", "two"),
+        ("circle", "circle/on"),
+        ("this", "that"),
+        ("that", "this"),
+    ):
+        both("symlink", to, at(link))
+        both("realpath", at(link))
+        both("write_bytes", at(link), b"content")
+        both("realpath", at(link))
+    both.same_trees()
+
+
 def test_listdir_while_names_come_and_go(far: FarSide) -> None:
     """A name that goes while a directory is read is no error of the directory."""
     place = far.user.home / "busy"
