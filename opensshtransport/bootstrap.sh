@@ -150,8 +150,11 @@ run() {
 # what is closed.
 perform() {
 	if [ "$ossh_input" = frames ]; then
+		# what comes before it has a trap of its own must end it, and not be taken by ours
+		trap - USR2
 		{ watch; } </dev/null 4<&- 5>&- &
 		ossh_watch=$!
+		trap : USR2
 		{ { feed; } <&4 5>&- & } | (become "$@")
 		ossh_status=$?
 		# it holds our stdout

@@ -211,6 +211,10 @@ class Questions:
     def exists_many(self, paths: Iterable[PathLike]) -> list[bool]:
         """As `exists` for thousands of paths in one round trip."""
         names, replies = self._many("exist", paths)
+        for reply in replies:
+            if reply.status:
+                # something has killed what looks
+                raise self._failed(reply)
         told = iter(b"".join(reply.out for reply in replies))
         return [bool(name) and next(told) == ord("1") for name in names]
 
