@@ -438,3 +438,13 @@ def test_the_shell_above_is_killed(transport: Transport, given: bytes | None) ->
     with pytest.raises(ConnectionLost) as caught:
         transport.run("kill -9 $PPID; cat", input=given, timeout=60)
     assert caught.value.started is True
+
+
+def test_quick_commands_with_input(transport: Transport) -> None:
+    """Commands that end before all of their far half has started end all the same, on a busy machine too."""
+
+    def one(_: int) -> int:
+        return transport.run("exit 3", input=b"not read", timeout=60).returncode
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(one, range(300))) == {3}
