@@ -44,6 +44,8 @@ _READY_WITHIN = 10.0
 _READY_FOR_INPUT_WITHIN = 60.0
 # Seconds for a few bytes to go where input may be in the way.
 _WORD_WITHIN = 2.0
+# In ssh's log where a master has answered; what it was asked for then, it may have passed on.
+_HANDED_OVER = "mux_client_hello_exchange: master version"
 
 Sink = Callable[[bytes], object]
 
@@ -102,6 +104,8 @@ class RemoteProcess:
         self._told: BaseException | None = None
         self._script = None if channel.requested else request.script(shell)
         self._sent = channel.requested
+        # without a word of ours, so it may have begun as soon as the master had it
+        self._at_once = channel.requested and not request.frames and request.once is None
         self._fed = False
         # a spare may have been ready for long
         self._began = time.monotonic()
@@ -410,6 +414,8 @@ class RemoteProcess:
         # a master that was stopped may go on, and then do what it was asked for; and an ssh that was killed,
         # or could not write, has told nothing
         doubtful = self._sent and (self._channel.ssh.gave_up or classify(words, 255) is None)
+        if isinstance(error, MasterGone) and self._at_once and _HANDED_OVER in words:
+            doubtful = True
         if isinstance(error, SessionRefused | MasterGone) and not doubtful:
             return error
         status = logged_status(words)
