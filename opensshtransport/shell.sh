@@ -20,7 +20,10 @@ fail() {
 # What a request prints goes out as it comes, then its errors and its status.
 answer() {
 	errors=$( (eval "$1") 2>&1 >&3)
-	printf '%s errors\n%s%s end %s\n' "$ossh_mark" "$errors" "$ossh_mark" $?
+	status=$?
+	# where the shell that reads requests was killed, this one may not have had all of its stdin
+	kill -s 0 $$ 2>/dev/null || exit
+	printf '%s errors\n%s%s end %s\n' "$ossh_mark" "$errors" "$ossh_mark" "$status"
 }
 
 # exact N: so many bytes of stdin, and not one more, in pieces.
