@@ -300,11 +300,16 @@ commit() {
 	if [ -d "$draft/t" ]; then
 		cd "$draft/t" || exit
 		xargs -0 -r rm -f -- <"$draft/spoilt" || exit
-		if [ "$1" = new ] && ! there "$to"; then
-			mv -f -T "$draft/t" "$to" || { rm -rf "$draft"; exit 1; }
+		words=''
+		if [ "$1" = new ] && ! there "$to" && words=$(mv -f -T "$draft/t" "$to" 2>&1); then
 			fresh=yes
-		else
+		elif [ -z "$words" ] || [ -d "$to" ]; then
+			# it is there, perhaps only since somebody else has moved one there
 			merge
+		else
+			printf '%s\n' "$words" >&2
+			rm -rf "$draft"
+			exit 1
 		fi
 	fi
 	if cd "$to"; then
@@ -343,7 +348,7 @@ merge() {
 				printf "%s\0" "$d"
 			fi
 		done' sh >"$draft/made" || result=1
-	(cd "$to" && xargs -0 -r mkdir -- <"$draft/made") || result=1
+	(cd "$to" && xargs -0 -r mkdir -p -- <"$draft/made") || result=1
 	if [ "$exist_ok" ]; then option=-f; else option=-n; fi
 	find . -type d -print0 | option=$option xargs -0 -r sh -c '
 		for d; do

@@ -261,8 +261,14 @@ def arrange(
         failed: is told of each that cannot.
     """
     if new and not os.path.lexists(final):
-        draft.rename(final)
-        return
+        try:
+            draft.rename(final)
+        except OSError as reason:
+            # somebody else may have moved one there meanwhile
+            if reason.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        else:
+            return
     above = [(draft, final)]
     dated: list[tuple[Path, os.stat_result]] = []
     while above:
@@ -272,11 +278,7 @@ def arrange(
             try:
                 if entry.is_dir(follow_symlinks=False):
                     seen = entry.stat()
-                    # not through a link, whoever has made it
-                    if not place.is_dir() or place.is_symlink():
-                        place.mkdir(mode=0o700)
-                        dated.append((place, seen))
-                    elif preserve:
+                    if _made(place) or preserve:
                         dated.append((place, seen))
                     Path(entry.path).chmod(0o700)
                     above.append((Path(entry.path), place))
@@ -292,6 +294,17 @@ def arrange(
             if preserve:
                 os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     remove(draft)
+
+
+def _made(place: Path) -> bool:
+    """Make a directory, if it is not there; through a link, whoever has made it, is not there."""
+    try:
+        place.mkdir(mode=0o700)
+    except FileExistsError:
+        if place.is_symlink() or not place.is_dir():
+            raise
+        return False
+    return True
 
 
 def rename_new(source: str | Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import glob
 import hashlib
 import itertools
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -714,6 +716,29 @@ def test_two_processes_move_the_same(kind: str, direction: Direction, sides: Sid
         for number in range(8):
             assert (target / "new" / str(number)).read_bytes() == (source / "tree" / str(number)).read_bytes()
     assert drafts(sides.here, sides.there) == []
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_many_threads_make_the_same_tree(direction: Direction, sides: Sides) -> None:
+    """Whoever comes second finds a tree that was not there when he looked, and merges with it."""
+    source, target = sides.ends(direction)
+    trees = [source / str(number) / "tree" for number in range(6)]
+    for number, tree in enumerate(trees):
+        make(tree, {"same/file": b"same", f"same/{number}": b"own", f"{number}/file": b"own"})
+    sides.give(source)
+    merged = {"same/file"}
+    for number in range(6):
+        merged |= {f"same/{number}", f"{number}/file"}
+    for round_ in range(8):
+        place = target / str(round_)
+        place.mkdir()
+        sides.give(target)
+        move = functools.partial(sides.move, direction, destination=place)
+        with ThreadPoolExecutor(len(trees)) as threads:
+            list(threads.map(move, trees))
+        files = [path for path in (place / "tree").rglob("*") if path.is_file()]
+        assert {str(path.relative_to(place / "tree")) for path in files} == merged
+        assert drafts(place) == []
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
