@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import base64
 import contextlib
 import functools
 import hashlib
@@ -41,6 +40,7 @@ from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 from opensshtransport.process import RemoteProcess
 from opensshtransport.transport import Transport
+from opensshtransport.wrapper import for_any_shell
 
 __all__ = ["ConnectionFault", "OpenSshTransport", "submission_key"]
 
@@ -276,10 +276,7 @@ class OpenSshTransport(TransferTransport):
         argv = ["bash", *(["-l"] if self._use_login_shell else []), "-c", command]
         if shell not in _OTHER_QUOTING:
             return argv, False
-        coded = base64.b64encode(f"exec {shlex.join(argv)}".encode("utf-8", "surrogateescape")).decode(
-            "ascii"
-        )
-        return f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}", False
+        return for_any_shell(f"exec {shlex.join(argv)}"), False
 
     @contextlib.contextmanager
     def _exec_command_internal(
@@ -444,10 +441,8 @@ class OpenSshTransport(TransferTransport):
             there = shlex.quote(str(remotedir))
             gone = f"echo 'The directory '{there}' seems to have been deleted, I logout...'"
             bash = f"if [ -d {there} ]; then cd {there} && {bash}; else {gone}; fi"
-        # any login shell reads this
-        coded = base64.b64encode(bash.encode("utf-8", "surrogateescape")).decode("ascii")
-        text = f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}"
-        argv = openssh.guarded_ssh(destination, aliases.control_path(master, socket), command=text, tty=1)
+        control_path = aliases.control_path(master, socket)
+        argv = openssh.guarded_ssh(destination, control_path, command=for_any_shell(bash), tty=1)
         login = [sys.executable, "-m", "opensshtransport", "login", "-q"]
         login += ["-F", self._ssh_config] if self._ssh_config else []
         return f"{shlex.join([*login, '--', self.host])} && {shlex.join(argv)}"

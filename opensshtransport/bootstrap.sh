@@ -17,7 +17,7 @@ ossh_nl='
 # (answer by `heard`), or Q (all is done). Empty lines are for start-up files that read one; G has been heard. Where they end without Q,
 # whoever sent them has died, or the connection has: then the command goes too, unless A came.
 feed() {
-	me=$(exec sh -c 'echo $PPID')
+	own_pid
 	trap '' HUP INT QUIT ALRM TERM USR1 USR2
 	while IFS= read -r frame; do
 		case $frame in
@@ -47,13 +47,16 @@ feed() {
 	exit
 }
 
+# own_pid: sets `me` to the number of this subshell.
+own_pid() { read -r me _ </proc/self/stat || me=$(exec sh -c 'echo $PPID'); }
+
 # Where a command leaves its input unread, the end of the sender does not get through to feed. But what is
 # written comes back as an error when nobody is there to read it; the first time only to ssh's master.
 watch() {
 	trap 'printf "%s heard\n" "$ossh_mark"' USR1
 	trap 'kill -s KILL $!; exit' USR2
 	trap '' HUP INT QUIT ALRM TERM PIPE
-	me=$(exec sh -c 'echo $PPID')
+	own_pid
 	while :; do
 		(trap - HUP INT QUIT TERM && exec sleep 5 >/dev/null) &
 		wait $!
@@ -244,8 +247,11 @@ born() {
 
 # secret: takes a mark that stands in no command line, as others see those by ps.
 secret() {
-	# shellcheck disable=SC2046 # words are wanted
-	set -- $(exec od -An -N16 -tx1 /dev/urandom)
+	# Linux makes one without another program
+	IFS= read -r ossh_next </proc/sys/kernel/random/uuid || ossh_next=$(exec od -An -N16 -tx1 /dev/urandom)
+	IFS='- '
+	# shellcheck disable=SC2086 # words are wanted
+	set -- $ossh_next
 	IFS=''
 	ossh_next=$*
 	unset IFS

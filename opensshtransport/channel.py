@@ -1,4 +1,4 @@
-"""One mux session that runs the bootstrap, and the budget of sessions over all processes.
+"""One mux session that runs the bootstrap.
 
 A channel is good for one command. Its two output streams carry lines that begin with a random mark; `Stream`
 tells them from the command's bytes. So the start of a command, its status and its end are known exactly,
@@ -12,9 +12,7 @@ one, the far side does not see our death.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import fcntl
 import importlib.resources
 import os
 import re
@@ -32,10 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from opensshtransport import openssh
-from opensshtransport.errors import ConnectionFailed, SessionRefused
-from opensshtransport.master import Facts, Master, replace_file, responds
+from opensshtransport.errors import ConnectionFailed
+from opensshtransport.master import Facts, Master, responds
+from opensshtransport.slots import Slots
+from opensshtransport.wrapper import spelled
 
-__all__ = ["Channel", "Client", "Event", "Slots", "Stream", "quoted_lines"]
+__all__ = ["Channel", "Client", "Event", "Stream", "quoted_lines", "reads_stdin"]
 
 # Below this a request is read by the shell itself, byte by byte; above, by a program.
 _SHORT_REQUEST = 4096
@@ -50,18 +50,12 @@ _FOR_START_UP_FILES = b"\n" * 4
 # file may have hung on stdin, and gone on when that was closed.
 _GO = b"G\n"
 _GO_ON = b"A\n"
-_POLL = 0.02
 # Seconds after which it is looked again whether the master is stopped.
 _LOOK = 0.5
 # Seconds in which ssh ends by itself.
 _LAST_WORDS = 0.5
 # Seconds in which it ends when the session has broken.
 _TOLD_WITHIN = 2.0
-# A limit that a server's refusal taught grows by one in so many seconds: other programs' sessions end, and
-# another refusal costs little.
-_LEARNED_FOR = 30.0
-# Seconds that the far side may need to end a session whose ssh was killed.
-_LINGERS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,170 +157,31 @@ class Stream:
         return self._opened(rest) if self._ready else b""
 
 
-class Slots:
-    """The sessions of one master, over all processes: one locked byte of a file for each.
-
-    POSIX locks (fcntl(2)) go with the process that holds them, also by SIGKILL, and not to a forked child;
-    within the process a set tells who has what.
-    """
-
-    def __init__(self, master: Master) -> None:
-        base = master.directory / master.destination.identity
-        self._path = base.with_name(f"{base.name}.slots")
-        self._limit_file = base.with_name(f"{base.name}.limit")
-        self._most = master.destination.settings.max_sessions
-
-    @property
-    def limit(self) -> int:
-        """How many sessions there may be: the setting, or what a refusal by the server has taught."""
-        with contextlib.suppress(OSError, ValueError):
-            # where the clock was set back, it counts as long ago what seems to come
-            grown = int(abs(time.time() - self._limit_file.stat().st_mtime) / _LEARNED_FOR)
-            return max(1, min(self._most, int(self._limit_file.read_text()) + grown))
-        return self._most
-
-    def learn(self, limit: int) -> None:
-        """Note that the server refused a session beside so many others."""
-        replace_file(self._limit_file, str(max(1, limit)))
-
-    def take(self) -> int | None:
-        """Take a free slot, or None where all are taken."""
-        table = _table(self._path)
-        with table.guard:
-            for number in range(self.limit):
-                if number in table.held:
-                    continue
-                with contextlib.suppress(BlockingIOError, PermissionError):
-                    fcntl.lockf(table.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-                    table.held.add(number)
-                    return number
-        return None
-
-    def wait(self, deadline: float | None) -> int:
-        """Take a slot, waiting for one.
-
-        Raises:
-            SessionRefused: the deadline, on the monotonic clock, has passed.
-        """
-        table = _table(self._path)
-        with table.waiting():
-            while True:
-                number = self.take()
-                if number is not None:
-                    return number
-                left = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
-                if left <= 0:
-                    raise SessionRefused(f"all {self.limit} sessions are in use")
-                # within this process a given-back slot wakes us; of others nothing tells
-                with table.changed:
-                    table.changed.wait(left)
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """For the time after the server has refused a session: whoever keeps an idle one gives it back."""
-        with _table(self._path).waiting():
-            yield
-
-    def give(self, number: int, *, lingers: bool = False) -> None:
-        """Give a slot back.
-
-        Args:
-            number: what was taken.
-            lingers: whether the far side may not have ended the session yet.
-        """
-        table = _table(self._path)
-        with table.guard:
-            if number in table.held:
-                table.held.discard(number)
-                table.lingering[number] = time.monotonic() + (_LINGERS if lingers else 0.0)
-                fcntl.lockf(table.file, fcntl.LOCK_UN, 1, number)
-        with table.changed:
-            table.changed.notify_all()
-
-    def in_use(self) -> int:
-        """How many slots are taken, by whomever."""
-        table = _table(self._path)
-        with table.guard:
-            return sum(1 for number in range(self._most) if number in table.held or table.taken(number))
-
-    def lingering(self) -> int:
-        """How many sessions of slots that were given back may still be there on the far side."""
-        table = _table(self._path)
-        now = time.monotonic()
-        with table.guard:
-            return sum(1 for number, end in table.lingering.items() if end > now and number not in table.held)
-
-    def wanted(self) -> bool:
-        """Whether somebody, here or elsewhere, waits for a slot."""
-        table = _table(self._path)
-        with table.guard:
-            return table.waiters > 0 or table.taken(_WAITERS)
-
-
-# The byte that is locked while this process waits for a slot.
-_WAITERS = 1000
-
-
-class _Table:
-    """What this process holds of one file of slots."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.held: set[int] = set()
-        self.lingering: dict[int, float] = {}
-        self.waiters = 0
-        self.guard = threading.Lock()
-        self.changed = threading.Condition()
-
-    def taken(self, number: int) -> bool:
-        """Whether another process holds a byte."""
-        try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except (BlockingIOError, PermissionError):
-            return True
-        fcntl.lockf(self.file, fcntl.LOCK_UN, 1, number)
-        return False
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let others see that somebody waits."""
-        with self.guard:
-            self.waiters += 1
-            with contextlib.suppress(BlockingIOError, PermissionError):
-                fcntl.lockf(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _WAITERS)
-        try:
-            yield
-        finally:
-            with self.guard:
-                self.waiters -= 1
-                if not self.waiters:
-                    fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _WAITERS)
-
-
-_tables: dict[Path, _Table] = {}
-_tables_guard = threading.Lock()
 _open_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
-
-
-def _table(path: Path) -> _Table:
-    # closing any descriptor of the file would release all locks (fcntl(2)), so there is one for good
-    with _tables_guard:
-        if path not in _tables:
-            _tables[path] = _Table(path)
-        return _tables[path]
 
 
 def _after_fork() -> None:
     """In a forked child: what is open is the parent's, and must not be held."""
-    for table in _tables.values():
-        os.close(table.file)
-    _tables.clear()
     for channel in list(_open_channels):
         channel.abandon()
     _open_channels.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def reads_stdin(host: str, so: str) -> ConnectionFailed:
+    """The error of a start-up file that takes what is sent to the bootstrap, or waits for more.
+
+    Args:
+        host: the destination as the caller named it.
+        so: what follows of it.
+    """
+    return ConnectionFailed(
+        f"a start-up file of the login shell reads stdin, {so}",
+        host=host,
+        advice="let it read only where `test -t 0` holds",
+    )
 
 
 @cache
@@ -419,12 +274,15 @@ class Channel:
         begins = ("idle" if go else "told") if stdin else "anyhow"
         coded = self._coded(mark, request, begins)
         self.requested = bool(request) and len(coded) <= _LONGEST_ARGUMENT
+        self.begins_at_once = self.requested and (go or not stdin)
         if not self.requested:
             coded = self._coded(mark, "", "")
         self.argv = openssh.guarded_ssh(
             master.destination,
             openssh.literal(Path(facts.socket)),
-            command=f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}",
+            # a shell that begins with the right descriptors, which is all that it ever knows
+            command=f'exec /bin/sh -c \'exec /bin/sh -c "$(printf %b "$0")" {self.tag}'
+            f" 4<&0 5>&2 2>/dev/null' '{coded}'",
             log=self.log,
         )
         self.ssh = Client(
@@ -458,13 +316,10 @@ class Channel:
         return self.ssh.stdin is not None and not self.ssh.stdin.closed
 
     def _coded(self, mark: str, request: str, begins: str) -> str:
-        """The bootstrap as one word that every login shell takes as it is."""
+        """The bootstrap and what it is given, for any login shell."""
         # first what is searched for: ps may show the beginning only
         given = f"ossh_mark={mark}\nossh_begins={begins}\nossh_request={shlex.quote(request)}"
-        bootstrap = f"{self.sign}\n{given}\n{_bootstrap()}"
-        # a shell that begins with the right descriptors, which is all that it ever knows
-        script = f"exec /bin/sh -c {shlex.quote(bootstrap)} {self.tag} 4<&0 5>&2 2>/dev/null"
-        return base64.b64encode(script.encode("utf-8", "surrogateescape")).decode("ascii")
+        return spelled(f"{self.sign}\n{given}\n{_bootstrap()}")
 
     def send(self, raw: bytes) -> None:
         """Write to the far side, all of it.

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import aliases, master, openssh
-from opensshtransport.channel import Slots
 from opensshtransport.ending import NO_STATUS, end_group
 from opensshtransport.errors import (
     CommandTimeout,
@@ -31,6 +30,7 @@ from opensshtransport.errors import (
 )
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
+from opensshtransport.slots import Patience, Slots
 from opensshtransport.wrapper import wrapper
 
 __all__ = ["Options", "pass_through"]
@@ -38,7 +38,6 @@ __all__ = ["Options", "pass_through"]
 # One argument of a command line holds 131,071 bytes on Linux (execve(2), MAX_ARG_STRLEN).
 _LONGEST_ARGUMENT = 131_071
 _PIECE = 1 << 20
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _PATIENCE = 60.0
 _MOST_LOGINS = 2
 
@@ -84,18 +83,13 @@ def pass_through(destination: Destination, command: str, options: Options, *, ea
     """
     begin = time.monotonic()
     deadline = None if options.timeout is None else begin + options.timeout
-    patience = begin + _PATIENCE if deadline is None else deadline
     shared = Master(destination)
-    pause, logins, log = _FIRST_PAUSE, 0, earlier_log
+    patience = Patience(Slots(shared), begin + _PATIENCE if deadline is None else deadline)
+    logins, log = 0, earlier_log
     while True:
         error = log_error(log, destination.host) if log else None
         if isinstance(error, SessionRefused):
-            if time.monotonic() + pause > patience:
-                raise error
-            # nothing on this side tells when a session of another process ends
-            with Slots(shared).waiting():
-                time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            patience.wait(error)
         elif isinstance(error, ConnectionLost) and error.started and shared.check() is not None:
             raise ConnectionLost(
                 NO_STATUS,

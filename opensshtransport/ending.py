@@ -6,7 +6,6 @@ command line of its leader.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import subprocess
 import tempfile
@@ -15,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from opensshtransport import openssh
-from opensshtransport.channel import Slots
 from opensshtransport.errors import SessionRefused, classify
 from opensshtransport.master import Facts, Master
+from opensshtransport.slots import Slots
+from opensshtransport.wrapper import for_any_shell
 
 __all__ = ["GRACE", "NO_STATUS", "end_group", "signal_group"]
 
@@ -109,12 +109,10 @@ def end_group(shared: Master, facts: Facts, mark: str, *, spared: bool = False, 
 
 
 def _by_another_session(shared: Master, facts: Facts, script: str) -> bool:
-    # coded, so that the search does not find itself, and for every login shell
-    coded = base64.b64encode(script.encode()).decode("ascii")
     argv = openssh.guarded_ssh(
         shared.destination,
         openssh.literal(Path(facts.socket)),
-        command=f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}",
+        command=for_any_shell(script),
         no_stdin=True,
     )
     slots, deadline = Slots(shared), time.monotonic() + GRACE

@@ -394,18 +394,24 @@ def log_error(log: str, host: str) -> ConnectionFailed:
     """What it means that ssh ended without the command's status.
 
     Args:
-        log: what ssh wrote at DEBUG2.
+        log: what ssh wrote at DEBUG3.
         host: the destination as the caller named it.
 
     Returns:
-        SessionRefused or MasterGone where nothing had started, else ConnectionLost.
+        SessionRefused or MasterGone where nothing had started, else ConnectionLost. Its `started` is None
+        where the master had been asked for the command.
     """
     if re.search(r"^debug1: mux_client_request_session: master session id: ", log, re.MULTILINE):
         return ConnectionLost(
             "the connection was lost while the command ran", host=host, started=True, stderr=log
         )
     error = connection_error(log, host=host, otherwise=MasterGone)
-    if isinstance(error, ConnectionLost | SessionRefused | MasterGone):
+    if isinstance(error, ConnectionLost | SessionRefused):
+        return error
+    if re.search(r"^debug3: mux_client_request_session: session request sent", log, re.MULTILINE):
+        # whatever came of it over there
+        return ConnectionLost("the connection broke while the command was being sent", host=host, stderr=log)
+    if isinstance(error, MasterGone):
         return error
     if "debug1: Executing proxy command: exec false" in log:
         # the guard has caught it: nobody was dialled

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from opensshtransport import master as masters
-from opensshtransport.channel import Channel, Slots
+from opensshtransport.channel import Channel, reads_stdin
 from opensshtransport.command import CompletedCommand, Request, check
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, SessionRefused, log_error
 from opensshtransport.master import Facts, Master
 from opensshtransport.process import RemoteProcess, Sink, Swallowed
+from opensshtransport.slots import Patience, Slots
 
 __all__ = ["CompletedCommand", "Execution", "RemoteProcess", "Request", "Sink", "check"]
 
@@ -26,8 +27,6 @@ _IDLE = 20.0
 # For how long a start-up file that has read the bootstrap's stdin is believed to do so.
 _SWALLOWED_FOR = 600.0
 _MOST_LOGINS = 2
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-_PATIENCE = 120.0
 
 
 class Execution:
@@ -125,8 +124,8 @@ class Execution:
         *,
         streams: bool = False,
     ) -> RemoteProcess:
-        patience = time.monotonic() + _PATIENCE if deadline is None else deadline
-        pause, logins, refused = _FIRST_PAUSE, 0, False
+        patience = Patience(self._slots, deadline)
+        logins, refused = 0, False
         while True:
             facts = self.facts()
             channel = self._take(facts, request, deadline)
@@ -137,21 +136,18 @@ class Execution:
                 process.close()
                 self._drop_spares()
                 if request.frames:
-                    raise self._no_input() from reason
+                    raise reads_stdin(
+                        self.master.destination.host, "so no command can be sent input"
+                    ) from reason
                 if channel.requested:
                     self._swallows_until = time.monotonic() + _SWALLOWED_FOR
-            except SessionRefused:
+            except SessionRefused as reason:
                 # the first time it may be a session that is about to go
                 if refused:
                     channel.refused()
                 refused = True
                 process.close()
-                if time.monotonic() + pause > patience:
-                    raise
-                # nothing on this side tells when a session of another program ends
-                with self._slots.waiting():
-                    time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                patience.wait(reason)
             except MasterGone:
                 process.close()
                 self._drop_spares()
@@ -165,13 +161,6 @@ class Execution:
             else:
                 self._refill()
                 return process
-
-    def _no_input(self) -> ConnectionFailed:
-        return ConnectionFailed(
-            "a start-up file of the login shell reads stdin, so no command can be sent input",
-            host=self.master.destination.host,
-            advice="let it read only where `test -t 0` holds",
-        )
 
     def facts(self) -> Facts:
         """What is known of the live master; where none lives, a login is made.
@@ -214,7 +203,7 @@ class Execution:
         self._forked()
         stdin = time.monotonic() > self._swallows_until
         if not stdin and request.frames:
-            raise self._no_input()
+            raise reads_stdin(self.master.destination.host, "so no command can be sent input")
         with self._guard:
             self._used = time.monotonic()
             while self._spares and stdin:
@@ -224,8 +213,7 @@ class Execution:
                 _bury(channel)
             # none was ready although there were some: more are needed
             self._wanted = min(self._wanted + 1, max(1, self._slots.limit // 2))
-        patience = time.monotonic() + _PATIENCE if deadline is None else deadline
-        slot = self._slots.wait(None if deadline is None else patience)
+        slot = self._slots.wait(deadline)
         script = request.script(facts.shell)
         try:
             # input waits for the end of the start-up files, so the command does too; and one under a key
@@ -237,11 +225,7 @@ class Execution:
             raise
         if not stdin and not channel.requested:
             channel.close_later()
-            raise ConnectionFailed(
-                "a start-up file of the login shell reads stdin, so no long command can be sent",
-                host=self.master.destination.host,
-                advice="let it read only where `test -t 0` holds",
-            )
+            raise reads_stdin(self.master.destination.host, "so no long command can be sent")
         return channel
 
     def _refill(self) -> None:

@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opensshtransport import openssh
-from opensshtransport.channel import Slots
 from opensshtransport.errors import NO_MASTER, CommandTimeout
 from opensshtransport.links import Finding, broken, fine, skipped, warning
 from opensshtransport.master import Facts, Master
 from opensshtransport.settings import _NETWORK_FILE_SYSTEMS
+from opensshtransport.slots import Slots
 from opensshtransport.transport import Transport
 
 __all__ = ["LINKS", "FarSide"]
@@ -44,7 +44,7 @@ _SLOW_START = 2.0
 _FULL = 95
 _PATIENCE, _PAUSE = 2.0, 0.2
 # Without these our own commands and transfers cannot work there.
-_NEEDED = ("sh", "ps", "base64", "cat", "dd", "mkdir", "mv", "rm", "tar")
+_NEEDED = ("sh", "ps", "cat", "dd", "mkdir", "mv", "rm", "tar")
 _WELCOME = ("scp", "rsync", "sha256sum", "timeout")
 
 # Each scheduler by its queue command, and how to ask that about nobody but us.

@@ -465,8 +465,8 @@ def guarded_ssh(
     if no_stdin:
         argv.append("-n")
     if log is not None:
-        # DEBUG2 writes "Received exit status from master" and costs nothing
-        argv += ["-E", str(log), "-oLogLevel=DEBUG2"]
+        # DEBUG2 writes "Received exit status from master", DEBUG3 "session request sent"; both cost nothing
+        argv += ["-E", str(log), "-oLogLevel=DEBUG3"]
     if forward is not None:
         argv += ["-W", forward]
     argv += ["--", destination.host]

@@ -44,8 +44,6 @@ _READY_WITHIN = 10.0
 _READY_FOR_INPUT_WITHIN = 60.0
 # Seconds for a few bytes to go where input may be in the way.
 _WORD_WITHIN = 2.0
-# In ssh's log where a master has answered; what it was asked for then, it may have passed on.
-_HANDED_OVER = "mux_client_hello_exchange: master version"
 
 Sink = Callable[[bytes], object]
 
@@ -103,9 +101,8 @@ class RemoteProcess:
         self._failure: BaseException | None = None
         self._told: BaseException | None = None
         self._script = None if channel.requested else request.script(shell)
-        self._sent = channel.requested
-        # without a word of ours, so it may have begun as soon as the master had it
-        self._at_once = channel.requested and not request.frames and request.once is None
+        # what needs no word of ours may begin as soon as the master has it
+        self._sent = channel.begins_at_once
         self._fed = False
         # a spare may have been ready for long
         self._began = time.monotonic()
@@ -180,7 +177,7 @@ class RemoteProcess:
         if self._request.frames:
             if waited > _READY_FOR_INPUT_WITHIN:
                 raise Swallowed
-        elif waited > _READY_WITHIN and not self._sent:
+        elif waited > _READY_WITHIN and not self._channel.requested:
             raise Swallowed
         elif waited > _READY_WITHIN and self._channel.heard:
             # now it ends; the bootstrap tells whether anything was left for it
@@ -194,10 +191,10 @@ class RemoteProcess:
                     return
                 self._state.asked = True
                 self._changed.notify_all()
+            self._sent = True
             if self._script is None:
                 self._channel.go()
             else:
-                self._sent = True
                 self._channel.request(self._script)
 
     def _wait_for(self, condition: Callable[[], bool], deadline: float | None) -> bool:
@@ -414,8 +411,6 @@ class RemoteProcess:
         # a master that was stopped may go on, and then do what it was asked for; and an ssh that was killed,
         # or could not write, has told nothing
         doubtful = self._sent and (self._channel.ssh.gave_up or classify(words, 255) is None)
-        if isinstance(error, MasterGone) and self._at_once and _HANDED_OVER in words:
-            doubtful = True
         if isinstance(error, SessionRefused | MasterGone) and not doubtful:
             return error
         status = logged_status(words)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO
 
-from opensshtransport.channel import Channel
+from opensshtransport.channel import Channel, reads_stdin
 from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SessionRefused, log_error
 from opensshtransport.shell import Reply, far_half
 from opensshtransport.shells import Shells
@@ -138,11 +138,7 @@ class Session:
             poll.register(self._err.fileno(), select.POLLIN)
         while True:
             if deadline is not None and time.monotonic() > deadline:
-                raise ConnectionFailed(
-                    "a start-up file of the login shell reads stdin, or does not end",
-                    host=self._channel.host,
-                    advice="let it read only where `test -t 0` holds",
-                )
+                raise reads_stdin(self._channel.host, "or does not end")
             ready = [descriptor for descriptor, _ in poll.poll(_LOOK * 1000)]
             if self._out.fileno() in ready:
                 return os.read(self._out.fileno(), most)
@@ -163,11 +159,7 @@ class Session:
                 self._ready = True
                 self._channel.go()
             elif part.kind == "refused":
-                raise ConnectionFailed(
-                    "a start-up file of the login shell reads stdin, so nothing can be sent",
-                    host=self._channel.host,
-                    advice="let it read only where `test -t 0` holds",
-                )
+                raise reads_stdin(self._channel.host, "so nothing can be sent")
             elif part.kind == "started":
                 self._started = True
             elif part.kind == "errors":

@@ -39,6 +39,7 @@ from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
 from opensshtransport.placement import WILD, How, claimed
 from opensshtransport.shells import Shells
+from opensshtransport.slots import PATIENCE
 
 __all__ = ["Sftp", "batch_word", "live_facts", "missing_sftp", "parse_listing"]
 
@@ -117,7 +118,7 @@ def missing_sftp(reason: ConnectionFailed) -> bool:
 
 
 # How long a session is waited for, and when it is asked for again, in seconds.
-_PATIENCE, _AGAIN = 120.0, 0.1
+_AGAIN = 0.1
 # It stands before each line of a batch when that begins.
 _PROMPT = b"sftp> "
 # What sftp leaves out of a tree, and says so.
@@ -179,7 +180,7 @@ class Sftp:
 
     def _finish(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
         """Let a program work within the budget of sessions; one that the server refuses is waited for."""
-        slots, deadline = self._shells.slots, time.monotonic() + _PATIENCE
+        slots, deadline = self._shells.slots, time.monotonic() + PATIENCE
         while True:
             slot = slots.wait(deadline)
             beside = slots.in_use() - 1

@@ -22,7 +22,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
 
-from opensshtransport.channel import Channel, Event, Slots
+from opensshtransport.channel import Channel, Event, reads_stdin
 from opensshtransport.ending import end_group
 from opensshtransport.errors import (
     CommandTimeout,
@@ -33,6 +33,7 @@ from opensshtransport.errors import (
     log_error,
 )
 from opensshtransport.master import Facts, Master
+from opensshtransport.slots import Slots
 
 __all__ = [
     "FOREVER",
@@ -395,11 +396,7 @@ class RemoteShell:
                 ready = poll.poll(_LOOK * 1000)
                 # it may print all the time
                 if not self._opened.is_set() and time.monotonic() - began > _READY_WITHIN:
-                    raise ConnectionFailed(
-                        "a start-up file of the login shell reads stdin, or does not end",
-                        host=self._channel.host,
-                        advice="let it read only where `test -t 0` holds",
-                    )
+                    raise reads_stdin(self._channel.host, "or does not end")
                 if not ready:
                     if ssh.poll() is not None:
                         break
@@ -441,11 +438,7 @@ class RemoteShell:
                 # the first word may have been swallowed
                 self._channel.go()
             elif part.kind == "refused":
-                raise ConnectionFailed(
-                    "a start-up file of the login shell reads stdin, so nothing can be sent",
-                    host=self._channel.host,
-                    advice="let it read only where `test -t 0` holds",
-                )
+                raise reads_stdin(self._channel.host, "so nothing can be sent")
             elif part.kind == "started":
                 self._used = time.monotonic()
                 self._opened.set()

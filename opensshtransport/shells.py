@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from opensshtransport.channel import Channel, Slots
+from opensshtransport.channel import Channel
 from opensshtransport.errors import (
     ConnectionFailed,
     ConnectionLost,
@@ -22,18 +22,16 @@ from opensshtransport.errors import (
 )
 from opensshtransport.master import Facts, Master
 from opensshtransport.shell import Deadline, Ended, Pending, RemoteShell, Reply, Request, watch
+from opensshtransport.slots import PATIENCE, Patience, Slots
 
 __all__ = ["Shells"]
 
-# Seconds until a session must be free, where no timeout was asked for.
-_PATIENCE = 120.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _MOST_LOGINS = 2
 
 
 def _patience(deadline: Deadline) -> float:
     """The moment until which a session is waited for."""
-    return deadline.at if deadline.timeout is not None else time.monotonic() + _PATIENCE
+    return deadline.at if deadline.timeout is not None else time.monotonic() + PATIENCE
 
 
 class Shells:
@@ -87,9 +85,9 @@ class Shells:
         if not requests:
             return []
         deadline = Deadline.after(timeout)
-        patience = _patience(deadline)
+        patience = Patience(self._slots, _patience(deadline))
         replies: list[Reply] = []
-        pause, logins = _FIRST_PAUSE, 0
+        logins = 0
         while True:
             sent: list[Pending] = []
             try:
@@ -104,13 +102,8 @@ class Shells:
                     return replies
             except Ended:
                 continue
-            except SessionRefused:
-                if time.monotonic() + pause > patience:
-                    raise
-                # nothing on this side tells when a session of another program ends
-                with self._slots.waiting():
-                    time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            except SessionRefused as reason:
+                patience.wait(reason)
             except (MasterGone, ConnectionLost) as reason:
                 # all that was sent may have been done, and not only the first without a reply
                 again = isinstance(reason, MasterGone) or all(one.request.reads for one in sent)
@@ -200,7 +193,7 @@ class Shells:
         facts = self._get_facts()
         slot: int | None = None
         if wait:
-            slot = self._slots.wait(time.monotonic() + _PATIENCE)
+            slot = self._slots.wait(time.monotonic() + PATIENCE)
         elif last or self._slots.in_use() < self._slots.limit - 1:
             # else the last one is for somebody who has a command to run
             slot = None if self._slots.wanted() else self._slots.take()

@@ -23,6 +23,7 @@ from opensshtransport.errors import ConnectionFailed, MasterGone, SessionRefused
 from opensshtransport.session import Session, open_session
 from opensshtransport.shell import Reply
 from opensshtransport.shells import Shells
+from opensshtransport.slots import Patience
 
 __all__ = [
     "MIB",
@@ -48,9 +49,6 @@ _MOST = 8
 _LEAST_SHARE, _MOST_PART = 4 * MIB, 32 * MIB
 # Blocks that are compared where a draft is there: about 256 of a file, of no more MiB than this.
 _BLOCKS, _LARGEST_BLOCK = 256, 16
-# Seconds in which another program may give back a session.
-_PATIENCE = 120.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _LOOK_AGAIN = 0.02
 _ENDED_WITHIN = 5.0
 # Seconds between two sessions that make room, and how often each thread does in one file.
@@ -259,18 +257,15 @@ def move(
                 crew.working -= 1
 
     def _work(crew: _Crew, first: bool) -> None:
-        pause, patience = _FIRST_PAUSE, time.monotonic() + _PATIENCE
+        patience = Patience(shells.slots)
         while (part := crew.take()) is not None:
             session = None
             try:
                 session = open_session(shells, script(part), wait=first, last=last)
-            except SessionRefused:
-                # the budget has learned from it; of other programs' sessions nothing tells when they end
-                if first and time.monotonic() > patience:
-                    raise
-                with shells.slots.waiting() if first else contextlib.nullcontext():
-                    crew.stop.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            except SessionRefused as reason:
+                # the budget has learned from it
+                if first:
+                    patience.wait(reason, crew.stop.wait)
             except BaseException:
                 crew.give_back(part)
                 raise
@@ -281,7 +276,7 @@ def move(
                 else:
                     first = True
                 continue
-            pause, patience = _FIRST_PAUSE, time.monotonic() + _PATIENCE
+            patience = Patience(shells.slots)
             _carry(session, part, crew, carry, failed)
 
     crew.working = min(streams, len(parts))

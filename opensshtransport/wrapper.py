@@ -11,15 +11,16 @@ when sshd starts it, but the shell below it must not read that again, which SHLV
 
 from __future__ import annotations
 
-import base64
 import re
 import shlex
 from dataclasses import dataclass
 
-__all__ = ["Wrapper", "wrapper"]
+__all__ = ["Wrapper", "for_any_shell", "spelled", "wrapper"]
 
 # Quoted by ' these are still special in tcsh (! and newline) or fish (the backslash).
 _SPECIAL_WHEN_QUOTED = re.compile(r"[!\\\n]")
+# What is spelled out where any shell may be the reader: these, the quote itself, and what is not ASCII.
+_SPELLED_OUT = re.compile(rb"[^ -~]|['!\\]")
 
 # The shell above the command must outlive a signal to the whole group, to report the command's status; and
 # what it would print on stderr of its own ("Killed") is not the command's. The subshell is for dash, which
@@ -53,10 +54,24 @@ class Wrapper:
         before = self.tty_before if tty else self.before
         if self.posix or not _SPECIAL_WHEN_QUOTED.search(command):
             return before + _quote(command) + self.after
-        # the script that the text above spells out, in letters that no shell changes
+        # the script that the text above makes
         script = _ABOVE + _below_sh("" if tty else self.mark, shlex.quote(command)) + _BELOW
-        coded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode("ascii")
-        return f"exec /bin/sh -c 'eval \"`printf %s $0 | base64 -d`\"' {coded}"
+        return for_any_shell(script)
+
+
+def for_any_shell(script: str) -> str:
+    """A script of sh as one line that bash, dash, zsh, tcsh, fish and busybox read alike, as login shells."""
+    return f"exec /bin/sh -c 'eval \"$(printf %b \"$0\")\"' '{spelled(script)}'"
+
+
+def spelled(text: str) -> str:
+    """A text in letters that no shell changes between single quotes; `printf %b` (POSIX) gives it back."""
+    raw = text.encode("utf-8", "surrogateescape")
+    return _SPELLED_OUT.sub(_spelled_byte, raw).decode("ascii")
+
+
+def _spelled_byte(match: re.Match[bytes]) -> bytes:
+    return b"\\n" if match[0] == b"\n" else b"\\0%03o" % ord(match[0])
 
 
 def wrapper(mark: str, *, posix: bool) -> Wrapper:

@@ -27,11 +27,12 @@ from hypothesis import strategies as st
 from programs import runtime, until, write_settings
 
 from opensshtransport import Transport
-from opensshtransport.channel import Event, Slots, Stream, quoted_lines
+from opensshtransport.channel import Event, Stream, quoted_lines
 from opensshtransport.errors import SessionRefused
 from opensshtransport.master import Master
 from opensshtransport.openssh import resolve
 from opensshtransport.sandbox import Sandbox
+from opensshtransport.slots import Slots
 
 MARK = "0123456789abcdef" * 2
 M = MARK.encode()
@@ -135,7 +136,7 @@ def test_quoted_lines(request_: str) -> None:
 
 HOLDER = """
     import os, sys, time
-    from opensshtransport.channel import Slots
+    from opensshtransport.slots import Slots
     from opensshtransport.master import Master
     from opensshtransport.openssh import resolve
     slots = Slots(Master(resolve({host!r}, {config!r})))

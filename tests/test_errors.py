@@ -31,10 +31,12 @@ from opensshtransport.errors import (
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
+    SessionRefused,
     SettingsError,
     Unreachable,
     classify,
     connection_error,
+    log_error,
 )
 from opensshtransport.sandbox import Sandbox
 
@@ -279,3 +281,24 @@ class TestConnectionError:
     def test_login_needed_is_never_guessed(self) -> None:
         """No words of ssh mean that a person is needed: that is for the one that knows who is there."""
         assert all(case.error is not LoginNeeded for case in CASES.values())
+
+
+class TestLogError:
+    """What it means that ssh ended without the command's status."""
+
+    LOST = "*-lost-while-starting.txt"
+
+    @pytest.mark.parametrize("path", sorted(STDERR.glob(LOST)), ids=lambda path: path.stem)
+    def test_wherever_it_ends(self, path: Path) -> None:
+        """Until the master was asked for the command nothing has started; afterwards that is not known."""
+        lines = path.read_text().splitlines(keepends=True)
+        asked = next(number for number, line in enumerate(lines) if "session request sent" in line)
+        for number in range(len(lines) + 1):
+            error = log_error("".join(lines[:number]), "daint")
+            expected = MasterGone if number <= asked else ConnectionLost
+            assert type(error) is expected, lines[:number]
+            assert error.started is (False if number <= asked else None)
+        refused = "mux_client_request_session: session request failed: Session open refused by peer\n"
+        assert type(log_error("".join([*lines[: asked + 1], refused]), "daint")) is SessionRefused
+        opened = "debug1: mux_client_request_session: master session id: 2\n"
+        assert log_error("".join([*lines[: asked + 1], opened]), "daint").started is True

@@ -23,13 +23,14 @@ from relay import Relay
 from users import Startup, User, missing_for_users, temporary_user
 
 from opensshtransport import AsyncTransport, Transport
-from opensshtransport.channel import Event, Slots, Stream
+from opensshtransport.channel import Event, Stream
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, ConnectionLost
 from opensshtransport.master import Master
 from opensshtransport.openssh import resolve
 from opensshtransport.paths import quoted
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.shell import Deadline, Request, far_half
+from opensshtransport.slots import Slots
 
 
 @pytest.fixture(scope="module")

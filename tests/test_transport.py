@@ -21,11 +21,11 @@ from programs import ossh, runtime, until, write_settings
 from users import NOISY, ShellName, Startup, User, missing_for_users
 
 from opensshtransport import AsyncTransport, CompletedCommand, Transport
-from opensshtransport.channel import Slots
 from opensshtransport.errors import CommandFailed, CommandTimeout, ConnectionLost, MasterGone, SettingsError
 from opensshtransport.master import Master
 from opensshtransport.openssh import resolve
 from opensshtransport.sandbox import Sandbox
+from opensshtransport.slots import Slots
 
 PLAIN_WORDS = "' a!b ! \\! \\ a\\ \\\\ it's '!' \" $HOME `id` $(id) * ? [a] {a,b} ~ # ; & | < \t -n = ^ % é ☃"
 WORDS = ("", " ", "a b", "\n", "a\nb", "\\\n", "!\n!", *PLAIN_WORDS.split(" "))

@@ -25,7 +25,7 @@ from users import NOISY, ShellName, Startup, User
 
 from opensshtransport.master import Facts
 from opensshtransport.sandbox import Sandbox
-from opensshtransport.wrapper import wrapper
+from opensshtransport.wrapper import for_any_shell, wrapper
 
 MARK = "0f1e2d3c4b5a6978"
 _SIGNALS = (1, 2, 3, 6, 9, 11, 13, 15)
@@ -195,6 +195,16 @@ def test_text_arrives(line: Line, text: str) -> None:
     assert (ours.stderr == b"") is (plain.stderr == b"")
     if line.posix:
         assert ours.stdout == text.encode()
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(raw=st.binary(max_size=200).map(lambda raw: raw.replace(b"\0", b"")), text=_TEXT)
+@example(raw=bytes(range(1, 256)), text="\\n\\0101!\n!'\\c")
+def test_a_script_for_any_shell(line: Line, raw: bytes, text: str) -> None:
+    """A script of sh arrives byte for byte, whichever shell reads the line that it is sent in."""
+    expected = raw + text.encode()
+    reply = line.send(for_any_shell(f"printf %s {shlex.quote(os.fsdecode(expected))}; exit 5"))
+    assert (reply.status, reply.stdout, reply.stderr) == (5, expected, b"")
 
 
 @hypothesis_settings(max_examples=8, deadline=None)

@@ -17,11 +17,11 @@ from faults.world import World, within
 from opensshtransport import openssh
 from opensshtransport.answers import Command, Totp
 from opensshtransport.budget import Budget, pause_after
-from opensshtransport.channel import Slots
 from opensshtransport.errors import AuthenticationRefused, CoolingDown, LoginNeeded
 from opensshtransport.master import Master
 from opensshtransport.openssh import Destination
 from opensshtransport.sandbox import Sandbox, totp
+from opensshtransport.slots import Slots
 from opensshtransport.sources import resolve_answer
 
 YEAR = 365 * 86400.0

@@ -21,7 +21,7 @@ from opensshtransport.master import sweep
 HOLDER = """
     import sys, time
     from opensshtransport import openssh
-    from opensshtransport.channel import Slots
+    from opensshtransport.slots import Slots
     from opensshtransport.master import Master
     master = Master(openssh.resolve(sys.argv[1], sys.argv[2]))
     slots = Slots(master)

@@ -26,10 +26,10 @@ from relay import Relay, _Armed
 
 from opensshtransport import Transport
 from opensshtransport import master as masters
-from opensshtransport.channel import Slots
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.master import Master
 from opensshtransport.sandbox import Sandbox
+from opensshtransport.slots import Slots
 
 __all__ = ["SETTINGS", "Outcome", "StrikingRelay", "World", "children", "within"]
 
