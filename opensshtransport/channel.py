@@ -188,7 +188,7 @@ def reads_stdin(host: str, so: str) -> ConnectionFailed:
 def _bootstrap() -> str:
     text = importlib.resources.files("opensshtransport").joinpath("bootstrap.sh").read_text()
     # comments stay at home
-    return re.sub(r"^\s*#.*\n|^\s+", "", text, flags=re.MULTILINE)
+    return spelled(re.sub(r"^\s*#.*\n|^\s+", "", text, flags=re.MULTILINE))
 
 
 def quoted_lines(request: str) -> bytes:
@@ -317,9 +317,10 @@ class Channel:
 
     def _coded(self, mark: str, request: str, begins: str) -> str:
         """The bootstrap and what it is given, for any login shell."""
-        # first what is searched for: ps may show the beginning only
+        # first what is searched for: ps may show the beginning only; but our own ssh is not to be found
+        sign = f"\\0{ord(self.sign[0]):03o}{self.sign[1:]}"
         given = f"ossh_mark={mark}\nossh_begins={begins}\nossh_request={shlex.quote(request)}"
-        return spelled(f"{self.sign}\n{given}\n{_bootstrap()}")
+        return sign + spelled(f"\n{given}\n") + _bootstrap()
 
     def send(self, raw: bytes) -> None:
         """Write to the far side, all of it.

@@ -86,7 +86,7 @@ def signal_group(shared: Master, facts: Facts, mark: str, name: str) -> bool:
     Returns:
         Whether the session was had.
     """
-    return _by_another_session(shared, facts, f"mark={mark} spared=yes\n{_SEARCH}each {name}\nexit 0\n")
+    return _by_another_session(shared, facts, f"{_given(mark)} spared=yes\n{_SEARCH}each {name}\nexit 0\n")
 
 
 def end_group(shared: Master, facts: Facts, mark: str, *, spared: bool = False, grace: float = GRACE) -> bool:
@@ -104,8 +104,13 @@ def end_group(shared: Master, facts: Facts, mark: str, *, spared: bool = False, 
     """
     if not mark:
         return False
-    given = f"mark={mark} spared={'yes' if spared else ''} grace={round(grace)}\n"
+    given = f"{_given(mark)} spared={'yes' if spared else ''} grace={round(grace)}\n"
     return _by_another_session(shared, facts, f"{given}{_SEARCH}{_END}exit 0\n")
+
+
+def _given(mark: str) -> str:
+    # the search must not find itself, by its own command line
+    return f"mark={mark[:1]}''{mark[1:]}"
 
 
 def _by_another_session(shared: Master, facts: Facts, script: str) -> bool:

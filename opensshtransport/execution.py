@@ -10,20 +10,20 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from opensshtransport import master as masters
 from opensshtransport.channel import Channel, reads_stdin
 from opensshtransport.command import CompletedCommand, Request, check
-from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, SessionRefused, log_error
+from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, SessionRefused
 from opensshtransport.master import Facts, Master
 from opensshtransport.process import RemoteProcess, Sink, Swallowed
 from opensshtransport.slots import Patience, Slots
+from opensshtransport.spares import Spares
 
 __all__ = ["CompletedCommand", "Execution", "RemoteProcess", "Request", "Sink", "check"]
 
-_IDLE = 20.0
 # For how long a start-up file that has read the bootstrap's stdin is believed to do so.
 _SWALLOWED_FOR = 600.0
 _MOST_LOGINS = 2
@@ -36,15 +36,8 @@ class Execution:
         self.master = master
         self._login, self._person = login, person
         self._slots = Slots(master)
-        self._guard = threading.Lock()
-        self._spares: list[Channel] = []
-        self._wanted = 1
-        self._opening = 0
-        self._rooms = 0
-        self._closed = False
+        self._spares = Spares(master, self._slots)
         self._owner = os.getpid()
-        self._used = time.monotonic()
-        self._tidier: threading.Thread | None = None
         self._swallows_until = 0.0
         self._asking = threading.Lock()
 
@@ -131,10 +124,11 @@ class Execution:
             channel = self._take(facts, request, deadline)
             process = RemoteProcess(self.master, channel, request, facts.shell, out, err, streams=streams)
             try:
+                self._spares.attend()
                 go_on(process)
             except Swallowed as reason:
                 process.close()
-                self._drop_spares()
+                self._spares.drop()
                 if request.frames:
                     raise reads_stdin(
                         self.master.destination.host, "so no command can be sent input"
@@ -150,7 +144,7 @@ class Execution:
                 patience.wait(reason)
             except MasterGone:
                 process.close()
-                self._drop_spares()
+                self._spares.drop()
                 logins += 1
                 if logins > _MOST_LOGINS:
                     raise
@@ -159,7 +153,8 @@ class Execution:
                 process.close()
                 raise
             else:
-                self._refill()
+                if time.monotonic() > self._swallows_until:
+                    self._spares.refill()
                 return process
 
     def facts(self) -> Facts:
@@ -204,15 +199,9 @@ class Execution:
         stdin = time.monotonic() > self._swallows_until
         if not stdin and request.frames:
             raise reads_stdin(self.master.destination.host, "so no command can be sent input")
-        with self._guard:
-            self._used = time.monotonic()
-            while self._spares and stdin:
-                channel = self._spares.pop(0)
-                if channel.ssh.poll() is None:
-                    return channel
-                _bury(channel)
-            # none was ready although there were some: more are needed
-            self._wanted = min(self._wanted + 1, max(1, self._slots.limit // 2))
+        spare = self._spares.take() if stdin else None
+        if spare is not None:
+            return spare
         slot = self._slots.wait(deadline)
         script = request.script(facts.shell)
         try:
@@ -228,108 +217,19 @@ class Execution:
             raise reads_stdin(self.master.destination.host, "so no long command can be sent")
         return channel
 
-    def _refill(self) -> None:
-        """Open spares in the background, as many as use has shown to be needed."""
-        with self._guard:
-            missing = self._wanted - len(self._spares) - self._opening
-            swallows = time.monotonic() < self._swallows_until
-            if self._closed or self._rooms or swallows or missing <= 0 or self._slots.limit < 3:
-                return
-            self._opening += missing
-            if self._tidier is None:
-                self._tidier = threading.Thread(target=self._tidy, daemon=True)
-                self._tidier.start()
-        for _ in range(missing):
-            threading.Thread(target=self._open_spare, daemon=True).start()
-
-    def _open_spare(self) -> None:
-        channel = None
-        try:
-            facts = self.master.facts()
-            # the last slot is for somebody who has a command to run
-            if facts is None or self._slots.wanted() or self._slots.in_use() >= self._slots.limit - 1:
-                return
-            slot = self._slots.take()
-            if slot is None:
-                return
-            try:
-                channel = Channel(self.master, facts, self._slots, slot)
-            except BaseException:
-                self._slots.give(slot)
-                raise
-        except OSError:
-            # a spare is a convenience: whoever needs a session will meet the reason
-            return
-        finally:
-            with self._guard:
-                self._opening -= 1
-                if channel is not None and not self._closed:
-                    self._spares.append(channel)
-                    channel = None
-            if channel is not None:
-                channel.close()
-
-    def _tidy(self) -> None:
-        """Close spares that have ended, that nobody uses, or that somebody else waits for."""
-        while True:
-            with self._guard:
-                idle = self._closed or time.monotonic() - self._used > _IDLE
-                if idle:
-                    self._wanted = 1
-                    self._tidier = None
-                ended = [channel for channel in self._spares if channel.ssh.poll() is not None]
-                for channel in ended:
-                    self._spares.remove(channel)
-                surplus = self._spares if idle or self._slots.wanted() else []
-                dropped = surplus[:]
-                surplus.clear()
-            for channel in ended:
-                _bury(channel)
-            for channel in dropped:
-                channel.close()
-            if idle:
-                return
-            time.sleep(0.1)
-
-    def _drop_spares(self) -> None:
-        with self._guard:
-            dropped, self._spares = self._spares, []
-        for channel in dropped:
-            channel.close_later()
-
-    @contextlib.contextmanager
-    def room(self) -> Iterator[None]:
+    def room(self) -> contextlib.AbstractContextManager[None]:
         """Do without spares, so that their sessions are free for something that needs many."""
-        with self._guard:
-            self._rooms += 1
-            had = bool(self._spares)
-        self._drop_spares()
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._rooms -= 1
-            if had:
-                self._refill()
+        self._forked()
+        return self._spares.room()
 
     def _forked(self) -> None:
         if self._owner != os.getpid():
             # the parent's channels are not ours, and its threads may have held the locks
             self._owner = os.getpid()
-            self._guard, self._asking = threading.Lock(), threading.Lock()
-            self._spares, self._opening, self._rooms, self._tidier = [], 0, 0, None
+            self._asking = threading.Lock()
+            self._spares.forked()
 
     def close(self) -> None:
         """Close what is open but unused."""
-        with self._guard:
-            self._closed = True
-            dropped, self._spares = self._spares, []
-        for channel in dropped:
-            channel.close()
-
-
-def _bury(channel: Channel) -> None:
-    """Close a spare that has ended by itself; where the server refused it, that teaches the limit."""
-    if isinstance(log_error(channel.words(), channel.host), SessionRefused):
-        channel.refused()
-    channel.close_later()
+        self._forked()
+        self._spares.close()

@@ -324,7 +324,7 @@ def test_every_budget_of_the_server(keep: Keep, most: int) -> None:
 @pytest.mark.parametrize("most", [1, 2])
 def test_idle_sessions_give_way(keep: Keep, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Where the server refuses a session, what is kept for later is given back, and nothing waits for it."""
-    monkeypatch.setattr("opensshtransport.execution._IDLE", 1e6)
+    monkeypatch.setattr("opensshtransport.spares._IDLE", 1e6)
     node = keep(Sandbox(server_options={"MaxSessions": str(most)}))
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     source = node.directory / "source"

@@ -24,7 +24,7 @@ FLOORS = {
     0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings"},
     1: {"openssh", "tools", "wrapper", "ssh_config"},
     2: {
-        *("master", "aliases", "slots", "channel", "ending"),
+        *("master", "aliases", "slots", "channel", "spares", "ending"),
         *("login", "conversation", "budget", "sources"),
     },
     3: {

@@ -35,12 +35,12 @@ from opensshtransport import (
     OpenSshTransportError,
     Transport,
     archive,
-    execution,
     master,
     openssh,
     process,
     session,
     shell,
+    slots,
 )
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, SettingsError, printable
 from opensshtransport.meter import _shown
@@ -762,7 +762,7 @@ def test_endless_noise(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start-up files that print without end: little is kept of it, and each call ends with an error."""
     monkeypatch.setattr(shell, "_READY_WITHIN", 0.7)
     monkeypatch.setattr(process, "_READY_FOR_INPUT_WITHIN", 0.7)
-    monkeypatch.setattr(execution, "_PATIENCE", 2.0)
+    monkeypatch.setattr(slots, "PATIENCE", 2.0)
     assert ossh("login", "-F", liar.node.ssh_config, liar.node.host).returncode == 0
     (liar.user.home / "more").write_text(ENDLESS + "\n")
     with little_memory(32 << 20), Transport(liar.node.host, ssh_config=liar.node.ssh_config) as transport:
@@ -786,7 +786,7 @@ def test_endless_answer_at_login() -> None:
 # The mark stands in the command line of each channel; so the far side knows it.
 FORGER = r"""#!/bin/sh
 [ -e DIR/forge ] || exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
-mark=$(printf '%s\n' "$SSH_ORIGINAL_COMMAND" | sed -n 's/.*ossh_mark=\([0-9a-f]*\).*/\1/p' | head -n 1)
+mark=$(printf '%s\n' "$SSH_ORIGINAL_COMMAND" | grep -o 'ossh_mark=[0-9a-f]\{32\}' | cut -d = -f 2)
 . DIR/forge
 """
 

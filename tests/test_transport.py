@@ -230,7 +230,7 @@ def test_start_up_files_of_bash_are_read_once(make_shell_node: MakeShellNode, ke
     transport = to(node, keep)
     count = "wc -l < reads"
     cold = int(transport.run(count, encoding="utf-8").stdout or "")
-    open_now = cold + transport._execution._wanted
+    open_now = cold + transport._execution._spares._wanted
     until(lambda: len((user.home / "reads").read_text().split()) == open_now, "the spares to be open")
     assert transport.run(count).stdout == b"%d\n" % open_now
 
@@ -619,7 +619,7 @@ def test_spares_are_given_back_when_idle(
     own_node: Sandbox, keep: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Spares that nobody uses for a while are closed, and the thread that looks after them ends."""
-    monkeypatch.setattr("opensshtransport.execution._IDLE", 1.0)
+    monkeypatch.setattr("opensshtransport.spares._IDLE", 1.0)
     transport = to(own_node, keep)
     slots = Slots(Master(resolve(own_node.host, own_node.ssh_config)))
     transport.run("true")
