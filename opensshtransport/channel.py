@@ -346,6 +346,17 @@ class Channel:
         self.requested = True
         self.send(quoted_lines(request))
 
+    def begin(self, request: str) -> None:
+        """Let the request begin, now that the far side is there: this one, or that which it came with.
+
+        Raises:
+            BrokenPipeError: ssh has gone.
+        """
+        if self.requested:
+            self.go()
+        else:
+            self.request(request)
+
     def go(self) -> None:
         """Say once more that the request may begin, as the first word may have been swallowed.
 

@@ -6,7 +6,6 @@ background. Nothing runs twice: only what is known not to have started is tried 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -36,7 +35,7 @@ class Execution:
         self.master = master
         self._login, self._person = login, person
         self._slots = Slots(master)
-        self._spares = Spares(master, self._slots)
+        self.spares = Spares(master, self._slots)
         self._owner = os.getpid()
         self._swallows_until = 0.0
         self._asking = threading.Lock()
@@ -124,11 +123,11 @@ class Execution:
             channel = self._take(facts, request, deadline)
             process = RemoteProcess(self.master, channel, request, facts.shell, out, err, streams=streams)
             try:
-                self._spares.attend()
+                self.spares.attend()
                 go_on(process)
             except Swallowed as reason:
                 process.close()
-                self._spares.drop()
+                self.spares.drop()
                 if request.frames:
                     raise reads_stdin(
                         self.master.destination.host, "so no command can be sent input"
@@ -144,7 +143,7 @@ class Execution:
                 patience.wait(reason)
             except MasterGone:
                 process.close()
-                self._spares.drop()
+                self.spares.drop()
                 logins += 1
                 if logins > _MOST_LOGINS:
                     raise
@@ -154,7 +153,7 @@ class Execution:
                 raise
             else:
                 if time.monotonic() > self._swallows_until:
-                    self._spares.refill()
+                    self.spares.refill()
                 return process
 
     def facts(self) -> Facts:
@@ -199,7 +198,7 @@ class Execution:
         stdin = time.monotonic() > self._swallows_until
         if not stdin and request.frames:
             raise reads_stdin(self.master.destination.host, "so no command can be sent input")
-        spare = self._spares.take() if stdin else None
+        spare = self.spares.take() if stdin else None
         if spare is not None:
             return spare
         slot = self._slots.wait(deadline)
@@ -217,19 +216,12 @@ class Execution:
             raise reads_stdin(self.master.destination.host, "so no long command can be sent")
         return channel
 
-    def room(self) -> contextlib.AbstractContextManager[None]:
-        """Do without spares, so that their sessions are free for something that needs many."""
-        self._forked()
-        return self._spares.room()
-
     def _forked(self) -> None:
         if self._owner != os.getpid():
             # the parent's channels are not ours, and its threads may have held the locks
             self._owner = os.getpid()
             self._asking = threading.Lock()
-            self._spares.forked()
 
     def close(self) -> None:
         """Close what is open but unused."""
-        self._forked()
-        self._spares.close()
+        self.spares.close()

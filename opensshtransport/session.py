@@ -49,21 +49,21 @@ def open_session(shells: Shells, script: str, *, wait: bool = True, last: bool =
     Raises:
         ConnectionFailed: one of its kinds; nothing had started.
     """
-    serve = f"{far_half()}\nonce_ <&4 4<&-"
-    channel = shells.channel(f"ossh_script={shlex.quote(script)}\n{serve}", wait=wait, last=last)
-    return None if channel is None else Session(channel)
+    request = f"ossh_script={shlex.quote(script)}\n{far_half()}\nonce_ <&4 4<&-"
+    channel = shells.channel(request, wait=wait, last=last)
+    return None if channel is None else Session(channel, request)
 
 
 class Session:
     """One script; `finish` gives what came of it, `close` ends it."""
 
-    def __init__(self, channel: Channel) -> None:
-        """Wait until the start-up files are over, and tell the script to begin.
+    def __init__(self, channel: Channel, request: str) -> None:
+        """Wait until the start-up files are over, and let the request begin.
 
         Raises:
             ConnectionFailed: one of its kinds; nothing had started.
         """
-        self._channel = channel
+        self._channel, self._request = channel, request
         self._parts: list[bytes] = []
         self._errors: list[bytes] | None = None
         self._kept = 0
@@ -157,7 +157,7 @@ class Session:
             elif part.kind == "ready":
                 # from here on the start-up files read no more of what is sent
                 self._ready = True
-                self._channel.go()
+                self._channel.begin(self._request)
             elif part.kind == "refused":
                 raise reads_stdin(self._channel.host, "so nothing can be sent")
             elif part.kind == "started":

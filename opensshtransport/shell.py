@@ -33,7 +33,6 @@ from opensshtransport.errors import (
     log_error,
 )
 from opensshtransport.master import Facts, Master
-from opensshtransport.slots import Slots
 
 __all__ = [
     "FOREVER",
@@ -45,6 +44,7 @@ __all__ = [
     "Reply",
     "Request",
     "far_half",
+    "serving",
     "watch",
 ]
 
@@ -208,15 +208,20 @@ def far_half() -> str:
     return re.sub(r"^\s*#.*\n|^\s+", "", text, flags=re.MULTILINE)
 
 
+def serving() -> str:
+    """The request for a shell that stays open."""
+    return f"{far_half()}\nserve <&4 4<&-"
+
+
 class RemoteShell:
     """One channel, and the requests that are on their way through it. Any thread may ask."""
 
-    def __init__(self, master: Master, facts: Facts, slots: Slots, slot: int, *, idle: float = _IDLE) -> None:
-        """Start it, with a session slot that was taken; `close` gives that back."""
+    def __init__(self, master: Master, facts: Facts, channel: Channel, *, idle: float = _IDLE) -> None:
+        """Start it in a channel that has this request with it, or none; `close` closes that."""
         self._master, self._facts = master, facts
         self._idle_for = idle
-        self._channel = Channel(master, facts, slots, slot, f"{far_half()}\nserve <&4 4<&-")
-        self._slots = slots
+        self._channel = channel
+        self._slots = channel.slots
         self._queue: deque[Pending] = deque()
         self._guard = threading.Lock()
         self._sending = threading.Lock()
@@ -435,8 +440,7 @@ class RemoteShell:
             elif isinstance(part, bytes):
                 continue
             elif part.kind == "ready":
-                # the first word may have been swallowed
-                self._channel.go()
+                self._channel.begin(serving())
             elif part.kind == "refused":
                 raise reads_stdin(self._channel.host, "so nothing can be sent")
             elif part.kind == "started":

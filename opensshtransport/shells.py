@@ -6,7 +6,6 @@ shell; what changes something never is, unless it is known that nothing was sent
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import threading
@@ -21,8 +20,9 @@ from opensshtransport.errors import (
     SessionRefused,
 )
 from opensshtransport.master import Facts, Master
-from opensshtransport.shell import Deadline, Ended, Pending, RemoteShell, Reply, Request, watch
+from opensshtransport.shell import Deadline, Ended, Pending, RemoteShell, Reply, Request, serving, watch
 from opensshtransport.slots import PATIENCE, Patience, Slots
+from opensshtransport.spares import Spares
 
 __all__ = ["Shells"]
 
@@ -42,7 +42,7 @@ class Shells:
         master: Master,
         facts: Callable[[], Facts],
         revive: Callable[[], object],
-        room: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+        spares: Spares,
     ) -> None:
         """Nothing is opened yet.
 
@@ -50,11 +50,11 @@ class Shells:
             master: whose sessions.
             facts: gives what is known of the live master, logging in where it must.
             revive: makes sure that a master lives after one was found dead.
-            room: keeps free what this process could do without of the sessions.
+            spares: sessions of this process that are open already.
         """
         self.host = master.destination.host
         self._master, self._get_facts, self._revive = master, facts, revive
-        self.room = room
+        self.spares = spares
         self._slots = Slots(master)
         self._shells: list[RemoteShell] = []
         self._guard = threading.Lock()
@@ -146,15 +146,19 @@ class Shells:
             best, fits = self._free(requests[0])
             if best is not None and fits:
                 return best
-            facts = self._get_facts()
-            if best is None:
-                slot: int | None = self._slots.wait(_patience(deadline))
-            else:
-                # the last one is for somebody who has a command to run
-                slot = self._slots.take() if self._slots.in_use() < self._slots.limit - 1 else None
-            if slot is None and best is not None:
-                return best
-            shell = self._start(facts, slot or 0)
+            facts = self._facts_of_a_shell()
+            channel = self.spares.lend()
+            if channel is None:
+                slot: int | None = None
+                if best is None:
+                    slot = self._slots.wait(_patience(deadline))
+                elif self._slots.in_use() < self._slots.limit - 1:
+                    # the last one is for somebody who has a command to run
+                    slot = self._slots.take()
+                if slot is None and best is not None:
+                    return best
+                channel = self._new(facts, serving(), slot or 0)
+            shell = RemoteShell(self._master, facts, channel)
             with self._guard:
                 self._shells.append(shell)
             return shell
@@ -182,42 +186,41 @@ class Shells:
     def channel(self, script: str, *, wait: bool = True, last: bool = False) -> Channel | None:
         """A session of its own for a script; None where none is free and none is waited for.
 
+        It may be one that was open already; so `Channel.begin` is told the script once more.
+
         Args:
-            script: what runs there.
+            script: what is to run there.
             wait: for a free session.
             last: take the last one too; it must be given back when somebody waits for one.
 
         Raises:
             ConnectionFailed: one of its kinds; nothing had started.
         """
-        facts = self._get_facts()
+        facts = self._facts_of_a_shell()
+        if (wait or not self._slots.wanted()) and (spare := self.spares.lend()) is not None:
+            return spare
         slot: int | None = None
         if wait:
             slot = self._slots.wait(time.monotonic() + PATIENCE)
         elif last or self._slots.in_use() < self._slots.limit - 1:
             # else the last one is for somebody who has a command to run
             slot = None if self._slots.wanted() else self._slots.take()
-        if slot is None:
-            return None
-        try:
-            self._check_free(facts)
-            return Channel(self._master, facts, self._slots, slot, script, go=False)
-        except BaseException:
-            self._slots.give(slot)
-            raise
+        return None if slot is None else self._new(facts, script, slot, go=False)
 
-    def _check_free(self, facts: Facts) -> None:
+    def _facts_of_a_shell(self) -> Facts:
+        facts = self._get_facts()
         if not facts.shell:
             raise ConnectionFailed(
                 "the far side runs no command of ours",
                 host=self.host,
                 advice="a restricted account? use ossh cp",
             )
+        return facts
 
-    def _start(self, facts: Facts, slot: int) -> RemoteShell:
+    def _new(self, facts: Facts, script: str, slot: int, *, go: bool = True) -> Channel:
+        """A new session, with a slot that was taken."""
         try:
-            self._check_free(facts)
-            return RemoteShell(self._master, facts, self._slots, slot)
+            return Channel(self._master, facts, self._slots, slot, script, go=go)
         except BaseException:
             self._slots.give(slot)
             raise

@@ -1,4 +1,4 @@
-"""Channels that are opened ahead of the commands that will want them.
+"""Channels that are opened ahead of what will want them: commands above all.
 
 One thread opens them, as many as use has shown to be needed, and gives back what nobody uses, or what
 somebody else waits for. The trap: a spare is a convenience. It never takes the last session, and why there is
@@ -8,8 +8,10 @@ none is told to nobody: whoever needs a session will meet the reason.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 from opensshtransport.channel import Channel
@@ -36,29 +38,45 @@ class Spares:
         self._closed: bool = False
         self._wanted = 1
         self._used = time.monotonic()
-        self.forked()
+        self.forget()
+        _all.add(self)
 
-    def forked(self) -> None:
+    def forget(self) -> None:
         """In a forked child: the parent's are not ours, and its threads may have held the lock."""
         self._changed = threading.Condition()
         self._ready: list[Channel] = []
         self._short = False
         self._rooms: int = 0
+        self._asked = False
         self._keeper: threading.Thread | None = None
 
     def __len__(self) -> int:
         return len(self._ready)
 
     def take(self) -> Channel | None:
-        """One that is open, or None; then more are needed."""
+        """One for a command, or None; then more are needed."""
         with self._changed:
-            self._used = time.monotonic()
-            while self._ready:
-                channel = self._ready.pop(0)
-                if channel.ssh.poll() is None:
-                    return channel
-                _bury(channel)
-            self._wanted = min(self._wanted + 1, max(1, self._slots.limit // 2))
+            channel = self._next()
+            if channel is None:
+                self._wanted = min(self._wanted + 1, max(1, self._slots.limit // 2))
+        return channel
+
+    def lend(self) -> Channel | None:
+        """One for something else, or None. Who asks again will find one the next time."""
+        with self._changed:
+            channel = self._next()
+            again, self._asked = self._asked, True
+        if again:
+            self.refill()
+        return channel
+
+    def _next(self) -> Channel | None:
+        self._used = time.monotonic()
+        while self._ready:
+            channel = self._ready.pop(0)
+            if channel.ssh.poll() is None:
+                return channel
+            _bury(channel)
         return None
 
     def attend(self) -> None:
@@ -141,18 +159,15 @@ class Spares:
 
     @contextlib.contextmanager
     def room(self) -> Iterator[None]:
-        """Do without them, so that their sessions are free for something that needs many."""
+        """Open none meanwhile, so that their sessions are free for something that needs many."""
         with self._changed:
             self._rooms += 1
-            had = bool(self._ready)
-        self.drop()
         try:
             yield
         finally:
             with self._changed:
                 self._rooms -= 1
-            if had:
-                self.refill()
+            self.refill()
 
     def close(self) -> None:
         """Close them, and open no more."""
@@ -169,3 +184,14 @@ def _bury(channel: Channel) -> None:
     if isinstance(log_error(channel.words(), channel.host), SessionRefused):
         channel.refused()
     channel.close_later()
+
+
+_all: weakref.WeakSet[Spares] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for spares in list(_all):
+        spares.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

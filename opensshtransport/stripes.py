@@ -361,7 +361,7 @@ def move_file(
 
     # who has made room takes a session again when there is one
     lanes = [Part(number, 0) for number in range(streams * _TURNS if missing.left else 0)]
-    with shells.room() if streams > 1 else contextlib.nullcontext():
+    with shells.spares.room() if streams > 1 else contextlib.nullcontext():
         move(shells, lanes, streams, lambda _: script, work, failed, lambda: missing.left > 0, last=True)
 
 

@@ -73,7 +73,7 @@ class Transport(Files):
         master = Master(openssh.resolve(host, ssh_config, overrides=settings))
         self._execution = Execution(master, login=login, person=person)
         execution = self._execution
-        super().__init__(Shells(master, execution.facts, execution.revive, execution.room), timeout=timeout)
+        super().__init__(Shells(master, execution.facts, execution.revive, execution.spares), timeout=timeout)
         self._transfer = Transfer(self._shells, self)
 
     @property

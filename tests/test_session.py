@@ -84,5 +84,34 @@ def test_a_master_that_dies_before_the_word_to_begin(own_node: Sandbox, keep: Ke
     os.kill(facts.pid, signal.SIGKILL)
     assert channel.ssh.wait(20) != 0
     with pytest.raises(MasterGone) as failed:
-        Session(channel)
+        Session(channel, "echo begun")
     assert failed.value.started is False
+
+
+def test_a_spare_is_lent(there: Transport) -> None:
+    """A session that was opened ahead for a command serves a script; and then there is another one."""
+    spares, slots = there._execution.spares, there._shells.slots
+    there.run("true")
+    wait_until(lambda: len(spares) > 0, what="a spare")
+    lent = spares._ready[0]
+    session = open_session(there._shells, "cat; echo told >&2; exit 3")
+    assert session is not None
+    assert session._channel is lent
+    session.write(b"x" * 100_000)
+    reply = session.finish()
+    assert (reply.out, reply.errors, reply.status) == (b"x" * 100_000, "told", 3)
+    wait_until(lambda: len(spares) > 0, what="another spare")
+    there.close()
+    wait_until(lambda: slots.in_use() == 0, what="the sessions to be given back")
+
+
+def test_a_shell_in_a_spare(node: Sandbox, keep: Keep, isolated: Path) -> None:
+    """The first file operation after a command needs no session of its own."""
+    transport = keep(Transport(node.host, ssh_config=node.ssh_config))
+    transport.run("true")
+    wait_until(lambda: len(transport._execution.spares) > 0, what="a spare")
+    lent = transport._execution.spares._ready[0]
+    assert transport.exists("/")
+    assert [shell._channel for shell in transport._shells._shells] == [lent]
+    (isolated / "file").write_bytes(b"content")
+    assert transport.read_bytes(isolated / "file") == b"content"
