@@ -54,6 +54,8 @@ from opensshtransport.stripes import (
 __all__ = ["Putting"]
 
 _PIECE = 1 << 18
+# Bytes of what `st_blocks` counts (stat(2)).
+_BLOCK = 512
 # Holes of a file in a tree that are worth its going by parts, in bytes.
 _WORTHY_HOLES = 1 << 20
 
@@ -195,18 +197,18 @@ class Putting(Mover):
         round_trip, _ = self._probe()
         streams = streams_for(round_trip, left)
         meter.there(size - left, name)
+        holes = size > os.fstat(descriptor).st_blocks * _BLOCK
         # dd may cut off what another one has written behind a hole at its end
-        sparse = flag(not there and streams == 1)
+        sparse = flag(holes and not there and streams == 1)
 
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
             offset, end = part.offset, part.offset + part.size
             while offset < end and not stop.is_set():
-                piece = os.pread(descriptor, min(_PIECE, end - offset), offset)
-                if not piece:
+                sent = session.send(descriptor, offset, min(_PIECE, end - offset))
+                if not sent:
                     raise OSError(errno.EBUSY, CHANGED, source)
-                session.write(piece)
-                offset += len(piece)
-                meter.moved(len(piece), name)
+                offset += sent
+                meter.moved(sent, name)
 
         move_file(
             self._shells,
@@ -451,7 +453,7 @@ def _by_parts(item: Item, how: How) -> bool:
     if item.size >= LARGE:
         return True
     with contextlib.suppress(OSError):
-        return item.size - os.stat(item.path).st_blocks * 512 >= _WORTHY_HOLES
+        return item.size - os.stat(item.path).st_blocks * _BLOCK >= _WORTHY_HOLES
     return False
 
 

@@ -28,6 +28,7 @@ from opensshtransport.sandbox import Sandbox  # noqa: E402
 __all__ = ["MIB", "Stage", "server", "way"]
 
 MIB = 1 << 20
+_MEMORY = "/dev/shm"  # noqa: S108 - the directory made there has a name that nobody can guess
 
 
 class Stage:
@@ -103,12 +104,16 @@ def server() -> Iterator[tuple[Sandbox, Stage]]:
     top = Path(tempfile.mkdtemp(prefix="ob", dir="/tmp"))
     top.chmod(0o711)
     try:
-        for name in ("RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME", "CACHE_HOME", "DATA_HOME"):
+        for name in ("CONFIG_HOME", "STATE_HOME", "CACHE_HOME", "DATA_HOME"):
             (top / name).mkdir(mode=0o700)
             os.environ[f"XDG_{name}"] = str(top / name)
         near = top / "near"
         near.mkdir()
         with contextlib.ExitStack() as stack:
+            # in memory, as pam_systemd(8) has it for whoever logs in
+            memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+            runtime = stack.enter_context(tempfile.TemporaryDirectory(prefix="ob", dir=memory))
+            os.environ["XDG_RUNTIME_DIR"] = runtime
             if missing_for_users():
                 node = stack.enter_context(Sandbox())
                 far, owner = top / "far", os.getuid()

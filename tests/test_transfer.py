@@ -33,7 +33,7 @@ from relay import Relay
 from users import User, missing_for_users, temporary_user, wait_until
 
 import opensshtransport
-from opensshtransport import Transport
+from opensshtransport import Transport, session
 from opensshtransport.errors import ConnectionFailed, SettingsError
 from opensshtransport.meter import Progress, Transferred
 from opensshtransport.sandbox import Sandbox
@@ -472,6 +472,20 @@ def test_holes_stay_holes(in_tree: bool, direction: Direction, sides: Sides) -> 
     arrived = target / "new" / "sparse" if in_tree else target / "new"
     assert arrived.stat().st_blocks * 512 < 4 * MIB
     assert arrived.read_bytes() == (source / "tree" / "sparse").read_bytes()
+
+
+def test_without_splice(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system, or a file system, has no splice(2), a large file goes as well."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    content = random.Random(8).randbytes(9 * MIB + 1)
+    (sides.here / "file").write_bytes(content)
+    for splice in (None, refuse):
+        monkeypatch.setattr(session, "_SPLICE", splice)
+        sides.far.transport.put(sides.here / "file", sides.there / "new")
+        assert (sides.there / "new").read_bytes() == content
 
 
 # -- what cannot be moved ------------------------------------------------------------------------------
