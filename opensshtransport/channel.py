@@ -31,7 +31,7 @@ from typing import Any
 
 from opensshtransport import openssh
 from opensshtransport.errors import ConnectionFailed
-from opensshtransport.master import Facts, Master, responds
+from opensshtransport.master import Facts, Master, is_running, responds
 from opensshtransport.slots import Slots
 from opensshtransport.wrapper import spelled
 
@@ -261,6 +261,7 @@ class Channel:
         """
         self.slots = slots
         self.slot = slot
+        self._master, self._facts = master, facts
         self.host = master.destination.host
         mark = secrets.token_hex(16)
         self.tag = secrets.token_hex(8)
@@ -383,6 +384,11 @@ class Channel:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.ssh.wait(_TOLD_WITHIN)
         return self.words()
+
+    def carried(self) -> bool:
+        """Whether its master lives still, by a round trip: then nothing of what came by it is lost."""
+        # there may be a new one by now
+        return self._master.check(Path(self._facts.socket)) is not None and is_running(self._facts.pid)
 
     def close(self, *, at_once: bool = False) -> None:
         """End the session, if it has not ended, and give the slot back."""

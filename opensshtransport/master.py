@@ -38,7 +38,7 @@ from opensshtransport.errors import LoginNeeded, MasterGone, SessionRefused, log
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory, state_directory
 
-__all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "responds", "sweep"]
+__all__ = ["Facts", "Master", "ensure", "is_running", "known", "listens", "locked", "responds", "sweep"]
 
 # A connection to this address of the server's own answers at once, by "refused" or "prohibited": the cheapest
 # round trip there is. It needs no session and no login shell.
@@ -215,8 +215,6 @@ class Master:
             lines, log = self._introduction(socket)
             if len(lines) == 2:
                 return dataclasses.replace(facts, login_node=lines[0], shell=lines[1] or "/bin/sh")
-            if logged_status(log) is not None:
-                break
             error = log_error(log, destination.host)
             if isinstance(error, SessionRefused):
                 if time.monotonic() > patience:
@@ -227,6 +225,8 @@ class Master:
                 continue
             if self.check(socket) is None:
                 raise MasterGone("the master has died", host=destination.host, stderr=log)
+            if logged_status(log) is not None:
+                break
             broken += 1
         return facts
 
@@ -383,11 +383,12 @@ def sweep(directory: Path | None = None) -> None:
                 file.unlink(missing_ok=True)
     for log in directory.glob("run.*"):
         number = log.name.split(".")[1]
-        if number.isdigit() and not _runs(int(number)):
+        if number.isdigit() and not is_running(int(number)):
             log.unlink(missing_ok=True)
 
 
-def _runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

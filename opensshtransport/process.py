@@ -405,7 +405,7 @@ class RemoteProcess:
         error = log_error(words, host)
         if self._state.started:
             # ssh tells nothing of how its session ended, but a master that lives has lost no connection
-            alone = not self._channel.ssh.gave_up and self._master.check() is not None
+            alone = not self._channel.ssh.gave_up and self._channel.carried()
             what = NO_STATUS if alone else "the connection was lost while the command ran"
             return ConnectionLost(what, host=host, started=True, stderr=words)
         # a master that was stopped may go on, and then do what it was asked for; and an ssh that was killed,
@@ -414,7 +414,8 @@ class RemoteProcess:
         if isinstance(error, SessionRefused | MasterGone) and not doubtful:
             return error
         status = logged_status(words)
-        if status is not None:
+        # a master that dies tells the status at times, and not what was printed before
+        if status is not None and (not self._sent or self._channel.carried()):
             return ConnectionFailed(
                 f"the far side runs no command of ours (status {status})",
                 host=host,

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Keep
+from conftest import Keep, MakeShellNode
 from nodes import config_through
-from programs import until, write_settings
+from programs import ossh, until, write_settings
 from relay import Fault, Relay
+from users import Startup
 
 from opensshtransport import Transport
-from opensshtransport.errors import ConnectionFailed
+from opensshtransport.channel import Channel
+from opensshtransport.command import Request
+from opensshtransport.errors import ConnectionFailed, ConnectionLost, logged_status
+from opensshtransport.master import Master
+from opensshtransport.openssh import resolve
+from opensshtransport.process import RemoteProcess
 from opensshtransport.sandbox import Sandbox
+from opensshtransport.slots import Slots
 
 FAST = '[host."*"]\nserver_alive_interval = 1\nserver_alive_count_max = 2\ncheck_timeout = 2\n'
 FAULTS: tuple[Fault, ...] = ("cut", "cut", "reset")
@@ -142,3 +151,27 @@ def test_60_cuts_with_once(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: 
     quiet(file)
     assert ran(file) == Counter(range(30)), f"SEED={seed}"
     assert again > 2
+
+
+def test_a_status_outlives_its_output(make_shell_node: MakeShellNode, isolated: Path) -> None:
+    """A master that dies may have told the status and not what was printed: then nothing is denied."""
+    # more than the pipe to us holds, so the master keeps the rest
+    node, user = make_shell_node("bash", Startup(lines="head -c 300000 /dev/zero\n"))
+    ossh("login", "-F", node.ssh_config, node.host)
+    master = Master(resolve(node.host, node.ssh_config))
+    facts = master.facts()
+    assert facts is not None
+    slots = Slots(master)
+    request = Request(command="echo x >> ran")
+    channel = Channel(master, facts, slots, slots.wait(None), request.script(facts.shell))
+    until((user.home / "ran").exists, "the command to run")
+    # who comes later on the same connection is answered later
+    argv = ["ssh", "-F", "none", "-S", facts.socket, "-oProxyCommand=false", "--", "master", "true"]
+    subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
+    os.kill(facts.pid, signal.SIGKILL)
+    process = RemoteProcess(master, channel, request, facts.shell, lambda _: None, lambda _: None)
+    with pytest.raises(ConnectionLost) as failed:
+        process.wait(20)
+    assert failed.value.started is None
+    assert logged_status(failed.value.stderr or "") is not None
+    assert (user.home / "ran").read_text() == "x\n"
