@@ -206,7 +206,7 @@ def programs(
 
 
 def memory(host: str, config: Path, stage: Stage) -> dict[str, dict[str, float]]:
-    """The most that a program with one `Transport` had in memory, in MiB, and the largest that it started."""
+    """The most that a program with one `Transport` had in memory, in MiB."""
     table: dict[str, dict[str, float]] = {}
 
     def peak(name: str, *operands: str | Path) -> None:
