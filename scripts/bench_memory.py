@@ -24,7 +24,7 @@ def main() -> None:
             transport.run("true")
         else:
             getattr(transport, operation)(*operands)
-    # proc_pid_status(5)
+    # see proc_pid_status(5)
     match = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     peaks = {"ours": int(match[1]) / KIB} if match else {}
     sys.stdout.write(json.dumps(peaks) + "\n")
