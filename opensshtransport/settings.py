@@ -44,8 +44,9 @@ APPLICATION = "opensshtransport"
 
 # sun_path holds 108 bytes on Linux and 104 on macOS; ssh binds PATH plus 17 bytes and renames it.
 LONGEST_SOCKET_PATH = 86
-# "/" and the 16 hexadecimal digits that name a destination.
-_SOCKET_NAME = 17
+# What it connects to may be longer, as the links of `aliases` are, with the 40 digits that ssh makes of `%C`.
+_LONGEST_LINK_PATH = 103 if sys.platform == "darwin" else 107
+_LINK_NAME = len("/names/0123456789ab.d/") + 40
 
 # Anybody may write there; so the directory's owner and mode are checked.
 _FALLBACK = Path("/tmp")  # noqa: S108 - for that reason
@@ -315,7 +316,7 @@ def runtime_directory() -> Path:
     for candidate in candidates:
         parent = candidate.parent
         if (
-            len(os.fsencode(candidate)) + _SOCKET_NAME <= LONGEST_SOCKET_PATH
+            len(os.fsencode(candidate)) + _LINK_NAME <= _LONGEST_LINK_PATH
             and parent.is_dir()
             # after `su` the variable may name another person's
             and parent.stat().st_uid == os.getuid()

@@ -101,19 +101,18 @@ class Stage:
 @contextlib.contextmanager
 def server() -> Iterator[tuple[Sandbox, Stage]]:
     """A node, for a user with an empty start-up file where one can be made, and what is worked on."""
-    top = Path(tempfile.mkdtemp(prefix="ob", dir="/tmp"))
+    # in memory: of a disk, making 200 files can take longer than moving them over any network
+    top = Path(tempfile.mkdtemp(prefix="ob", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
     top.chmod(0o711)
     try:
-        for name in ("CONFIG_HOME", "STATE_HOME", "CACHE_HOME", "DATA_HOME"):
-            (top / name).mkdir(mode=0o700)
-            os.environ[f"XDG_{name}"] = str(top / name)
+        for name in ("RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME", "CACHE_HOME", "DATA_HOME"):
+            # short, as the path of a socket must be
+            place = top / name[:3]
+            place.mkdir(mode=0o700)
+            os.environ[f"XDG_{name}"] = str(place)
         near = top / "near"
         near.mkdir()
         with contextlib.ExitStack() as stack:
-            # in memory, as pam_systemd(8) has it for whoever logs in
-            memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-            runtime = stack.enter_context(tempfile.TemporaryDirectory(prefix="ob", dir=memory))
-            os.environ["XDG_RUNTIME_DIR"] = runtime
             if missing_for_users():
                 node = stack.enter_context(Sandbox())
                 far, owner = top / "far", os.getuid()

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,25 @@ def test_no_python_with_a_live_master(own_node: Sandbox, isolated: Path) -> None
     ossh("login", "-F", config, own_node.host)
     warm = subprocess.run([alone, "-F", config, own_node.host, "echo x"], capture_output=True, check=False)
     assert (warm.returncode, warm.stdout, warm.stderr) == (0, b"x\n", b"")
+
+
+def test_the_longest_runtime_directory(
+    own_node: Sandbox, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the longest runtime directory that is taken the script and `ossh ssh-command` reach the master."""
+    config, host = own_node.ssh_config, own_node.host
+    long = isolated / ("x" * (27 - len(str(isolated))))
+    long.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    ossh("login", "-F", config, host)
+    assert len(str(runtime())) == 45
+    assert runtime().is_dir()
+    bare: list[str | Path] = [lonely(isolated), "-F", config, host, "echo x"]
+    done = subprocess.run(bare, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"x\n", b"")
+    argv = shlex.split(ossh("ssh-command", "-F", config, host).stdout.decode())
+    assert subprocess.run([*argv, "echo y"], capture_output=True, check=False).stdout == b"y\n"
+    ossh("logout", "-F", config, host)
 
 
 def test_eight_at_once_make_one_login(own_node: Sandbox) -> None:

@@ -502,13 +502,13 @@ class TestRuntimeDirectory:
             runtime_directory()
 
     def test_sockets_fit(self, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The longest directory that is taken still has room for a socket's name in 86 bytes."""
-        room = 86 - len("/0123456789abcdef") - len("/opensshtransport")
-        long = isolated / ("x" * (room - len(str(isolated)) - 1))
+        """The longest directory that is taken still has room for the longest path in there, of 107 bytes."""
+        longest = f"opensshtransport/names/0123456789ab.d/{'0' * 40}"
+        long = isolated / ("x" * (107 - len(longest) - 1 - len(str(isolated)) - 1))
         long.mkdir(mode=0o700)
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
         assert runtime_directory() == long / "opensshtransport"
-        assert len(os.fsencode(runtime_directory() / "0123456789abcdef")) == 86
+        assert len(os.fsencode(long / longest)) == 107
 
     @pytest.fixture
     def _unfit(
