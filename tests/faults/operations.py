@@ -77,6 +77,8 @@ def build(top: Path, seed: int, big: int = 0) -> None:
             (base / "many").mkdir()
             for number in range(12):
                 (base / "many" / f"m{number}").write_bytes(chance.randbytes(big // 12))
+    # a shell may be ended after it has made a file and before it writes there
+    (top / "far" / "ran").touch()
     # what is there already, in part
     (top / "far" / "half").mkdir()
     (top / "far" / "half" / "f0").write_bytes(b"old")
