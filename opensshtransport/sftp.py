@@ -10,7 +10,6 @@ newline; and the programs' words are all that is known of a failure.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import fnmatch
 import hashlib
@@ -42,16 +41,12 @@ from opensshtransport.placement import WILD, How, claimed
 from opensshtransport.shells import Shells
 from opensshtransport.slots import PATIENCE
 
-__all__ = ["Sftp", "batch_word", "live_facts", "missing_sftp", "old_drafts", "parse_listing"]
+__all__ = ["Sftp", "batch_word", "live_facts", "missing_sftp", "parse_listing"]
 
 # Seconds after which it is looked whether the master still runs.
 _LOOK = 0.5
 # A line of `ls -lan`: mode, links, owner, group, size, date in three words, name.
 _LINE = re.compile(r"([-dlbcps])([-rwxsStT]{9})\S*\s+\S+\s+\S+\s+\S+\s+(\d+)\s+\w{3}\s+\d+\s+[\d:]+\s(.*)")
-
-# A line for a draft of ours: date and name.
-_DRAFT = re.compile(r"-.*\s(\w{3}\s+\d+\s+[\d:]+)\s(.*\.ossh-[0-9a-f]{16})")
-_OLD = datetime.timedelta(days=7)
 
 
 def batch_word(path: str) -> str:
@@ -85,43 +80,11 @@ def parse_listing(text: str, top: str) -> dict[str, tuple[str, int]]:
         kind, _, size, name = match.groups()
         if kind == "l":
             name = name.partition(" -> ")[0]
-        name = _decoded(name).removeprefix(top.rstrip("/") + "/")
+        # bytes that are no ASCII are printed as \ooo in the C locale
+        raw = re.sub(rb"\\([23][0-7]{2})", lambda byte: bytes([int(byte.group(1), 8)]), os.fsencode(name))
+        name = os.fsdecode(raw).removeprefix(top.rstrip("/") + "/")
         if name not in {".", ".."}:
             found[name] = (kind, int(size))
-    return found
-
-
-def _decoded(name: str) -> str:
-    # bytes that are no ASCII are printed as \ooo in the C locale
-    raw = re.sub(rb"\\([23][0-7]{2})", lambda byte: bytes([int(byte.group(1), 8)]), os.fsencode(name))
-    return os.fsdecode(raw)
-
-
-def old_drafts(text: str, now: datetime.datetime) -> list[str]:
-    """The drafts that nobody has touched for a week, of what `ls -lan` prints.
-
-    Args:
-        text: what it prints: of the last half year the day and the time, of others the day and the year
-            (ls_file of OpenSSH's sftp-common.c).
-        now: local time, as it prints that.
-    """
-    found = []
-    for line in text.splitlines():
-        match = _DRAFT.fullmatch(line)
-        if match is None:
-            continue
-        date, name = match.groups()
-        # without a year it is the last such day
-        years = (f" {now.year + 1}", f" {now.year}", f" {now.year - 1}") if ":" in date else ("",)
-        for one in (date + year for year in years):
-            with contextlib.suppress(ValueError):
-                # 29 February is not in each of them
-                form = "%b %d %H:%M %Y" if ":" in one else "%b %d %Y"
-                then = datetime.datetime.strptime(one, form).replace(tzinfo=now.tzinfo)
-                if then <= now + datetime.timedelta(days=1):
-                    if now - then > _OLD:
-                        found.append(_decoded(name))
-                    break
     return found
 
 
@@ -387,22 +350,12 @@ class Sftp:
                     # sftp uses posix-rename@openssh.com where the server has it, which replaces
                     f"rename {batch_word(draft)} {batch_word(place)}",
                 ]
-            # last, as its failures are nothing to those who put
-            directories = {posixpath.dirname(draft) or "." for draft in drafts}
-            batch += [f"-ls -lan {batch_word(directory)}" for directory in directories]
             try:
-                said = self._run(batch, path)
+                self._run(batch, path)
             except OSError as reason:
                 if not isinstance(reason, ConnectionFailed):
-                    self._remove(drafts, path)
+                    self._run([f"-rm {batch_word(draft)}" for draft in drafts], path)
                 raise
-            self._remove(old_drafts(said, datetime.datetime.now().astimezone()), path)
-
-    def _remove(self, drafts: Sequence[str], path: str) -> None:
-        if drafts:
-            # what has become of the files themselves is what matters
-            with contextlib.suppress(OSError):
-                self._run([f"-rm {batch_word(draft)}" for draft in drafts], path)
 
     def get(
         self, sources: Sequence[str], place: str, how: How, failures: list[OSError], meter: Meter

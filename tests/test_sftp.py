@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import itertools
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +14,6 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeShellNode, require
-from hypothesis import given
-from hypothesis import strategies as st
 from nodes import config_through, missing_programs
 from relay import Relay
 from users import NOISY, User, missing_for_users, temporary_user
@@ -26,7 +22,7 @@ from opensshtransport import Transport
 from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SettingsError
 from opensshtransport.placement import TransferFailed
 from opensshtransport.sandbox import Sandbox
-from opensshtransport.sftp import batch_word, old_drafts, parse_listing
+from opensshtransport.sftp import batch_word, parse_listing
 
 _numbers = itertools.count()
 # Of scp's old protocol alone, as a restricted shell lets it through.
@@ -83,45 +79,6 @@ def by_sftp(sftp_account: tuple[User, Transport]) -> Iterator[Restricted]:
 def by_scp(scp_account: tuple[User, Transport]) -> Iterator[Restricted]:
     """scp -O, and a directory of this test."""
     yield from _place(scp_account)
-
-
-def test_old_drafts_are_swept(by_sftp: Restricted, tmp_path: Path) -> None:
-    """Where something is put, drafts of ours that nobody has touched for a week are removed."""
-    place = by_sftp.there / "two wörds"
-    place.mkdir()
-    ages = {
-        ".ossh-0123456789abcdef": 8,
-        ".ossh-fedcba9876543210": 400,
-        ".ossh-00000000000000aa": 6,
-        ".ossh-other": 400,
-        "ossh-0123456789abcdef": 400,
-    }
-    for name, days in ages.items():
-        (place / name).write_bytes(b"x")
-        os.utime(place / name, (time.time() - days * 86400,) * 2)
-        os.chown(place / name, by_sftp.user.uid, by_sftp.user.uid)
-    os.chown(place, by_sftp.user.uid, by_sftp.user.uid)
-    (tmp_path / "file").write_bytes(b"new")
-    by_sftp.transport.put(tmp_path / "file", place)
-    left = sorted(path.name for path in place.iterdir())
-    assert left == sorted(["file", *(name for name, days in ages.items() if days == 6 or len(name) != 22)])
-
-
-@given(
-    seconds=st.integers(10**9, 4 * 10**9),
-    age=st.timedeltas(datetime.timedelta(hours=-12), datetime.timedelta(days=700)),
-)
-def test_age_of_a_draft(seconds: int, age: datetime.timedelta) -> None:
-    """Of each age it is known whether that is more than a week, by what sftp prints of it."""
-    now = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    then = now - age
-    # ls_file of OpenSSH's sftp-common.c
-    recent = datetime.timedelta() <= age < datetime.timedelta(days=365 / 2)
-    date = then.strftime("%b %e %H:%M" if recent else "%b %e  %Y")
-    line = f"-rw-------    1 1000     1000           12 {date} a b/.ossh-0123456789abcdef"
-    old = old_drafts(f"sftp> -ls -lan\n{line}\n", now) == ["a b/.ossh-0123456789abcdef"]
-    if abs(age - datetime.timedelta(days=7)) > datetime.timedelta(minutes=1):
-        assert old == (age > datetime.timedelta(days=7))
 
 
 NAMES = ["plain", "two words", "-rf", "'", '"', "*", "[a]", "a\\b", "ü🐢", ".hidden", "~", "#", "x" * 255]
