@@ -193,8 +193,8 @@ class Master:
     def describe(self, socket: Path, *, ours: bool, pid: int) -> Facts:
         """Find out by one session what the far side is: its name and its login shell.
 
-        That it runs no command of ours is only believed where the command that it ran instead has ended, or
-        where two sessions of a live master came to nothing; a session that broke tells nothing.
+        That it runs no command of ours is only believed of a master that lives still: where the command that
+        it ran instead has ended, or where two sessions came to nothing; a session that broke tells nothing.
 
         Raises:
             SessionRefused: the server gives no session, for a minute.

@@ -54,8 +54,6 @@ from opensshtransport.stripes import (
 __all__ = ["Putting"]
 
 _PIECE = 1 << 18
-# Bytes of what `st_blocks` counts (stat(2)).
-_BLOCK = 512
 # Holes of a file in a tree that are worth its going by parts, in bytes.
 _WORTHY_HOLES = 1 << 20
 
@@ -197,9 +195,8 @@ class Putting(Mover):
         round_trip, _ = self._probe()
         streams = streams_for(round_trip, left)
         meter.there(size - left, name)
-        holes = size > os.fstat(descriptor).st_blocks * _BLOCK
         # dd may cut off what another one has written behind a hole at its end
-        sparse = flag(holes and not there and streams == 1)
+        sparse = flag(_holes(os.fstat(descriptor)) > 0 and not there and streams == 1)
 
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
             offset, end = part.offset, part.offset + part.size
@@ -453,8 +450,13 @@ def _by_parts(item: Item, how: How) -> bool:
     if item.size >= LARGE:
         return True
     with contextlib.suppress(OSError):
-        return item.size - os.stat(item.path).st_blocks * _BLOCK >= _WORTHY_HOLES
+        return _holes(os.stat(item.path)) >= _WORTHY_HOLES
     return False
+
+
+def _holes(seen: os.stat_result) -> int:
+    """Bytes of a file that lie on no disk; less than 0 where its blocks hold more than the file (stat(2))."""
+    return seen.st_size - seen.st_blocks * 512
 
 
 def _top(items: Sequence[Item], how: How) -> str:

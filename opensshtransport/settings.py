@@ -299,7 +299,7 @@ def runtime_directory() -> Path:
     """The private directory of sockets and locks: 0700, ours, made when missing.
 
     The user's runtime directory as platformdirs has it; where that is missing, on a network file system or
-    too long for a socket, `/run/user/UID`, then `/tmp/opensshtransport-UID`.
+    too long for what lies in there, `/run/user/UID`, then `/tmp/opensshtransport-UID`.
     `ossh-run` looks in the same three places.
 
     Raises:

@@ -15,6 +15,9 @@ from opensshtransport import CompletedCommand, Transport
 from opensshtransport.sandbox import Sandbox
 
 MEBIBYTE = 1 << 20
+# How many KiB of memory a program has had at most, for it to evaluate. By proc_pid_status(5), as getrusage(2)
+# counts in what the process was before it became this program.
+PEAK = 'int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])'
 
 
 def to(node: Sandbox, keep: Keep) -> Transport:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from commands import PEAK
 from conftest import Keep, require
 from nodes import config_through, missing_programs
 from relay import Relay
@@ -1067,18 +1068,15 @@ def test_read_only_trees_of_a_plain_user(passable: Path) -> None:
 
 # -- memory --------------------------------------------------------------------------------------------
 
-# By proc_pid_status(5): getrusage(2) counts in what the process was before it became this one.
-_MEASURED = """
-import re, sys
+_MEASURED = f"""
+import sys
 from opensshtransport import Transport
-def most():
-    return int(re.search("VmHWM:\\\\s+([0-9]+)", open("/proc/self/status").read())[1])
 direction, config, source, target = sys.argv[1:]
 with Transport("far", ssh_config=config) as far:
     far.home()
-    before = most()
+    before = {PEAK}
     getattr(far, direction)(source, target)
-print(most() - before)
+print({PEAK} - before)
 """
 
 
