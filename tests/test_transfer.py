@@ -995,9 +995,11 @@ import os, pathlib, sys, tempfile
 from opensshtransport import Transport
 from opensshtransport.sandbox import Sandbox
 top = pathlib.Path(sys.argv[1])
-for name in ("RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME", "CACHE_HOME", "DATA_HOME"):
-    (top / name).mkdir(mode=0o700)
-    os.environ[f"XDG_{name}"] = str(top / name)
+# a long one would not be taken for the sockets
+for number, name in enumerate(("RUNTIME_DIR", "CONFIG_HOME", "STATE_HOME", "CACHE_HOME", "DATA_HOME")):
+    place = top / str(number)
+    place.mkdir(mode=0o700)
+    os.environ[f"XDG_{name}"] = str(place)
 tree = top / "tree"
 (tree / "shut" / "deep").mkdir(parents=True)
 (tree / "shut" / "deep" / "file").write_bytes(b"x")
@@ -1009,6 +1011,7 @@ tree = top / "tree"
 (tree / "shut").chmod(0o500)
 tree.chmod(0o555)
 with Sandbox() as node, Transport(node.host, ssh_config=node.ssh_config) as here:
+    assert here.master.directory.is_relative_to(top), here.master.directory
     for way in (None, "tar"):
         for preserve in (False, True):
             for direction in ("put", "get"):

@@ -26,11 +26,11 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
+def disk(isolated: Path) -> Iterator[Path]:
+    """A file system of 4 MiB, with a path short enough for sockets."""
     require("" if os.geteuid() == 0 else "mounting needs root")
     require(missing_programs("mount", "sshd", "ssh-keygen"))
-    place = tmp_path / "disk"
+    place = isolated / "d"
     place.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "faults", place], check=False, capture_output=True
@@ -179,9 +179,11 @@ def test_once_without_room(isolated: Path, tmp_path: Path, disk: Path, keep: Kee
 def test_no_room_for_ours(isolated: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With our directories on a full disk commands over a live master run; a login works, or says why not."""
     for name in ("RUNTIME_DIR", "STATE_HOME"):
-        (disk / name).mkdir(mode=0o700)
-        monkeypatch.setenv(f"XDG_{name}", str(disk / name))
+        place = disk / name[:3]
+        place.mkdir(mode=0o700)
+        monkeypatch.setenv(f"XDG_{name}", str(place))
     with World(disk, random.Random(0)) as world:
+        assert world.master.directory.is_relative_to(disk)
         try:
             fill(disk)
             with world.transport() as there:
