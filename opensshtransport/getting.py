@@ -184,23 +184,23 @@ class Getting(Finding):
         meter.there(size - left, name)
         short: OSError | None = None
 
+        # the smaller holes of a file that has some
+        skips = None if filled is None else archive.is_zeros
+
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
             offset = begun = part.offset
 
-            def take(piece: bytes) -> None:
+            def took(moved: int) -> None:
                 nonlocal offset, begun
-                # what is nothing but zeros is left out where nothing was before
-                if offset < had or not archive.is_zeros(piece):
-                    _write_at(descriptor, piece, offset)
-                offset += len(piece)
+                offset += moved
                 if offset - begun >= _SOON_WRITTEN:
                     _start_writing(descriptor, begun, offset)
                     begun = offset
-                meter.moved(len(piece), name)
+                meter.moved(moved, name)
                 if stop.is_set():
                     raise BrokenPipeError
 
-            if not session.read_exactly(part.size, take):
+            if not session.receive(descriptor, offset, part.size, took, skips=skips):
                 raise BrokenStream(errno.EIO, "the far side sent less of it", f"{self._host}:{path}")
             _start_writing(descriptor, begun, offset)
 
@@ -471,13 +471,6 @@ def _is_there(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _write_at(descriptor: int, piece: bytes, offset: int) -> None:
-    view = memoryview(piece)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _start_writing(descriptor: int, begin: int, end: int) -> None:

@@ -13,7 +13,6 @@ import os
 import select
 import shlex
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import IO
 
@@ -28,8 +27,8 @@ _PIECE = 1 << 18
 _PIPE = 1 << 20
 # Bytes of errors, and of output that nobody has read.
 _MOST_KEPT = 1 << 26
-# So many of the last pieces hold what the far side says when it fails.
-_LAST_PIECES = 16
+# So many of the last bytes hold what the far side says when it fails.
+_LAST_WORDS = 1 << 22
 # Seconds after which it is looked whether ssh still lives.
 _LOOK = 0.25
 # Seconds from the first room in a full pipe until it is filled again, with much at once: else each page that
@@ -39,8 +38,8 @@ _GATHER = 0.0002
 _READY_WITHIN = 60.0
 # fcntl(2), F_SETPIPE_SZ; Linux only
 _SET_PIPE_SIZE = 1031
-# splice(2), which hands on the pages of a file instead of copying them; Linux only
-_SPLICE: Callable[[int, int, int, int], int] | None = getattr(os, "splice", None)
+# splice(2), which hands on pages instead of copying them to us and back; Linux only
+_SPLICE: Callable[[int, int, int, int | None, int | None], int] | None = getattr(os, "splice", None)
 
 
 def open_session(shells: Shells, script: str, *, wait: bool = True, last: bool = False) -> Session | None:
@@ -137,6 +136,14 @@ class Session:
         Raises:
             ConnectionFailed: the deadline for the start is over.
         """
+        return os.read(self._out.fileno(), most) if self._arrives(deadline) else b""
+
+    def _arrives(self, deadline: float | None = None) -> bool:
+        """Wait until something arrives; False where ssh has gone and nothing will.
+
+        Raises:
+            ConnectionFailed: the deadline for the start is over.
+        """
         poll = select.poll()
         poll.register(self._out.fileno(), select.POLLIN)
         # what start-up files print there must not fill the pipe
@@ -147,12 +154,12 @@ class Session:
                 raise reads_stdin(self._channel.host, "or does not end")
             ready = [descriptor for descriptor, _ in poll.poll(_LOOK * 1000)]
             if self._out.fileno() in ready:
-                return os.read(self._out.fileno(), most)
+                return True
             if self._err is not None and ready and not os.read(self._err.fileno(), _PIECE):
                 poll.unregister(self._err.fileno())
                 self._err = None
             if not ready and self._channel.ssh.poll() is not None and not poll.poll(0):
-                return b""
+                return False
 
     def _take(self, piece: bytes) -> None:
         for part in self._channel.out.feed(piece):
@@ -200,34 +207,65 @@ class Session:
         self._parts[0] = first[size:]
         return first[:size]
 
-    def read_exactly(self, size: int, take: Callable[[bytes], object]) -> bool:
-        """Give so many bytes of the output to a function, without a search for the far side's words in them.
+    def receive(
+        self,
+        descriptor: int,
+        offset: int,
+        size: int,
+        took: Callable[[int], object],
+        *,
+        skips: Callable[[bytes], bool] | None = None,
+    ) -> bool:
+        """Write so many bytes of the output into a regular file; the far side's words are not looked for.
+
+        Args:
+            descriptor: the file's, which can be read too.
+            offset: where they begin.
+            size: how many.
+            took: called with the number of those that have come.
+            skips: which pieces are not to be written; none, and they go the shorter way, where None.
 
         Returns:
-            Whether there were so many; if not, the last of what was given are its words, and no output.
+            Whether there were so many; if not, the last of what was written are its words, and no output.
 
         Raises:
             ConnectionLost: it broke before.
         """
-        last: deque[bytes] = deque(maxlen=_LAST_PIECES)
-        while size and (not self._started or self._parts or self._channel.out.holds):
-            piece = self.read(min(_PIECE, size))
+        end = offset + size
+        while offset < end and (not self._started or self._parts or self._channel.out.holds):
+            piece = self.read(min(_PIECE, end - offset))
             if not piece:
                 return False
-            take(piece)
-            size -= len(piece)
-        while size:
-            piece = self._arrived(most=min(_PIECE, size))
-            if not piece:
-                self._take(b"".join(last))
+            offset += _write_at(descriptor, offset, piece, skips)
+            took(len(piece))
+        begin = offset
+        while offset < end:
+            moved = self._into(descriptor, offset, end - offset, skips)
+            if not moved:
+                kept = min(offset - begin, _LAST_WORDS)
+                self._take(os.pread(descriptor, kept, offset - kept))
                 self._parts.clear()
                 if not self._ended:
                     raise self._lost()
                 return False
-            last.append(piece)
-            take(piece)
-            size -= len(piece)
+            offset += moved
+            took(moved)
         return True
+
+    def _into(self, descriptor: int, offset: int, most: int, skips: Callable[[bytes], bool] | None) -> int:
+        """Write what arrives next into a file; 0 where nothing will."""
+        if _SPLICE is not None and skips is None:
+            if not self._arrives():
+                return 0
+            try:
+                # it would go on for as long as the pipe is filled again
+                return _SPLICE(self._out.fileno(), descriptor, min(_PIPE, most), None, offset)
+            except OSError as reason:
+                # some file systems do not know it
+                if reason.errno != errno.EINVAL:
+                    raise
+        piece = self._arrived(most=min(_PIECE, most))
+        return _write_at(descriptor, offset, piece, skips)
 
     def write(self, raw: bytes | memoryview) -> int:
         """Send all of it.
@@ -259,7 +297,7 @@ class Session:
         if _SPLICE is not None:
             self._room()
             try:
-                return _SPLICE(descriptor, self._in.fileno(), size, offset)
+                return _SPLICE(descriptor, self._in.fileno(), size, offset, None)
             except OSError as reason:
                 # some file systems do not know it
                 if reason.errno not in {errno.EINVAL, errno.EAGAIN}:
@@ -307,3 +345,11 @@ class Session:
     def close(self) -> None:
         """End it, whatever it is at."""
         self._channel.close(at_once=not self._ended)
+
+
+def _write_at(descriptor: int, offset: int, piece: bytes, skips: Callable[[bytes], bool] | None) -> int:
+    view = memoryview(b"" if skips is not None and skips(piece) else piece)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+    return len(piece)

@@ -154,9 +154,10 @@ send() {
 	done
 }
 
-# out: the part of `send`, from stdin. Who waits for what is no longer there would wait for ever.
+# out: the part of `send`, from stdin; larger blocks no longer fit the processor's cache. Who waits for what is no
+# longer there would wait for ever.
 out() {
-	said dd bs=1048576 skip="$from" count="$mibs" && full "$mibs" &&
+	said dd bs=65536 skip=$((from * 16)) count=$((mibs * 16)) && full $((mibs * 16)) &&
 		{ [ "$rest" -eq 0 ] || { said dd bs="$rest" count=1 && full 1; }; }
 }
 

@@ -7,16 +7,20 @@ import fcntl
 import os
 import signal
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Keep
 from users import wait_until
 
-from opensshtransport import Transport
+from opensshtransport import Transport, archive
+from opensshtransport import session as sessions
 from opensshtransport.errors import MasterGone
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.session import Session, open_session
+
+Receive = Callable[[Session], tuple[bool, bytes]]
 
 _SIZE = 600_000
 # the digit with which the lines of the bootstrap begin
@@ -48,23 +52,42 @@ def _begun(there: Transport, script: str) -> Session:
     return session
 
 
-def test_no_byte_is_lost_at_the_start(there: Transport) -> None:
+@pytest.fixture(params=[None, "zeros", "no splice"])
+def receive(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Receive:
+    """Receives to a file, from its second byte on, in each way that there is."""
+    if request.param == "no splice":
+        monkeypatch.setattr(sessions, "_SPLICE", None)
+    skips = archive.is_zeros if request.param == "zeros" else None
+    place = tmp_path / "received"
+
+    def act(session: Session) -> tuple[bool, bytes]:
+        took: list[int] = []
+        with place.open("w+b", buffering=0) as file:
+            whole = session.receive(file.fileno(), 1, _SIZE, took.append, skips=skips)
+        found = place.read_bytes()[1:]
+        assert len(found) <= sum(took) <= _SIZE
+        return whole, found
+
+    return act
+
+
+def test_no_byte_is_lost_at_the_start(there: Transport, receive: Receive) -> None:
     """Output that comes together with the far side's word that it started, and looks like another one."""
     session = _begun(there, _DIGIT)
-    pieces: list[bytes] = []
-    assert session.read_exactly(_SIZE, pieces.append)
-    assert len(b"".join(pieces)) == _SIZE
-    assert len(set(b"".join(pieces))) == 1
+    whole, found = receive(session)
+    assert whole
+    assert len(found) == _SIZE
+    assert len(set(found)) == 1
     reply = session.finish()
     assert (reply.out, reply.status) == (b"", 0)
 
 
-def test_less_than_was_asked_for(there: Transport) -> None:
+def test_less_than_was_asked_for(there: Transport, receive: Receive) -> None:
     """A script that fails in the midst is found out, though nothing looks for its words on the way."""
     session = _begun(there, _FAILING)
-    pieces: list[bytes] = []
-    assert not session.read_exactly(_SIZE, pieces.append)
-    assert b"".join(pieces).startswith(bytes(300_000))
+    whole, found = receive(session)
+    assert not whole
+    assert found.startswith(bytes(300_000))
     reply = session.finish()
     assert (reply.out, reply.errors, reply.status) == (b"", "told", 3)
 

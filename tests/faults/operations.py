@@ -19,7 +19,7 @@ from opensshtransport import Transport
 from opensshtransport.entries import DirEntry, Stat
 from opensshtransport.transfer import Way
 
-__all__ = ["LONG", "OPERATIONS", "Operation", "Snapshot", "build", "drafts", "mixed", "snapshot"]
+__all__ = ["LONG", "OPERATIONS", "Operation", "Snapshot", "build", "drafts", "mixed", "snapshot", "torn"]
 
 Snapshot = Mapping[str, tuple[str, int, bytes]]
 """Kind, permissions and content by path."""
@@ -44,6 +44,7 @@ class Operation:
         once: whether it has a key, under which it runs one time.
         sweeps: whether asked again it finds the draft that it has left.
         again: whether asked again after it was done it comes to the same.
+        torn: the path that shows a file while it arrives, so that a beginning of it may stay.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Operation:
     once: bool = False
     sweeps: bool = True
     again: bool = False
+    torn: str = ""
 
 
 def build(top: Path, seed: int, big: int = 0) -> None:
@@ -121,6 +123,14 @@ def drafts(top: Path) -> list[str]:
 def mixed(now: Snapshot, before: Snapshot, after: Snapshot) -> bool:
     """Whether each path is as it was before or as it is after."""
     return all(now.get(path) in (before.get(path), after.get(path)) for path in {*now, *before, *after})
+
+
+def torn(top: Path, path: str, now: Snapshot, before: Snapshot, whole: Path) -> bool:
+    """Whether all is as it was before, but for a path that is new and has a beginning of a file."""
+    others = {one: found for one, found in now.items() if one != path}
+    if others != before or not (top / path).is_file():
+        return False
+    return (whole / path).read_bytes().startswith((top / path).read_bytes())
 
 
 # -- commands ------------------------------------------------------------------------------------------------
@@ -558,6 +568,15 @@ _MOVES: tuple[Operation, ...] = (
     ),
     Operation(
         "get sftp tree", _get("half", "new", "sftp"), _copied("far/half", "near/new"), 10_000, moves=True
+    ),
+    Operation(
+        "put scp",
+        _put("small", "new", "scp"),
+        _copied("near/small", "far/new"),
+        30_000,
+        moves=True,
+        again=True,
+        torn="far/new",
     ),
     Operation(
         "get scp",

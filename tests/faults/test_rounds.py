@@ -12,7 +12,7 @@ from conftest import require
 from nodes import missing_programs
 
 from faults.conftest import BATCHES
-from faults.operations import OPERATIONS, Operation, Snapshot, build, drafts, mixed, snapshot
+from faults.operations import OPERATIONS, Operation, Snapshot, build, drafts, mixed, snapshot, torn
 from faults.world import Outcome, World, victim, within
 from opensshtransport import errors
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, OnceError
@@ -103,8 +103,11 @@ class Round:
         return snapshot(self.top)
 
     def possible(self, now: Snapshot) -> bool:
-        """Whether this is before, after or (where each path counts by itself) between."""
+        """Whether this is before, after or (where each path counts by itself, or is no draft) between."""
         if now in (self.before, self.after):
+            return True
+        path = self.operation.torn
+        if path and torn(self.top, path, now, self.before, self.twin):
             return True
         return not self.operation.whole and mixed(now, self.before, self.after)
 
