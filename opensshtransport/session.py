@@ -6,7 +6,6 @@ ever; and a far side that has failed reads no more, so why it failed is read whe
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -31,9 +30,11 @@ _MOST_KEPT = 1 << 26
 _LAST_WORDS = 1 << 22
 # Seconds after which it is looked whether ssh still lives.
 _LOOK = 0.25
-# Seconds from the first room in a full pipe until it is filled again, with much at once: else each page that
-# ssh takes costs a switch between the two processes.
-_GATHER = 0.0002
+# What a full pipe holds, until it is enlarged, where it can be (pipe(7)).
+_SMALL_PIPE = 1 << 16
+# Bytes a second that no ssh takes. While one that fast would empty a full pipe it is left alone, and then
+# filled with much at once: else each page that ssh takes costs a switch between the two.
+_FASTEST = 2e9
 # Seconds that a start-up file may take before it is taken for one that waits for input.
 _READY_WITHIN = 60.0
 # fcntl(2), F_SETPIPE_SZ; Linux only
@@ -79,9 +80,8 @@ class Session:
             raise AssertionError("a channel has pipes")
         self._out, self._in = ssh.stdout, ssh.stdin
         self._err: IO[bytes] | None = ssh.stderr
-        for pipe in (self._out, self._in):
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
+        _enlarged(self._out)
+        self._gather = _enlarged(self._in) / _FASTEST
         try:
             try:
                 self._begin()
@@ -313,7 +313,7 @@ class Session:
         while not poll.poll(_LOOK * 1000):
             if self._channel.ssh.poll() is not None:
                 raise BrokenPipeError
-        time.sleep(_GATHER)
+        time.sleep(self._gather)
 
     def end_input(self) -> None:
         """Send the end of the input."""
@@ -345,6 +345,14 @@ class Session:
     def close(self) -> None:
         """End it, whatever it is at."""
         self._channel.close(at_once=not self._ended)
+
+
+def _enlarged(pipe: IO[bytes]) -> int:
+    """Make a pipe hold more, where that may be; gives how many bytes it holds."""
+    try:
+        return fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
+    except OSError:
+        return _SMALL_PIPE
 
 
 def _write_at(descriptor: int, offset: int, piece: bytes, skips: Callable[[bytes], bool] | None) -> int:
