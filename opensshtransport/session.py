@@ -130,13 +130,13 @@ class Session:
             stderr=self._channel.last_words(),
         )
 
-    def _arrived(self, deadline: float | None = None, *, most: int = _PIECE) -> bytes:
-        """The next bytes, as they come, up to so many; b"" where no more will.
+    def _arrived(self, deadline: float | None = None) -> bytes:
+        """The next bytes, as they come; b"" where no more will.
 
         Raises:
             ConnectionFailed: the deadline for the start is over.
         """
-        return os.read(self._out.fileno(), most) if self._arrives(deadline) else b""
+        return os.read(self._out.fileno(), _PIECE) if self._arrives(deadline) else b""
 
     def _arrives(self, deadline: float | None = None) -> bool:
         """Wait until something arrives; False where ssh has gone and nothing will.
@@ -254,9 +254,9 @@ class Session:
 
     def _into(self, descriptor: int, offset: int, most: int, skips: Callable[[bytes], bool] | None) -> int:
         """Write what arrives next into a file; 0 where nothing will."""
+        if not self._arrives():
+            return 0
         if _SPLICE is not None and skips is None:
-            if not self._arrives():
-                return 0
             try:
                 # it would go on for as long as the pipe is filled again
                 return _SPLICE(self._out.fileno(), descriptor, min(_PIPE, most), None, offset)
@@ -264,8 +264,7 @@ class Session:
                 # some file systems do not know it
                 if reason.errno != errno.EINVAL:
                     raise
-        piece = self._arrived(most=min(_PIECE, most))
-        return _write_at(descriptor, offset, piece, skips)
+        return _write_at(descriptor, offset, os.read(self._out.fileno(), min(_PIECE, most)), skips)
 
     def write(self, raw: bytes | memoryview) -> int:
         """Send all of it.
@@ -356,6 +355,7 @@ def _enlarged(pipe: IO[bytes]) -> int:
 
 
 def _write_at(descriptor: int, offset: int, piece: bytes, skips: Callable[[bytes], bool] | None) -> int:
+    """Write a piece, or leave it out; gives how long it is."""
     view = memoryview(b"" if skips is not None and skips(piece) else piece)
     while view:
         written = os.pwrite(descriptor, view, offset)
