@@ -8,6 +8,7 @@ named by `%C`, which ssh itself computes anew from user, host and port at each c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -79,10 +80,12 @@ def publish(master: Master, facts: Facts) -> None:
     name = name_of(destination.host, destination.ssh_config)
     if name is None:
         return
-    directory = _directory(master)
-    # one writer at a time: else the times of one and the text of another might get mixed
-    with locked(directory.parent / "lock"):
-        _publish(master, facts, directory, directory.parent / name)
+    # without it `ossh-run` asks us again: no reason to fail where the disk is full
+    with contextlib.suppress(OSError):
+        directory = _directory(master)
+        # one writer at a time: else the times of one and the text of another might get mixed
+        with locked(directory.parent / "lock"):
+            _publish(master, facts, directory, directory.parent / name)
 
 
 def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:

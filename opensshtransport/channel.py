@@ -31,7 +31,8 @@ from typing import Any
 
 from opensshtransport import openssh
 from opensshtransport.errors import ConnectionFailed
-from opensshtransport.master import Facts, Master, is_running, responds
+from opensshtransport.master import Facts, Master, responds
+from opensshtransport.runlog import RunLog
 from opensshtransport.slots import Slots
 from opensshtransport.wrapper import spelled
 
@@ -232,6 +233,15 @@ class Client(subprocess.Popen[bytes]):
         return super().poll()
 
 
+def _listener(facts: Facts) -> tuple[int, int, int] | None:
+    """What tells a master's socket from that of a later one at the same place; None where there is none."""
+    try:
+        seen = Path(facts.socket).stat()
+    except OSError:
+        return None
+    return seen.st_dev, seen.st_ino, seen.st_mtime_ns
+
+
 class Channel:
     """One session. Whoever has it reads its streams; `close` gives the slot back."""
 
@@ -268,7 +278,8 @@ class Channel:
         # by this the process group can be found there (`ending`), and by nothing in the command's own words
         self.sign = f"ossh_tag={self.tag}"
         self.out, self.err = Stream(mark), Stream(mark)
-        self.log = master.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
+        self._log = RunLog(master.directory)
+        self._listener = _listener(facts)
         self.opened = time.monotonic()
         self._beside = slots.in_use() - 1 + slots.lingering()
         # one that begins at once costs a round trip less: ssh sends stdin when the start was answered
@@ -284,17 +295,21 @@ class Channel:
             # a shell that begins with the right descriptors, which is all that it ever knows
             command=f'exec /bin/sh -c \'exec /bin/sh -c "$(printf %b "$0")" {self.tag}'
             f" 4<&0 5>&2 2>/dev/null' '{coded}'",
-            log=self.log,
+            log=self._log.path,
         )
-        self.ssh = Client(
-            self.argv,
-            master,
-            facts,
-            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        )
+        try:
+            self.ssh = Client(
+                self.argv,
+                master,
+                facts,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+            )
+        except BaseException:
+            self._log.close()
+            raise
         self._writing = threading.Lock()
         self._closed = False
         self._guard = threading.Lock()
@@ -375,9 +390,7 @@ class Channel:
     def words(self) -> str:
         """What ssh itself said."""
         # the log goes when the channel is closed
-        with contextlib.suppress(FileNotFoundError):
-            return self.log.read_text(encoding="utf-8", errors="replace")
-        return ""
+        return self._log.read()
 
     def last_words(self) -> str:
         """What ssh itself said, when the session has broken, of which ssh is told within a moment."""
@@ -387,8 +400,9 @@ class Channel:
 
     def carried(self) -> bool:
         """Whether its master lives still, by a round trip: then nothing of what came by it is lost."""
-        # there may be a new one by now
-        return self._master.check(Path(self._facts.socket)) is not None and is_running(self._facts.pid)
+        lives = self._master.check(Path(self._facts.socket)) is not None
+        # there may be a new one by now, whose socket is another file
+        return lives and _listener(self._facts) == self._listener is not None
 
     def close(self, *, at_once: bool = False) -> None:
         """End the session, if it has not ended, and give the slot back."""
@@ -417,7 +431,7 @@ class Channel:
         except subprocess.TimeoutExpired:
             self.ssh.kill()
             self.ssh.wait()
-        self.log.unlink(missing_ok=True)
+        self._log.close()
         self.slots.give(self.slot, lingers=self.ssh.returncode < 0)
         _open_channels.discard(self)
 
@@ -434,6 +448,7 @@ class Channel:
     def abandon(self) -> None:
         """In a forked child: let go of the parent's pipes and process, without a trace on the far side."""
         self._closed = True
+        self._log.abandon()
         for pipe in (self.ssh.stdin, self.ssh.stdout, self.ssh.stderr):
             if pipe is not None:
                 pipe.close()

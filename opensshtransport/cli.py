@@ -340,12 +340,7 @@ def _logout(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # as ssh, which ends its options there
     words: list[str] = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
-    log = ""
-    earlier = os.environ.pop("OSSH_RUN_LOG", "")
-    if earlier:
-        with contextlib.suppress(FileNotFoundError):
-            log = Path(earlier).read_text(encoding="utf-8", errors="replace")
-            Path(earlier).unlink()
+    log = _earlier_log()
     if not words:
         raise SettingsError(
             "no command is given",
@@ -364,6 +359,20 @@ def _run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     return direct.pass_through(_resolved(arguments), " ".join(words), options, earlier_log=log)
+
+
+def _earlier_log() -> str | None:
+    """What ssh noted where `ossh-run` has started it for this command; None where it has not."""
+    number = os.environ.pop("OSSH_RUN_LOG", None)
+    if number is None:
+        return None
+    # a log that cannot be read is one that tells nothing: it is not known then what became of the command
+    try:
+        with open(int(number), "rb") as log:  # noqa: PTH123 - a descriptor
+            log.seek(0)
+            return log.read().decode(errors="replace")
+    except (OSError, ValueError):
+        return ""
 
 
 def _run_once(arguments: argparse.Namespace, command: str) -> int:

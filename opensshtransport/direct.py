@@ -30,6 +30,7 @@ from opensshtransport.errors import (
 )
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
+from opensshtransport.runlog import RunLog
 from opensshtransport.slots import Patience, Slots
 from opensshtransport.wrapper import wrapper
 
@@ -63,14 +64,17 @@ class Options:
     verbose: bool = False
 
 
-def pass_through(destination: Destination, command: str, options: Options, *, earlier_log: str = "") -> int:
+def pass_through(
+    destination: Destination, command: str, options: Options, *, earlier_log: str | None = None
+) -> int:
     """Run a command with our own stdin, stdout and stderr.
 
     Args:
         destination: where to.
         command: for the remote login shell.
         options: how.
-        earlier_log: what ssh wrote when the command was tried before; "" where it was not.
+        earlier_log: what ssh wrote when it was started for this command before, "" where that is lost; None
+            where it was not started.
 
     Returns:
         The command's status; 128+N where signal N killed it.
@@ -87,7 +91,7 @@ def pass_through(destination: Destination, command: str, options: Options, *, ea
     patience = Patience(Slots(shared), begin + _PATIENCE if deadline is None else deadline)
     logins, log = 0, earlier_log
     while True:
-        error = log_error(log, destination.host) if log else None
+        error = None if log is None else log_error(log, destination.host)
         if isinstance(error, SessionRefused):
             patience.wait(error)
         elif isinstance(error, ConnectionLost) and error.started and shared.check() is not None:
@@ -130,14 +134,14 @@ def _run(
             host=destination.host,
             advice="send it as a script on stdin: ossh-run HOST sh < script",
         )
-    log = shared.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
+    log = RunLog(shared.directory)
     argv = openssh.guarded_ssh(
         destination,
         openssh.literal(Path(facts.socket)),
         command=text,
         tty=options.tty,
         no_stdin=options.no_stdin,
-        log=log,
+        log=log.path,
     )
     if options.verbose:
         _tell(shlex.join(argv))
@@ -164,9 +168,9 @@ def _run(
                         advice="give it more time by --timeout",
                     ) from reason
                 raise
-        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        said = log.read()
     finally:
-        log.unlink(missing_ok=True)
+        log.close()
     return logged_status(said), said
 
 

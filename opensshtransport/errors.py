@@ -384,39 +384,43 @@ def connection_error(
     )
 
 
+# What ssh says where it has asked no master for the command: there is none, or not one that greets. Other words
+# prove nothing, as a line may be missing: the disk was full for a moment, or ssh was killed before it wrote.
+_NOT_ASKED = re.compile(
+    r'^debug1: Control socket ".*" does not exist\r?\n|^Control socket connect\(.*\): .*\n'
+    r"|^(?:debug\d: )?mux_client_hello_exchange: (?:write packet|read packet failed|expected HELLO).*\n"
+    r"|^mux_client_request_session: master alive request failed\r?\n",
+    re.MULTILINE,
+)
+
+
 def logged_status(log: str) -> int | None:
-    """The command's own exit status as ssh noted it, or None where none came."""
-    found = re.findall(r"^debug2: Received exit status from master (\d+)\r?$", log, re.MULTILINE)
+    """The command's own exit status as ssh noted it in a complete line, or None where none came."""
+    found = re.findall(r"^debug2: Received exit status from master (\d+)\r?\n", log, re.MULTILINE | re.ASCII)
     return int(found[-1]) if found else None
 
 
 def log_error(log: str, host: str) -> ConnectionFailed:
-    """What it means that ssh ended without the command's status.
+    """What it means that ssh was started for a command, and ended without the command's status.
 
     Args:
-        log: what ssh wrote at DEBUG3.
+        log: what ssh wrote at DEBUG2; "" where that is lost.
         host: the destination as the caller named it.
 
     Returns:
-        SessionRefused or MasterGone where nothing had started, else ConnectionLost. Its `started` is None
-        where the master had been asked for the command.
+        SessionRefused, MasterGone or ConfigurationError where ssh says that nothing had started; else
+        ConnectionLost, whose `started` is True where the session was opened, and None without evidence.
     """
     if re.search(r"^debug1: mux_client_request_session: master session id: ", log, re.MULTILINE):
         return ConnectionLost(
             "the connection was lost while the command ran", host=host, started=True, stderr=log
         )
-    error = connection_error(log, host=host, otherwise=MasterGone)
-    if isinstance(error, ConnectionLost | SessionRefused):
+    error = connection_error(log, host=host)
+    if isinstance(error, SessionRefused | ConfigurationError):
         return error
-    if re.search(r"^debug3: mux_client_request_session: session request sent", log, re.MULTILINE):
-        # whatever came of it over there
-        return ConnectionLost("the connection broke while the command was being sent", host=host, stderr=log)
-    if isinstance(error, MasterGone):
-        return error
-    if "debug1: Executing proxy command: exec false" in log:
-        # the guard has caught it: nobody was dialled
+    if _NOT_ASKED.search(log):
         return MasterGone("no live master answers", host=host, stderr=log)
-    return error
+    return ConnectionLost("it is not known whether the command has run", host=host, stderr=log)
 
 
 # How strerror(3) ends a line in the C locale: glibc's words, then those of musl, dash and busybox.

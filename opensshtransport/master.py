@@ -36,9 +36,10 @@ from typing import IO, Any
 from opensshtransport import errors, openssh
 from opensshtransport.errors import LoginNeeded, MasterGone, SessionRefused, log_error, logged_status
 from opensshtransport.openssh import Destination
+from opensshtransport.runlog import RunLog, sweep_logs
 from opensshtransport.settings import runtime_directory, state_directory
 
-__all__ = ["Facts", "Master", "ensure", "is_running", "known", "listens", "locked", "responds", "sweep"]
+__all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "responds", "sweep"]
 
 # A connection to this address of the server's own answers at once, by "refused" or "prohibited": the cheapest
 # round trip there is. It needs no session and no login shell.
@@ -236,15 +237,15 @@ class Master:
         mark = secrets.token_hex(8)
         # understood by every login shell; a forced command or a restricted shell gives no mark back
         command = f"exec /bin/sh -c 'echo; echo {mark}; uname -n; echo \"$SHELL\"'"
-        log = self.directory / f"run.{os.getpid()}.{secrets.token_hex(4)}"
+        log = RunLog(self.directory)
         argv = openssh.guarded_ssh(
-            destination, openssh.literal(socket), command=command, no_stdin=True, log=log
+            destination, openssh.literal(socket), command=command, no_stdin=True, log=log.path
         )
         try:
             answer = _printed_behind(f"\n{mark}\n", argv, max(60.0, destination.settings.check_timeout))
-            return answer.splitlines(), log.read_text(errors="replace") if log.exists() else ""
+            return answer.splitlines(), log.read()
         finally:
-            log.unlink(missing_ok=True)
+            log.close()
 
 
 def listens(path: Path) -> bool:
@@ -265,9 +266,14 @@ def responds(facts: Facts | None) -> bool:
     """Whether the master's process runs, not stopped, as far as /proc tells."""
     if facts is None:
         return True
+    process = Path(f"/proc/{facts.pid}")
     try:
-        status = Path(f"/proc/{facts.pid}/stat").read_text()
+        words = (process / "cmdline").read_bytes()
+        status = (process / "stat").read_text()
     except OSError:
+        return True
+    if os.fsencode(facts.socket) not in words:
+        # it was opened in another container, and here the number is somebody else's
         return True
     return status.rpartition(")")[2].split()[0] not in {"T", "t", "Z"}
 
@@ -334,7 +340,8 @@ def _kill_master(pid: int, socket: Path) -> None:
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return
-    if os.fsencode(socket) in told:
+    # a client of it has the path in its command line too, and may have the number that it has elsewhere
+    if os.fsencode(socket) in told and (b" -N " in told or b"[mux]" in told):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -381,21 +388,7 @@ def sweep(directory: Path | None = None) -> None:
             if not listens(own):
                 own.unlink(missing_ok=True)
                 file.unlink(missing_ok=True)
-    for log in directory.glob("run.*"):
-        number = log.name.split(".")[1]
-        if number.isdigit() and not is_running(int(number)):
-            log.unlink(missing_ok=True)
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    sweep_logs(directory)
 
 
 @contextlib.contextmanager

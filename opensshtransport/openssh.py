@@ -465,8 +465,9 @@ def guarded_ssh(
     if no_stdin:
         argv.append("-n")
     if log is not None:
-        # DEBUG2 writes "Received exit status from master", DEBUG3 "session request sent"; both cost nothing
-        argv += ["-E", str(log), "-oLogLevel=DEBUG3"]
+        # DEBUG2 writes "Received exit status from master" and costs nothing; DEBUG3 writes the command from 10.5
+        # on, and what is a line of that could be taken for a line of ssh's
+        argv += ["-E", str(log), "-oLogLevel=DEBUG2"]
     if forward is not None:
         argv += ["-W", forward]
     argv += ["--", destination.host]

@@ -28,7 +28,6 @@ from opensshtransport.errors import (
     MasterGone,
     OnceError,
     SessionRefused,
-    classify,
     log_error,
     logged_status,
 )
@@ -408,10 +407,7 @@ class RemoteProcess:
             alone = not self._channel.ssh.gave_up and self._channel.carried()
             what = NO_STATUS if alone else "the connection was lost while the command ran"
             return ConnectionLost(what, host=host, started=True, stderr=words)
-        # a master that was stopped may go on, and then do what it was asked for; and an ssh that was killed,
-        # or could not write, has told nothing
-        doubtful = self._sent and (self._channel.ssh.gave_up or classify(words, 255) is None)
-        if isinstance(error, SessionRefused | MasterGone) and not doubtful:
+        if isinstance(error, SessionRefused | MasterGone):
             return error
         status = logged_status(words)
         # a master that dies tells the status at times, and not what was printed before

@@ -22,7 +22,7 @@ HOUSE = Path(opensshtransport.__file__).parent
 # A new room gets its place here.
 FLOORS = {
     0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings"},
-    1: {"openssh", "tools", "wrapper", "ssh_config"},
+    1: {"openssh", "tools", "wrapper", "ssh_config", "runlog", "trust"},
     2: {
         *("master", "aliases", "slots", "channel", "spares", "ending"),
         *("login", "conversation", "budget", "sources"),

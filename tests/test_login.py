@@ -439,7 +439,7 @@ def test_first_session_is_killed(isolated: Path, keep: Keep) -> None:
         (found,) = [
             pid
             for pid in _children(login.pid)
-            if "LogLevel=DEBUG3" in Path(f"/proc/{pid}/cmdline").read_text()
+            if "LogLevel=DEBUG2" in Path(f"/proc/{pid}/cmdline").read_text()
         ]
         os.kill(found, signal.SIGKILL)
         assert login.wait(30) == 0

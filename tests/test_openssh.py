@@ -572,7 +572,7 @@ class TestGuardedCommands:
         # the log tells what the mark would
         assert guarded_ssh(destination(), "/s", log=Path("/log")) == [
             *guarded_options(destination(), "/s"),
-            *("-T", "-E", "/log", "-oLogLevel=DEBUG3"),
+            *("-T", "-E", "/log", "-oLogLevel=DEBUG2"),
             *end,
         ]
 
