@@ -2,10 +2,14 @@
 
 Centres lock an account after a few failures. So after each failure there is a pause that doubles, and after
 three in a row nobody but a person tries again. The caller holds the destination's lock.
+
+The trap: a full or read-only home must not shut anybody out, and uncounted failures must not lock an account. So
+what the state directory does not take is noted in the runtime directory; without that too, only a person logs in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,7 +21,7 @@ from typing import Any
 from opensshtransport.errors import AuthenticationRefused, CoolingDown, LoginNeeded, OpenSshTransportError
 from opensshtransport.master import replace_file
 from opensshtransport.openssh import Destination
-from opensshtransport.settings import private_directory, state_directory
+from opensshtransport.settings import private_directory, runtime_directory, state_directory
 
 __all__ = ["Budget", "Spent"]
 
@@ -48,24 +52,16 @@ class Budget:
 
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
-        self.file: Path = private_directory(state_directory() / "failures") / f"{destination.identity}.json"
+        # there only what the state directory does not take, so it is newer
+        self._files = [runtime_directory() / f"{destination.identity}.failures"]
+        with contextlib.suppress(OSError):
+            self._files.append(
+                private_directory(state_directory() / "failures") / f"{destination.identity}.json"
+            )
 
     def read(self) -> Spent:
         """What has happened so far. A file that cannot be read counts as exhausted: better safe."""
-        try:
-            noted: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-            spent = Spent(**noted)
-        except FileNotFoundError:
-            return Spent()
-        except (OSError, ValueError, TypeError):
-            return self._spoilt()
-        kinds = {"failures": int, "until": int | float, "reason": str, "told": bool}
-        if not all(isinstance(value, kinds[name]) for name, value in noted.items()):
-            return self._spoilt()
-        return spent if spent.failures >= 0 and math.isfinite(spent.until) else self._spoilt()
-
-    def _spoilt(self) -> Spent:
-        return Spent(failures=MOST_FAILURES, reason=f"{self.file} cannot be read")
+        return next((spent for file in self._files if (spent := _noted(file))), Spent())
 
     def check(self) -> None:
         """Let a login without a person go on, or not.
@@ -106,12 +102,14 @@ class Budget:
             before: what `begin` or `read` gave.
             sent: whether something was sent that the server may have refused before the connection broke.
         """
-        if sent or isinstance(error, AuthenticationRefused | LoginNeeded):
-            self._count(before, error.message)
-        elif before.failures:
-            self._write(before)
-        else:
-            self.clear()
+        # where nothing can be noted, that is told to those who want to try again, not now
+        with contextlib.suppress(CoolingDown):
+            if sent or isinstance(error, AuthenticationRefused | LoginNeeded):
+                self._count(before, error.message)
+            elif before.failures:
+                self._write(before)
+            else:
+                self.clear()
 
     def _count(self, before: Spent, reason: str) -> None:
         failures = before.failures + 1
@@ -123,15 +121,54 @@ class Budget:
         spent = self.read()
         if spent.told:
             return False
-        self._write(dataclasses.replace(spent, told=True))
+        with contextlib.suppress(CoolingDown):
+            self._write(dataclasses.replace(spent, told=True))
         return True
 
     def clear(self) -> None:
         """A login has worked."""
-        self.file.unlink(missing_ok=True)
+        try:
+            # the newer one last: it must not leave an older one behind
+            for file in reversed(self._files):
+                file.unlink(missing_ok=True)
+        except OSError:
+            with contextlib.suppress(CoolingDown):
+                self._write(Spent())
 
     def _write(self, spent: Spent) -> None:
-        replace_file(self.file, json.dumps(dataclasses.asdict(spent)))
+        """Note it in the state directory, or where that cannot be written to, in the runtime directory.
+
+        Raises:
+            CoolingDown: neither can.
+        """
+        text = json.dumps(dataclasses.asdict(spent))
+        problem = ""
+        for file in reversed(self._files):
+            try:
+                replace_file(file, text)
+            except OSError as reason:
+                problem = f"{file}: {reason.strerror}"
+                continue
+            for newer in self._files[: self._files.index(file)]:
+                newer.unlink(missing_ok=True)
+            return
+        raise CoolingDown(f"failed logins cannot be counted ({problem})", host=self.destination.host)
+
+
+def _noted(file: Path) -> Spent | None:
+    """What a file says; None where there is none."""
+    spoilt = Spent(failures=MOST_FAILURES, reason=f"{file} cannot be read")
+    try:
+        noted: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        spent = Spent(**noted)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        return spoilt
+    kinds = {"failures": int, "until": int | float, "reason": str, "told": bool}
+    if not all(isinstance(value, kinds[name]) for name, value in noted.items()):
+        return spoilt
+    return spent if spent.failures >= 0 and math.isfinite(spent.until) else spoilt
 
 
 def pause_after(failures: int) -> float:

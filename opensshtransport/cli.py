@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,13 @@ import opensshtransport
 from opensshtransport import aliases, direct, master, openssh
 from opensshtransport.direct import Options
 from opensshtransport.ending import end_group
-from opensshtransport.errors import CommandTimeout, OpenSshTransportError, SettingsError, printable
+from opensshtransport.errors import (
+    CommandTimeout,
+    ConnectionFailed,
+    OpenSshTransportError,
+    SettingsError,
+    printable,
+)
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory
@@ -47,6 +54,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ossh` with its arguments; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    _open_what_is_closed()
     if argv[:2] == ["complete", "--"]:
         return _complete(argv[2:])
     parser = _end_parser() if argv[:1] == ["end"] else _parser()
@@ -57,16 +65,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
-    except OpenSshTransportError as error:
+    except KeyboardInterrupt:
+        return _die_by(signal.SIGINT)
+    except BrokenPipeError:
+        return _die_by(signal.SIGPIPE)
+    except Exception as reason:  # any traceback, and Python's status 1, would be taken for the command's
+        if getattr(arguments, "verbose", False) and not isinstance(reason, OpenSshTransportError):
+            traceback.print_exc()
+        error = _as_ours(reason, getattr(arguments, "host", None))
         if getattr(arguments, "report", False):
             print(json.dumps(master.dismantle(error)))
         elif not (arguments.command == "run" and arguments.quiet):
             print(f"{prog}: {printable(_advised(error, arguments))}", file=sys.stderr)
         return TIMED_OUT if isinstance(error, CommandTimeout) else FAILED
-    except KeyboardInterrupt:
-        return _die_by(signal.SIGINT)
-    except BrokenPipeError:
-        return _die_by(signal.SIGPIPE)
+
+
+def _open_what_is_closed() -> None:
+    """Open those of stdin, stdout and stderr that are closed to nothing, as ssh does.
+
+    Else the next file that is opened gets their number, and with it what is meant for them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: PTH123, SIM115 - a descriptor, for good
+
+
+def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:
+    """An error as one of ours, which is told in one line."""
+    if isinstance(reason, OpenSshTransportError):
+        return reason
+    if isinstance(reason, OSError):
+        place = f"{reason.filename}: " if reason.filename else ""
+        return ConnectionFailed(f"{place}{reason.strerror or reason}", host=host)
+    what = " ".join(str(reason).split())
+    return ConnectionFailed(
+        f"unexpected {type(reason).__name__}: {what}", host=host, advice="please report it, with ossh-run -v"
+    )
 
 
 def _advised(error: OpenSshTransportError, arguments: argparse.Namespace) -> str:

@@ -98,14 +98,15 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
             hops=len(destination.route),
         )
         _log_in(master, conversation, env)
-    except OpenSshTransportError as error:
+    except (OpenSshTransportError, OSError) as reason:
+        error = reason if isinstance(reason, OpenSshTransportError) else ConnectionFailed(str(reason))
         _name_host(error, destination.host)
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
         if before is not None:
             budget.note(error, before, sent=conversation is not None and conversation.answered > 0)
         if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
             _call_for_a_person(destination, budget, error)
-        raise
+        raise error from reason.__cause__
     audit(destination, "logged in", time.monotonic() - begin)
     budget.clear()
 

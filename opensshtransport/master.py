@@ -423,18 +423,20 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 
 def audit(destination: Destination, outcome: str, seconds: float) -> None:
-    """Note a login and its outcome: one line in `audit.log` of the state directory."""
+    """Note a login and its outcome: one line in `audit.log` of the state directory, where that takes one."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     # what a server said may stand in it, and the log be shown at a terminal
     told = errors.printable(re.sub(r"\s+", " ", outcome))
     line = f"{now} {destination.host} {destination.address} pid={os.getpid()} {seconds:.1f}s {told}\n"
-    file = os.open(
-        state_directory() / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
-    try:
-        os.write(file, line.encode(errors="surrogateescape"))
-    finally:
-        os.close(file)
+    # a full or read-only disk is no reason to refuse a login
+    with contextlib.suppress(OSError):
+        file = os.open(
+            state_directory() / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            os.write(file, line.encode(errors="surrogateescape"))
+        finally:
+            os.close(file)
 
 
 def ensure(destination: Destination, *, login: bool = True, person: bool = True) -> Facts:

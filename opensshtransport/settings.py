@@ -167,7 +167,8 @@ def _file(value: object, where: str) -> Path:
 
 
 def _factor(value: object, where: str) -> str:
-    if value in {"push", "code"}:
+    # not a set: a list or a table has no hash
+    if value in ("push", "code"):
         return str(value)
     raise SettingsError(f"{where} = {value!r} is unknown", advice='write "push" or "code"')
 
