@@ -12,27 +12,30 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import require
 from nodes import missing_programs
-from programs import OSSH_RUN, ossh, ossh_run
+from programs import ossh, ossh_run
 
 from faults.world import Outcome, World, within
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.runlog import sweep_logs
 
-BATCHES = 4
-# Of a hundred rounds, those that are played here.
-SHARE = 8
+BATCHES = 2
+# For a hundred rounds, the commands that are run here.
+SHARE = 15
 FAULTS = ("emptied", "removed", "full", "full for a moment", "swept", "other namespace")
 WAYS = ("ossh-run", "ossh-run --no-login", "ossh-run --timeout", "ossh-run -t", "Transport")
 SIZE = 1 << 20
+# Commands that are under way when it strikes.
+AT_ONCE = 6
 STATUS = 3
 
 # Sweeps, as `ossh status` does, from where none of our process numbers mean anything.
@@ -73,26 +76,72 @@ def sweeper(directory: Path) -> Iterator[None]:
             process.kill()
 
 
-class Round:
-    """One command, and what becomes of the runtime directory meanwhile."""
+@dataclass
+class Command:
+    """One command on its way."""
 
-    def __init__(self, world: World, small: Path, fault: str, way: str) -> None:
-        self.world, self.small, self.fault, self.way = world, small, fault, way
+    world: World
+    way: str
+    ran: Path
+
+    def __post_init__(self) -> None:
+        chance = self.world.chance
+        self.waits, self.lasts = chance.random() * 0.1, chance.choice((0, 0.05, 0.15))
+        self.text = f"echo x >> {self.ran}; sleep {self.lasts}; exit {STATUS}"
+        self.outcome = Outcome()
+
+    def run(self) -> None:
+        """Run it; `outcome` is its status, or an error."""
+        time.sleep(self.waits)
+        self.outcome = within(self._by_transport if self.way == "Transport" else self._by_script)
+
+    def _by_transport(self) -> object:
+        with self.world.transport() as there:
+            return there.run(self.text).returncode
+
+    def _by_script(self) -> object:
+        flags = {"ossh-run --no-login": ["--no-login"], "ossh-run --timeout": ["--timeout", "50"]}
+        flags["ossh-run -t"] = ["-t"]
+        done = ossh_run(*flags.get(self.way, []), "-F", self.world.config, self.world.node.host, self.text)
+        if done.returncode != 255:
+            return done.returncode
+        said = done.stderr.decode()
+        lines = [line for line in said.splitlines() if line.startswith("ossh-run: ")]
+        assert len(lines) == 1, said
+        assert "Traceback" not in said, said
+        error = ConnectionFailed(said)
+        # what the README says of these
+        doubt = ("not known whether", "lost while", "without a status", "being sent")
+        error.started = None if any(words in said for words in doubt) else False
+        raise error
+
+    def judge(self) -> str:
+        """Check what was told against what has happened; tells in a word what came of it."""
+        runs = len(self.ran.read_text().split()) if self.ran.exists() else 0
+        error = self.outcome.error
+        label = f"{self.way}, begun after {self.waits:.3f} s, lasts {self.lasts}: {self.outcome}, {runs} runs"
+        if error is None:
+            assert (self.outcome.value, runs) == (STATUS, 1), label
+            return "ran"
+        assert isinstance(error, ConnectionFailed), label
+        assert runs <= (0 if error.started is False else 1), label
+        return "not started" if error.started is False else "unknown"
+
+
+class Round:
+    """Some commands at once, and what becomes of the runtime directory meanwhile."""
+
+    def __init__(self, world: World, small: Path, fault: str, top: Path) -> None:
+        self.world, self.fault = world, fault
         self.directory = world.master.directory
         self.ballast = small / "ballast"
-        self.lasts = world.chance.choice((0, 0.05, 0.15))
-        self.after = world.chance.random() * 0.2 * (3 if "timeout" in way else 1)
-        self.ran = world.isolated / "ran"
-        self.ran.unlink(missing_ok=True)
-        self.command = f"echo x >> {self.ran}; sleep {self.lasts}; exit {STATUS}"
+        self.after = world.chance.random() * 0.3
+        top.mkdir()
+        ways = world.chance.choices(WAYS, k=AT_ONCE)
+        self.commands = [Command(world, way, top / str(number)) for number, way in enumerate(ways)]
 
     def __str__(self) -> str:
-        return f"{self.way}, {self.fault} after {self.after:.4f} s, lasts {self.lasts}"
-
-    @property
-    def runs(self) -> int:
-        """How often the command has run."""
-        return len(self.ran.read_text().split()) if self.ran.exists() else 0
+        return f"{self.fault} after {self.after:.4f} s"
 
     def strike(self) -> None:
         """Do what the fault is."""
@@ -111,63 +160,20 @@ class Round:
                 time.sleep(self.world.chance.random() * 0.01)
                 self.ballast.unlink()
         elif self.fault == "swept":
-            # what is named so for long, as of a command that runs for hours
+            # as if they had been named so for long, like that of a command that runs for hours
             sweep_logs(self.directory, older=0)
 
-    def play(self) -> str:
-        """Play it; tells what came of it in a word."""
+    def play(self) -> Counter[str]:
+        """Play it; tells what came of each in a word."""
         other = sweeper(self.directory) if self.fault == "other namespace" else contextlib.nullcontext()
-        with other:
-            outcome = self.by_transport() if self.way == "Transport" else self.by_script()
-        # what is cut off may still be on its way to its first word
-        time.sleep(0.02)
-        error, runs = outcome.error, self.runs
-        label = f"{self}: {outcome}, {runs} runs"
-        if error is None:
-            assert (outcome.value, runs) == (STATUS, 1), label
-        else:
-            assert isinstance(error, ConnectionFailed), label
-            assert runs <= (0 if error.started is False else 1), label
-        self.heal()
-        return "ran" if error is None else "none" if error.started is False else "unknown"
-
-    def by_transport(self) -> Outcome:
-        """What comes of it in Python."""
-        with self.world.transport() as there:
-            if self.world.chance.random() < 0.7:
-                there.run("true")
-            timer = threading.Timer(self.after, self.strike)
-            timer.start()
-            outcome = within(lambda: there.run(self.command).returncode)
-            timer.join()
-            self.ballast.unlink(missing_ok=True)
-        return outcome
-
-    def by_script(self) -> Outcome:
-        """What comes of `ossh-run`: its status, or its one line as an error."""
-        flags = {"ossh-run --no-login": ["--no-login"], "ossh-run --timeout": ["--timeout", "50"]}
-        flags["ossh-run -t"] = ["-t"]
-        words = [*flags.get(self.way, []), "-F", str(self.world.config), self.world.node.host, self.command]
-        with subprocess.Popen(
-            [OSSH_RUN, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        ) as process:
+        with other, ThreadPoolExecutor(AT_ONCE) as pool:
+            done = [pool.submit(command.run) for command in self.commands]
             time.sleep(self.after)
             self.strike()
-            said = process.communicate(timeout=60)[1].decode()
-        if process.returncode != 255:
-            return Outcome(process.returncode)
-        lines = [line for line in said.splitlines() if line.startswith("ossh-run: ")]
-        assert len(lines) == 1, f"{self}: {said}"
-        assert "Traceback" not in said, f"{self}: {said}"
-        error = ConnectionFailed(said)
-        # what the README says of these
-        doubt = ("not known whether", "lost while", "without a status", "being sent", "install")
-        error.started = None if any(words in said for words in doubt) else False
-        return Outcome(error=error)
+            for one in done:
+                one.result()
+        self.heal()
+        return Counter(f"{self.fault}: {command.judge()}" for command in self.commands)
 
     def heal(self) -> None:
         """Make room, and end masters that nobody finds any more."""
@@ -179,30 +185,25 @@ class Round:
             self.world.wait_until(lambda: not self.world.masters(), "masters without a socket to end")
 
 
-def deal(chance: random.Random) -> Iterator[tuple[str, str]]:
-    """Faults and ways in any order: each pair before any comes again."""
-    while True:
-        dealt = [(fault, way) for fault in FAULTS for way in WAYS]
-        chance.shuffle(dealt)
-        yield from dealt
-
-
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_rounds(isolated: Path, small: Path, seed: int, rounds: int, batch: int) -> None:
+def test_rounds(isolated: Path, tmp_path: Path, small: Path, seed: int, rounds: int, batch: int) -> None:
     """A command runs once at most, whatever becomes of the directory, and what is told is true."""
     chance = random.Random(f"{seed} directories {batch}")
     tally: Counter[str] = Counter()
+    faults: list[str] = []
     with World(isolated, chance) as world:
-        for number, (fault, way) in zip(range(rounds * SHARE // 100 // BATCHES), deal(chance), strict=False):
+        for number in range(rounds * SHARE // 100 // BATCHES // AT_ONCE):
+            faults = faults or chance.sample(FAULTS, len(FAULTS))
             # a live master, and the way to it for the script
             warm = ossh_run("-F", world.config, world.node.host, "true")
             assert warm.returncode == 0, warm.stderr
-            this = Round(world, small, fault, way)
+            this = Round(world, small, faults.pop(), tmp_path / str(number))
             try:
-                tally[f"{fault}: {this.play()}"] += 1
+                tally += this.play()
             except BaseException:
-                print(f"--seed {seed} --rounds {rounds} -k 'test_directories and {batch}', round {number}: {this}")  # noqa: T201, E501
+                # pytest shows it where the test fails
+                print(f"--seed {seed} --rounds {rounds} -k 'directories and {batch}', {number}: {this}")  # noqa: T201
                 raise
         ossh("logout", "-F", world.config, world.node.host)
     print(f"--seed {seed}", dict(sorted(tally.items())))  # noqa: T201
