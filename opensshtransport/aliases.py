@@ -56,6 +56,11 @@ def control_path(master: Master, socket: Path) -> str:
     Raises:
         ConfigurationError: ssh refuses ssh_config.
     """
+    return _linked(master, socket)[0]
+
+
+def _linked(master: Master, socket: Path) -> tuple[str, Path]:
+    """The ControlPath, and the link that it means now."""
     directory = _directory(master)
     destination = master.destination
     template = f"{openssh.literal(directory)}/%C"
@@ -68,7 +73,11 @@ def control_path(master: Master, socket: Path) -> str:
         draft = directory / f".{secrets.token_hex(4)}"
         draft.symlink_to(socket)
         draft.replace(link)
-    return template
+    return template, link
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def publish(master: Master, facts: Facts) -> None:
@@ -103,6 +112,11 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
     if _dynamic(watched, again) or not all(_settled(stamp, now) for _, stamp in stamps):
         # of config.toml only its time can tell
         tests = tests[:1] + [_same_answer(argv) for argv in _questions(again)]
+    # else somebody has removed the master, or led the way elsewhere when the directory was open to others
+    leads = f"[ -O {_quoted(directory)} ] && [ ! -L {_quoted(directory)} ]"
+    template, link = _linked(master, Path(facts.socket))
+    socket = shlex.quote(facts.socket)
+    tests.append(f"{leads} && [ -O {socket} ] && [ {_quoted(link)} -ef {socket} ]")
     unchanged = " && ".join(tests)
     wrap = wrapper(secrets.token_hex(8) if facts.shell else "", posix=facts.posix_shell)
     # what follows `-S PATH`: words without blanks
@@ -112,7 +126,7 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         "ossh_host": destination.host,
         "ossh_config": str(destination.ssh_config or ""),
         "ossh_ssh": destination.ssh,
-        "ossh_path": control_path(master, Path(facts.socket)),
+        "ossh_path": template,
         "ossh_options": " ".join(options),
         "ossh_mark": wrap.mark,
         # each run adds something of its own to the mark, so that its processes can be told from others'
@@ -196,17 +210,18 @@ def _sh_compares_fractions() -> bool:
 
 def _same_time(path: Path, stamp: int | None, reference: Path) -> str:
     """A test in sh that a file is as old as it was; -nt and -ot are in every sh that is in use."""
-    quoted = shlex.quote(str(path))
+    quoted = _quoted(path)
     if stamp is None:
         return f"[ ! -e {quoted} ]"
-    if _mtime(reference) != stamp:
+    if reference.is_symlink() or _mtime(reference) != stamp:
         # others may be reading it
         draft = reference.with_name(f".{secrets.token_hex(4)}")
         draft.touch(mode=0o600)
         os.utime(draft, ns=(stamp, stamp))
         draft.replace(reference)
-    other = shlex.quote(str(reference))
-    return f"[ -e {quoted} ] && ! [ {quoted} -nt {other} ] && ! [ {quoted} -ot {other} ]"
+    other = _quoted(reference)
+    ours = f"[ -O {other} ] && [ ! -L {other} ]"
+    return f"{ours} && [ -e {quoted} ] && ! [ {quoted} -nt {other} ] && ! [ {quoted} -ot {other} ]"
 
 
 def _questions(destination: Destination) -> Iterator[list[str]]:

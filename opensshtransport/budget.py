@@ -3,8 +3,9 @@
 Centres lock an account after a few failures. So after each failure there is a pause that doubles, and after
 three in a row nobody but a person tries again. The caller holds the destination's lock.
 
-The trap: a full or read-only home must not shut anybody out, and uncounted failures must not lock an account. So
-what the state directory does not take is noted in the runtime directory; without that too, only a person logs in.
+The trap: a full or read-only home must not shut anybody out, and uncounted failures must not lock an account.
+So what the state directory does not take is noted in the runtime directory; without that too, only a person
+logs in.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from opensshtransport.errors import AuthenticationRefused, CoolingDown, LoginNee
 from opensshtransport.master import replace_file
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import private_directory, runtime_directory, state_directory
+from opensshtransport.trust import read_ours
 
 __all__ = ["Budget", "Spent"]
 
@@ -58,6 +60,7 @@ class Budget:
             self._files.append(
                 private_directory(state_directory() / "failures") / f"{destination.identity}.json"
             )
+        self.file = self._files[-1]
 
     def read(self) -> Spent:
         """What has happened so far. A file that cannot be read counts as exhausted: better safe."""
@@ -159,7 +162,7 @@ def _noted(file: Path) -> Spent | None:
     """What a file says; None where there is none."""
     spoilt = Spent(failures=MOST_FAILURES, reason=f"{file} cannot be read")
     try:
-        noted: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        noted: dict[str, Any] = json.loads(read_ours(file))
         spent = Spent(**noted)
     except FileNotFoundError:
         return None

@@ -85,12 +85,11 @@ def _open_what_is_closed() -> None:
 
     Else the next file that is opened gets their number, and with it what is meant for them.
     """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: PTH123, SIM115 - a descriptor, for good
+    # the lowest number that is free is what is given
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        name = ("stdin", "stdout", "stderr")[number]
+        setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    os.close(number)
 
 
 def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:

@@ -384,8 +384,8 @@ def connection_error(
     )
 
 
-# What ssh says where it has asked no master for the command: there is none, or not one that greets. Other words
-# prove nothing, as a line may be missing: the disk was full for a moment, or ssh was killed before it wrote.
+# What ssh says where it has asked no master for the command: there is none, or not one that greets. Other
+# words prove nothing, as lines may be missing: the disk was full for a moment, or ssh was killed before.
 _NOT_ASKED = re.compile(
     r'^debug1: Control socket ".*" does not exist\r?\n|^Control socket connect\(.*\): .*\n'
     r"|^(?:debug\d: )?mux_client_hello_exchange: (?:write packet|read packet failed|expected HELLO).*\n"

@@ -38,6 +38,7 @@ from opensshtransport.errors import LoginNeeded, MasterGone, SessionRefused, log
 from opensshtransport.openssh import Destination
 from opensshtransport.runlog import RunLog, sweep_logs
 from opensshtransport.settings import runtime_directory, state_directory
+from opensshtransport.trust import open_ours, read_ours
 
 __all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "responds", "sweep"]
 
@@ -347,9 +348,13 @@ def _kill_master(pid: int, socket: Path) -> None:
 
 
 def read_facts(file: Path) -> Facts | None:
-    """Read what is known of a master; None where the file is missing or not one of ours."""
+    """Read what is known of a master; None where the file is missing or makes no sense.
+
+    Raises:
+        SettingsError: it is not ours alone.
+    """
     try:
-        return Facts(**json.loads(file.read_text(encoding="utf-8")))
+        return Facts(**json.loads(read_ours(file)))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -397,8 +402,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
 
     Raises:
         BlockingIOError: somebody else holds it, and we were not to wait.
+        SettingsError: the file is not ours alone.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = open_ours(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield file
@@ -430,9 +436,7 @@ def audit(destination: Destination, outcome: str, seconds: float) -> None:
     line = f"{now} {destination.host} {destination.address} pid={os.getpid()} {seconds:.1f}s {told}\n"
     # a full or read-only disk is no reason to refuse a login
     with contextlib.suppress(OSError):
-        file = os.open(
-            state_directory() / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        file = open_ours(state_directory() / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             os.write(file, line.encode(errors="surrogateescape"))
         finally:

@@ -465,8 +465,8 @@ def guarded_ssh(
     if no_stdin:
         argv.append("-n")
     if log is not None:
-        # DEBUG2 writes "Received exit status from master" and costs nothing; DEBUG3 writes the command from 10.5
-        # on, and what is a line of that could be taken for a line of ssh's
+        # DEBUG2 writes "Received exit status from master" and costs nothing; DEBUG3 writes the command, from
+        # 10.5 on, and a line of that could be taken for one of ssh's
         argv += ["-E", str(log), "-oLogLevel=DEBUG2"]
     if forward is not None:
         argv += ["-W", forward]

@@ -1,8 +1,8 @@
 """ssh's log of one session: all that tells what became of a command.
 
-The trap: the file's name may go at any time, by a cleaner of temporary files or with the whole directory. So it
-is opened before ssh starts, and read by that descriptor, whatever became of the name. The name is needed only
-until ssh has opened it too; so what is older may be removed by anybody, and nobody need know whose it was: the
+The trap: the file's name may go at any time, by a cleaner of temporary files or with the whole directory. So
+it is opened before ssh starts, and read by that descriptor, whatever became of the name. The name is needed
+only until ssh has opened it too. So anybody may remove what is older, and need not know whose it was: the
 process numbers of another container mean nothing here.
 """
 
@@ -20,8 +20,8 @@ __all__ = ["RunLog", "sweep_logs"]
 
 # Seconds in which ssh opens its log.
 _NAMED_FOR = 300.0
-# As `ossh-run` begins it: a disk that is full refuses this, before anything has started, and has then the room
-# of a whole block for what follows.
+# As `ossh-run` begins it. A full disk refuses this before anything has started; else there is the room of a
+# whole block for what follows.
 _HEAD = b"ossh-run\n"
 _PIECE = 1 << 16
 
@@ -84,7 +84,7 @@ def _create(directory: Path) -> tuple[Path, int]:
 
 
 def sweep_logs(directory: Path, older: float = _NAMED_FOR) -> None:
-    """Remove what killed commands have left: logs that have their names for longer than any ssh needs them."""
+    """Remove what killed commands have left: logs that are older than any that ssh has not opened yet."""
     for path in directory.glob("run.*"):
         # somebody else may sweep too
         with contextlib.suppress(OSError):

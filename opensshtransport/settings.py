@@ -23,6 +23,7 @@ import platformdirs
 from opensshtransport.answers import Answer, parse_answer, text_value
 from opensshtransport.errors import SettingsError
 from opensshtransport.prompts import Rule, parse_rule, profile_rules
+from opensshtransport.trust import OPEN, Kind, distrust, doubt_above
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -323,6 +324,7 @@ def runtime_directory() -> Path:
             and parent.stat().st_uid == os.getuid()
             and os.access(parent, os.W_OK | os.X_OK)
             and _file_system(parent) not in _NETWORK_FILE_SYSTEMS
+            and not doubt_above(parent, os.getuid())
         ):
             return private_directory(candidate)
     return private_directory(_FALLBACK / f"{APPLICATION}-{os.getuid()}")
@@ -338,13 +340,8 @@ def private_directory(path: Path) -> Path:
         _make_parents(path.parent)
         path.mkdir(mode=0o700)
     about = path.lstat()
-    if stat.S_ISLNK(about.st_mode):
-        problem = "is a symbolic link"
-    elif not stat.S_ISDIR(about.st_mode):
-        problem = "is not a directory"
-    elif about.st_uid != os.getuid():
-        problem = f"belongs to user {about.st_uid}"
-    else:
+    problem = distrust(about, Kind.DIRECTORY, os.getuid())
+    if problem in {"", OPEN}:
         if stat.S_IMODE(about.st_mode) != 0o700:
             path.chmod(0o700)
         # others could leave a socket, or what is read as our own

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from opensshtransport.errors import SessionRefused
 from opensshtransport.master import Master, replace_file
+from opensshtransport.trust import open_ours, read_ours
 
 __all__ = ["PATIENCE", "Patience", "Slots"]
 
@@ -52,7 +53,7 @@ class Slots:
         with contextlib.suppress(OSError, ValueError):
             # where the clock was set back, it counts as long ago what seems to come
             grown = int(abs(time.time() - self._limit_file.stat().st_mtime) / _LEARNED_FOR)
-            return max(1, min(self._most, int(self._limit_file.read_text()) + grown))
+            return max(1, min(self._most, int(read_ours(self._limit_file)) + grown))
         return self._most
 
     def learn(self, limit: int) -> None:
@@ -167,7 +168,9 @@ class _Table:
     """What this process holds of one file of slots."""
 
     def __init__(self, path: Path) -> None:
-        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # it may have been removed with all that was in it
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.file = open_ours(path, os.O_RDWR | os.O_CREAT)
         self.held: set[int] = set()
         self.lingering: dict[int, float] = {}
         self.waiters = 0

@@ -21,8 +21,8 @@ HOUSE = Path(opensshtransport.__file__).parent
 
 # A new room gets its place here.
 FLOORS = {
-    0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings"},
-    1: {"openssh", "tools", "wrapper", "ssh_config", "runlog", "trust"},
+    0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings", "trust"},
+    1: {"openssh", "tools", "wrapper", "ssh_config", "runlog"},
     2: {
         *("master", "aliases", "slots", "channel", "spares", "ending"),
         *("login", "conversation", "budget", "sources"),

@@ -1,6 +1,6 @@
-"""Runtime directories that are emptied, removed, full or shared with another container while a command runs.
+"""Runtime directories that are emptied, removed, full or shared with another container while commands run.
 
-The command runs once or not at all, and what is told is what happened: its own status, or that it is not known.
+A command runs once or not at all, and what is told is what happened: its own status, or that it is not known.
 """
 
 from __future__ import annotations
