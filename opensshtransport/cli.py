@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import opensshtransport
-from opensshtransport import aliases, direct, master, openssh
+from opensshtransport import aliases, descriptors, direct, master, openssh
 from opensshtransport.direct import Options
 from opensshtransport.ending import end_group
 from opensshtransport.errors import (
@@ -53,6 +53,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ossh` with its arguments; returns the exit status."""
+    descriptors.plug()
     argv = sys.argv[1:] if argv is None else argv
     _open_what_is_closed()
     if argv[:2] == ["complete", "--"]:

@@ -5,6 +5,7 @@ The trap: what start-up files print on stdout comes before the command's own byt
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import aliases, master, openssh
+from opensshtransport.descriptors import Typed, opened_anew, wait_for_terminal
 from opensshtransport.ending import NO_STATUS, end_group
 from opensshtransport.errors import (
     CommandTimeout,
@@ -147,8 +149,19 @@ def _run(
         _tell(shlex.join(argv))
     marked = bool(wrap.mark) and not options.tty
     session = _Session(mark=wrap.mark if marked else "")
+    typed = os.isatty(0) and not options.no_stdin and not options.tty
+    if options.tty and os.isatty(0):
+        wait_for_terminal()
     try:
-        with subprocess.Popen(argv, stdout=subprocess.PIPE if not options.tty else None) as ssh:
+        with (
+            opened_anew() as (stdin, stdout, stderr),
+            subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if typed else stdin,
+                stdout=stdout if options.tty else subprocess.PIPE,
+                stderr=stderr,
+            ) as ssh,
+        ):
             try:
                 if not options.tty:
                     session.copy(ssh, deadline)
@@ -189,16 +202,20 @@ class _Session:
             BrokenPipeError: nobody reads our output.
         """
         source = ssh.stdout.fileno() if ssh.stdout else -1
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([source], [], [], left)[0]:
-                raise TimeoutError
-            piece = os.read(source, _PIECE)
-            if not piece:
-                return
-            piece = self._after_mark(piece)
-            while piece:
-                piece = piece[os.write(1, piece) :]
+        with Typed(ssh.stdin) if ssh.stdin else contextlib.nullcontext() as typed:
+            while True:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if typed is None:
+                    ready = select.select([source], [], [], left)[0]
+                else:
+                    ready = typed.wait([source], left)
+                if source in ready:
+                    piece = os.read(source, _PIECE)
+                    if not piece:
+                        return
+                    _write(self._after_mark(piece))
+                elif deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError
 
     def _after_mark(self, piece: bytes) -> bytes:
         if self._before is None:
@@ -211,3 +228,12 @@ class _Session:
             return b""
         rest, self._before = self._before[match.end() :], None
         return rest
+
+
+def _write(piece: bytes) -> None:
+    """Write to our stdout, all of it."""
+    while piece:
+        # another ssh may have set a pipe not to be waited for, which it shares with us
+        select.select([], [1], [])
+        with contextlib.suppress(BlockingIOError):
+            piece = piece[os.write(1, piece) :]

@@ -5,8 +5,9 @@ begins its output with a line of its own, `MARK PID`, and what comes before that
 multiplexing does not pass on the signal that killed a command: so a shell stands above it and turns signal N
 into status 128+N. PID is the session's and process group's leader.
 
-The command itself is read by the user's login shell, as without a wrapper. The trap: bash reads `~/.bashrc`
-when sshd starts it, but the shell below it must not read that again, which SHLVL prevents.
+The command itself is read by the user's login shell, as without a wrapper. The traps: bash reads `~/.bashrc`
+when sshd starts it, but the shell below it must not read that again, which SHLVL prevents. And that shell
+reads the file that BASH_ENV names, which may print: then the line is printed by that shell.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def wrapper(mark: str, *, posix: bool) -> Wrapper:
     if posix:
         return Wrapper(
             mark=mark,
-            before=f'{_ABOVE}echo;echo {mark} $$;(exec "${{SHELL:-/bin/sh}}" -c ',
+            # on the first line of the command, so that what the shell says of lines is right
+            before=f'{_ABOVE}ossh_line="echo;echo {mark} $$;";[ "${{BASH_ENV-}}" ]||eval "$ossh_line";'
+            '(exec "${SHELL:-/bin/sh}" -c "${BASH_ENV:+$ossh_line}"',
             after=_BELOW,
             tty_before=f'{_ABOVE}(exec "${{SHELL:-/bin/sh}}" -c ',
             posix=True,
