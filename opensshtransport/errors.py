@@ -266,7 +266,8 @@ _MEANINGS: tuple[_Meaning, ...] = (
     ),
     _row(
         # whatever else it says has come after the master was asked, as far as can be known
-        r"^mux_client_request_session: (?!master alive request failed)|^(?:read from master failed|write packet): ",
+        r"^mux_client_request_session: (?!master alive request failed)"
+        r"|^(?:read from master failed|write packet): ",
         ConnectionLost,
         "the connection broke while the command was being sent",
     ),

@@ -1,8 +1,8 @@
 """Ssh's own words for each failure, from servers that are really started.
 
 Each function below brings about one failure and returns what ssh said. The tests ask the installed ssh so,
-and read beside it what other versions said: `python tests/capture_stderr.py` adds that of the installed one to
-`tests/stderr/CASE.txt`. There, versions that say the same share a text, below a line with their names;
+and read beside it what other versions said. `python tests/capture_stderr.py` adds what the installed one says
+to `tests/stderr/CASE.txt`. There, versions that say the same share a text, below a line with their names;
 directories are called `/home/me`, ports are 40000, process ids 4000, and keys have one fingerprint.
 """
 
@@ -601,7 +601,9 @@ def kept(name: str, directory: Path = STDERR) -> dict[str, str]:
 
 def keep(name: str, version: str, text: str, directory: Path = STDERR) -> None:
     """Keep what a version said in a case; line ends stay as they are."""
-    text = re.sub(r"\bport (?!65535\b)\d+|(?<=\]:)\d{5}\b", lambda found: re.sub(r"\d+", "40000", found[0]), text)
+    text = re.sub(
+        r"\bport (?!65535\b)\d+|(?<=\]:)\d{5}\b", lambda found: re.sub(r"\d+", "40000", found[0]), text
+    )
     text = re.sub(r"SHA256:[\w+/]{43}", f"SHA256:{'k' * 43}", re.sub(r"\bpid = \d+", "pid = 4000", text))
     said = {**kept(name, directory), version: text}
     versions: dict[str, list[str]] = {}
@@ -618,7 +620,7 @@ def main() -> None:
         for name in CASES:
             try:
                 keep(name, installed_version(), capture(name, node))
-            except ImpossibleHereError as reason:
+            except ImpossibleHereError as reason:  # noqa: PERF203 - the others are captured all the same
                 sys.stdout.write(f"{name}: left out, {reason}\n")
 
 

@@ -11,7 +11,6 @@ import inspect
 import pickle
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from capture_stderr import CASES, CLIENTS, STDERR, ImpossibleHereError, capture, kept, quiet_node
@@ -41,7 +40,6 @@ from opensshtransport.errors import (
     tells_cause,
 )
 from opensshtransport.sandbox import Sandbox
-
 
 # Each case's words by version; as parameters with their places in the files for names.
 _KEPT = {name: kept(name) for name in CASES}
@@ -313,7 +311,7 @@ class TestLogError:
 
     @pytest.mark.parametrize("version", kept("mux-log-kill9PP", CLIENTS))
     def test_cut_while_it_ran(self, version: str) -> None:
-        """Where the server's process is killed, the command had started, though 7.8 to 8.2 note less of it."""
+        """Where the server's process is killed, the command had started, though 8.0 notes less."""
         error = log_error(kept("mux-log-kill9PP", CLIENTS)[version], "daint")
         assert isinstance(error, ConnectionLost)
         assert error.started is True
@@ -330,7 +328,13 @@ class TestTellsCause:
     """Whether ssh's words say more than that the connection has ended."""
 
     ENDED = ("closed-before-banner", "reset-in-key-exchange", "proxy-command-fails")
-    CAUSES = ("jump-refused", "jump-name-unknown", "jump-publickey-refused", "target-refused-behind-jump", "refused")
+    CAUSES = (
+        "jump-refused",
+        "jump-name-unknown",
+        "jump-publickey-refused",
+        "target-refused-behind-jump",
+        "refused",
+    )
 
     @pytest.mark.parametrize("name", ENDED + CAUSES)
     def test_kept(self, name: str) -> None:
