@@ -403,6 +403,7 @@ def penal() -> Iterator[PenalisingNode]:
         yield node
 
 
+@pytest.mark.client
 def test_server_refuses_our_address(penal: PenalisingNode, isolated: Path) -> None:
     """After failed logins a server lets our address wait: that is told, waited for, and made no longer."""
     config, wrong = penal.ssh_config, isolated / "wrong"

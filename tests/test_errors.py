@@ -189,6 +189,7 @@ class TestClassify:
     """Ssh's own words, as really said."""
 
     @pytest.mark.parametrize("name", CASES)
+    @pytest.mark.client
     def test_now(self, quiet: Sandbox, name: str) -> None:
         """What the installed ssh says of a failure that is brought about now means the right error."""
         try:

@@ -21,6 +21,8 @@ from opensshtransport.openssh import parse_resolved
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.sftp import parse_listing
 
+pytestmark = pytest.mark.client
+
 
 def recorded(name: str) -> dict[str, str]:
     """What each version's programs have said."""
