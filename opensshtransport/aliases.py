@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from opensshtransport import openssh
+from opensshtransport import openssh, versions
 from opensshtransport.errors import ConfigurationError
 from opensshtransport.master import Facts, Master, locked, replace_file
 from opensshtransport.openssh import Destination
@@ -100,7 +100,7 @@ def publish(master: Master, facts: Facts) -> None:
 def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
     destination = master.destination
     now = time.time()
-    watched = list(_watched(destination.ssh_config))
+    watched = list(_watched(destination))
     stamps = [(path, _mtime(path)) for path in watched]
     try:
         again = openssh.resolve(destination.host, destination.ssh_config)
@@ -149,10 +149,15 @@ def withdraw(master: Master) -> None:
     shutil.rmtree(_directory(master), ignore_errors=True)
 
 
-def _watched(ssh_config: Path | None) -> Iterator[Path]:
+def _watched(destination: Destination) -> Iterator[Path]:
     """All files that decide where a name leads, and the directories in which an Include could find more."""
     yield config_file()
-    yield from files(ssh_config)
+    if destination.ssh_config is not None:
+        yield from files(destination.ssh_config)
+        return
+    yield from files(
+        None, versions.system_files(openssh.resolve_command(destination.ssh, destination.host, None))
+    )
 
 
 def _dynamic(watched: Sequence[Path], resolved: Destination) -> bool:

@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opensshtransport.errors import AuthenticationRefused, CoolingDown, LoginNeeded, OpenSshTransportError
+from opensshtransport.errors import (
+    AddressRefused,
+    AuthenticationRefused,
+    CoolingDown,
+    LoginNeeded,
+    OpenSshTransportError,
+)
 from opensshtransport.master import replace_file
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import private_directory, runtime_directory, state_directory
@@ -29,6 +35,9 @@ __all__ = ["Budget", "Spent"]
 
 FIRST_PAUSE = 30.0
 LONGEST_PAUSE = 3600.0
+# A server that refuses our address tells not for how long: sshd for 15 seconds to 10 minutes, unless told
+# otherwise (PerSourcePenalties). A connection that it refuses makes it no longer.
+REFUSED_PAUSE = 60.0
 MOST_FAILURES = 3
 
 
@@ -40,13 +49,20 @@ class Spent:
         failures: how many failed, in a row.
         until: no login without a person before this time, seconds since the epoch.
         reason: the last failure's message.
+        refused: whether the pause is for a server that refuses our address.
         told: whether `login_hook` has been run for it.
     """
 
     failures: int = 0
     until: float = 0.0
     reason: str = ""
+    refused: bool = False
     told: bool = False
+
+    @property
+    def pause(self) -> float:
+        """Seconds from the last failure to the next login without a person."""
+        return max(pause_after(self.failures), REFUSED_PAUSE if self.refused else 0.0)
 
 
 class Budget:
@@ -71,6 +87,7 @@ class Budget:
 
         Raises:
             CoolingDown: it must not be tried, or not yet.
+            AddressRefused: not yet, as the server has refused our address.
         """
         spent = self.read()
         host = self.destination.host
@@ -78,14 +95,15 @@ class Budget:
             raise CoolingDown(
                 f"{spent.failures} logins in a row have failed, the last: {spent.reason}", host=host
             )
-        pause = pause_after(spent.failures)
+        pause = spent.pause
         left = spent.until - time.time()
         if left > pause:
             # the clock was set back: that must not make the pause longer than it was meant to be
             left = pause
             self._write(dataclasses.replace(spent, until=time.time() + pause))
         if left > 0:
-            raise CoolingDown(f"{spent.reason}; no login without a person for {left:.0f} s", host=host)
+            kind = AddressRefused if spent.refused else CoolingDown
+            raise kind(f"{spent.reason}; no login without a person for {left:.0f} s", host=host)
 
     def begin(self) -> Spent:
         """Count a login as failed before it begins: if it is killed, nobody knows what it has sent.
@@ -109,6 +127,9 @@ class Budget:
         with contextlib.suppress(CoolingDown):
             if sent or isinstance(error, AuthenticationRefused | LoginNeeded):
                 self._count(before, error.message)
+            elif isinstance(error, AddressRefused):
+                until = max(before.until, time.time() + REFUSED_PAUSE)
+                self._write(dataclasses.replace(before, refused=True, reason=error.message, until=until))
             elif before.failures:
                 self._write(before)
             else:
@@ -117,7 +138,7 @@ class Budget:
     def _count(self, before: Spent, reason: str) -> None:
         failures = before.failures + 1
         until = time.time() + pause_after(failures)
-        self._write(dataclasses.replace(before, failures=failures, until=until, reason=reason))
+        self._write(dataclasses.replace(before, failures=failures, until=until, reason=reason, refused=False))
 
     def note_told(self) -> bool:
         """Note that the person was told; whether that was not so before."""
@@ -168,7 +189,7 @@ def _noted(file: Path) -> Spent | None:
         return None
     except (OSError, ValueError, TypeError):
         return spoilt
-    kinds = {"failures": int, "until": int | float, "reason": str, "told": bool}
+    kinds = {"failures": int, "until": int | float, "reason": str, "refused": bool, "told": bool}
     if not all(isinstance(value, kinds[name]) for name, value in noted.items()):
         return spoilt
     return spent if spent.failures >= 0 and math.isfinite(spent.until) else spoilt

@@ -11,6 +11,7 @@ The tree::
     └── ConnectionFailed              (OSError)
         ├── ConfigurationError                      ssh refuses ssh_config or the destination
         ├── Unreachable                             refused, timed out, name unknown, no route
+        │   └── AddressRefused                      the server takes no login from this address for a while
         ├── HostKeyError
         │   ├── HostKeyUnknown
         │   └── HostKeyChanged
@@ -37,6 +38,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 __all__ = [
+    "AddressRefused",
     "AuthenticationRefused",
     "CommandFailed",
     "CommandTimeout",
@@ -63,6 +65,7 @@ __all__ = [
     "log_error",
     "logged_status",
     "printable",
+    "tells_cause",
 ]
 
 _TAIL_LINES = 12
@@ -162,8 +165,19 @@ class Unreachable(ConnectionFailed):
     advice_by_default = "check the network (VPN?) and HostName, Port and ProxyJump in ssh_config"
 
 
+class AddressRefused(Unreachable):
+    """The server takes no login from this address for a while, most often since logins have failed.
+
+    sshd does so from 9.8 on (sshd_config(5), PerSourcePenalties); being refused makes it no longer.
+    """
+
+    advice_by_default = "wait, by sshd's defaults 10 minutes at most; each login that fails makes it longer"
+
+
 class HostKeyError(ConnectionFailed):
     """The server's host key was not accepted."""
+
+    advice_by_default = "ask your centre about its host key"
 
 
 class HostKeyUnknown(HostKeyError):
@@ -251,7 +265,9 @@ _MEANINGS: tuple[_Meaning, ...] = (
         "the server opens no further session on this connection",
     ),
     _row(
-        r"^(?:mux_client_request_session: )?(?:read from master failed|write packet): ",
+        # whatever else it says has come after the master was asked, as far as can be known
+        r"^mux_client_request_session: (?!master alive request failed)"
+        r"|^(?:read from master failed|write packet): ",
         ConnectionLost,
         "the connection broke while the command was being sent",
     ),
@@ -259,7 +275,8 @@ _MEANINGS: tuple[_Meaning, ...] = (
         # the guard's own mark, or what it leaves in a log at DEBUG
         rf"^{NO_MASTER}\r?$|^debug1: Control socket .* does not exist"
         r"|^debug1: Executing proxy command: exec false"
-        r"|^(?:mux_client_hello_exchange|mux_client_request_alive|muxclient|mux_client_request_session): .*"
+        r"|^mux_client_(?:hello_exchange|request_alive): |^mux_client_request_session: master alive "
+        r"|^muxclient: master (?:hello exchange|alive check) failed"
         r"|^Control socket connect\(.*\): |^Control socket .* does not exist"
         r"|^mux_client_.*: (?:master (?:alive|hello) |.*Broken pipe)",
         MasterGone,
@@ -272,6 +289,12 @@ _MEANINGS: tuple[_Meaning, ...] = (
         r"|^@\s+WARNING: REVOKED HOST KEY DETECTED!|^Host key \S+ \S+ revoked by file ",
         HostKeyChanged,
         "the host key is not the one that is known",
+    ),
+    _row(
+        # sshconnect.c (check_host_key); a certificate may be good, and not for this name or time
+        r"^Certificate (?:invalid: |lacks )|^host key \S+ not permitted by ",
+        HostKeyError,
+        "the host key was not accepted",
     ),
     _row(
         r"^No \S+ host key is known for .* and you have requested strict checking"
@@ -325,11 +348,26 @@ _MEANINGS: tuple[_Meaning, ...] = (
         r"|^(?:client_loop: )?send disconnect: |^Timeout, server .* not responding"
         r"|^Unable to negotiate with |^stdio forwarding failed|^channel \d+: open failed: "
         r"|^Connection closed by UNKNOWN port|^Read from remote host .*: |^packet_write_wait: "
-        r"|^ssh_dispatch_run_fatal: ",
+        # the last one is all that 7.4 says where a ProxyCommand has ended
+        rf"|^ssh_dispatch_run_fatal: |^Received disconnect from .* port \d+:\d+: |^write: Broken pipe{_EOL}",
         Unreachable,
         "the server, or a jump host before it, ended the connection",
     ),
 )
+
+# What ssh says where it knows no more than that the other side is gone. From 9.5 on it may say less than
+# before: the words of `kex_exchange_identification` are for -v alone.
+_ENDED = re.compile(
+    r"^(?:(?:kex|ssh)_exchange_identification: |banner exchange: |write: Broken pipe)"
+    r"|^Connection (?:closed|reset) by .* port \d+",
+    re.MULTILINE,
+)
+
+
+def tells_cause(stderr: str) -> bool:
+    """Whether ssh's own words name a cause, or no more than that the connection has ended."""
+    rest = "\n".join(line for line in stderr.splitlines() if not _ENDED.match(line))
+    return _meaning(rest, None) is not None
 
 
 def classify(stderr: str, returncode: int | None) -> type[ConnectionFailed] | None:
@@ -400,6 +438,15 @@ def logged_status(log: str) -> int | None:
     return int(found[-1]) if found else None
 
 
+# That the master has opened the session: 7.8 to 8.2 say so no more, but how a session ends they say as all do
+# (mux.c, mux_client_request_session).
+_SESSION_OPENED = re.compile(
+    r"^debug1: mux_client_request_session: master session id: "
+    r"|^debug2: (?:Control master terminated unexpectedly|Exiting on signal: )",
+    re.MULTILINE,
+)
+
+
 def log_error(log: str, host: str) -> ConnectionFailed:
     """What it means that ssh was started for a command, and ended without the command's status.
 
@@ -411,7 +458,7 @@ def log_error(log: str, host: str) -> ConnectionFailed:
         SessionRefused, MasterGone or ConfigurationError where ssh says that nothing had started; else
         ConnectionLost, whose `started` is True where the session was opened, and None without evidence.
     """
-    if re.search(r"^debug1: mux_client_request_session: master session id: ", log, re.MULTILINE):
+    if _SESSION_OPENED.search(log):
         return ConnectionLost(
             "the connection was lost while the command ran", host=host, started=True, stderr=log
         )

@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from opensshtransport import openssh
+from opensshtransport import openssh, versions
 from opensshtransport.errors import NO_MASTER, CommandTimeout
 from opensshtransport.links import Finding, broken, fine, skipped, warning
 from opensshtransport.master import Facts, Master
@@ -245,10 +245,10 @@ def sftp(far: FarSide) -> Finding:
     lines = [line for line in said.splitlines() if line.strip()]
     if NO_MASTER in said:
         return skipped("the server opens no session for it now")
-    # over a master the refusal of a subsystem itself is told to nobody
-    if "subsystem request failed" in said or said.endswith("Connection closed"):
-        return warning("the server has none, or it ends at once", "use ossh cp, or scp -O")
-    return warning(f"fails ({lines[0] if lines else 'without a word'})", "use ossh cp, or scp -O")
+    scp = " ".join(["scp", *versions.old_protocol(openssh.locate(far.master.destination.settings.scp))])
+    if versions.has_no_sftp(said):
+        return warning("the server has none, or it ends at once", f"use ossh cp, or {scp}")
+    return warning(f"fails ({lines[0] if lines else 'without a word'})", f"use ossh cp, or {scp}")
 
 
 # -- what is there -------------------------------------------------------------------------------------

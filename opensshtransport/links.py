@@ -14,13 +14,14 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from opensshtransport import openssh, ssh_config, tools
-from opensshtransport.errors import OpenSshTransportError, SettingsError
+from opensshtransport import greeting, openssh, ssh_config, tools
+from opensshtransport.errors import AddressRefused, OpenSshTransportError, SettingsError
+from opensshtransport.greeting import Greeting
 from opensshtransport.openssh import Destination, Resolved
 from opensshtransport.settings import Settings, config_file, load, runtime_directory
 
@@ -31,8 +32,6 @@ State = Literal["fine", "warning", "broken", "skipped"]
 # What needs not be there, and is not.
 NOT_USED = "not used"
 _PROBE_TIMEOUT = 10.0
-# What ssh sees of a server before it logs in (RFC 4253, section 4.2).
-_GREETING = b"SSH-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,23 +284,34 @@ def connection(destination: Destination) -> Finding:
         return skipped("a ProxyCommand makes the connection")
     try:
         begin = time.monotonic()
-        with socket.create_connection((name, port), timeout=_PROBE_TIMEOUT) as link:
-            took = time.monotonic() - begin
-            greeting = link.recv(256)
+        said = greeting.ask(name, port, _PROBE_TIMEOUT)
+        took = time.monotonic() - begin
     except (OSError, UnicodeError) as reason:
         text = getattr(reason, "strerror", None) or str(reason)
         return broken(
             f"{name} port {port} cannot be reached ({text})", "check Port, the network, and the VPN"
         )
-    if not greeting:
-        return broken(
-            f"{name} port {port} ends the connection at once",
-            "wait: too many may be logging in, or ask your centre",
-        )
-    if _GREETING not in greeting:
-        return broken(f"at {name} port {port} no ssh server answers", "correct HostName and Port")
-    said = greeting.decode(errors="replace").splitlines()[0]
-    return fine(f"{name} port {port} answers in {took * 1000:.0f} ms: {said}")
+    meaning = greeting.read(said)
+    if meaning in _REFUSED:
+        seen, advice = _REFUSED[meaning]
+        return broken(seen.format(f"{name} port {port}"), advice)
+    # a server may send other lines before
+    version = next(line for line in said.decode(errors="replace").splitlines() if line.startswith("SSH-"))
+    return fine(f"{name} port {port} answers in {took * 1000:.0f} ms: {version}")
+
+
+_REFUSED: Mapping[Greeting, tuple[str, str]] = {
+    Greeting.SILENCE: (
+        "{} ends the connection at once",
+        "wait: too many may be logging in, or ask your centre",
+    ),
+    Greeting.TOO_MANY: ("{} lets nobody in now, as too many are logging in", "try again in a minute"),
+    Greeting.ADDRESS_REFUSED: (
+        "{} refuses this address for a while, as after failed logins (Not allowed at this time)",
+        AddressRefused.advice_by_default,
+    ),
+    Greeting.ANOTHER_SERVER: ("at {} no ssh server answers", "correct HostName and Port"),
+}
 
 
 def host_keys(destination: Destination) -> Finding:

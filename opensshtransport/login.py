@@ -16,18 +16,19 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from opensshtransport import aliases, openssh, tools
+from opensshtransport import aliases, greeting, openssh, tools
 from opensshtransport.budget import Budget
 from opensshtransport.conversation import Conversation, Person, Said
 from opensshtransport.errors import (
+    AddressRefused,
     AuthenticationRefused,
     ConnectionFailed,
     HostKeyUnknown,
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
-    Unreachable,
     connection_error,
+    tells_cause,
 )
 from opensshtransport.master import Facts, Master, audit, sweep
 from opensshtransport.openssh import Destination
@@ -148,17 +149,37 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     error = connection_error(words, host=destination.host, argv=argv)
     if isinstance(error, AuthenticationRefused):
         raise _explained(error, destination, conversation, env) from None
-    if isinstance(error, Unreachable) and _HIDDEN in words:
-        way = destination.route[0][3] or destination.route[1:]
-        if way:
-            plain = ["ssh", *openssh.config_options(destination.ssh_config), "-S", "none", destination.host]
-            error.advice = f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+    if not tells_cause(words):
+        error = _found_out(error, destination)
     raise error
 
 
-# What ssh says when the ssh of a jump host, or a ProxyCommand, has ended. The words of that go to /dev/null
-# where a connection is to persist (sshconnect.c, ssh_proxy_connect).
-_HIDDEN = "kex_exchange_identification: "
+def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionFailed:
+    """The end of a connection of which ssh tells no cause, with what can be known of it, and how.
+
+    The words of a jump host's ssh, or of a ProxyCommand, go to /dev/null where a connection is to persist
+    (sshconnect.c, ssh_proxy_connect); those of a server that greets nobody are told with -v alone.
+    """
+    _, name, port, command = destination.route[0]
+    if not command and _refuses_us(name, port, destination.settings.check_timeout):
+        return AddressRefused(
+            f"{name} port {port} refuses this address for a while, as after failed logins",
+            host=error.host,
+            argv=error.argv,
+            returncode=error.returncode,
+            stderr=error.stderr,
+        )
+    if command or destination.route[1:]:
+        plain = ["ssh", *openssh.config_options(destination.ssh_config), "-S", "none", destination.host]
+        error.advice = f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+    return error
+
+
+def _refuses_us(name: str, port: int, timeout: float) -> bool:
+    try:
+        return greeting.read(greeting.ask(name, port, timeout)) is greeting.Greeting.ADDRESS_REFUSED
+    except (OSError, UnicodeError):
+        return False
 
 
 def _text(file: Path) -> str:

@@ -176,16 +176,18 @@ def method_options(method: str, platform: str) -> dict[str, str]:
 
 
 _SAID = {"true": "yes", "false": "no"}
+# Options that ssh -G never shows, or not in each version that knows them (7.4).
+_NOT_SHOWN = {"IgnoreUnknown", "UseKeychain"}
+_NOT_ALWAYS_SHOWN = {"AddKeysToAgent"}
 
 
 def lacking(resolved: Resolved, options: Mapping[str, str | None]) -> dict[str, str]:
     """The options that do not come out as wanted, with what comes out."""
     found: dict[str, str] = {}
     for keyword, wanted in options.items():
-        # options that ssh -G does not show, on systems that do not have them
-        if keyword in {"IgnoreUnknown", "UseKeychain"}:
-            continue
         values = resolved.options.get(keyword.lower(), ())
+        if keyword in _NOT_SHOWN or (keyword in _NOT_ALWAYS_SHOWN and not values):
+            continue
         plain = (wanted or "").strip('"')
         if keyword in {"IdentityFile", "CertificateFile"}:
             if expanded(plain) not in [expanded(value) for value in values]:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from opensshtransport import openssh, trees
+from opensshtransport import openssh, trees, versions
 from opensshtransport.channel import Client
 from opensshtransport.errors import (
     ConnectionFailed,
@@ -108,21 +108,14 @@ def missing_sftp(reason: ConnectionFailed) -> bool:
     """Whether an error of sftp's says that the far side has no such subsystem, or that noise breaks it."""
     if type(reason) is not ConnectionFailed:
         return False
-    said = (reason.stderr or "").strip()
-    # over a master the refusal of a subsystem itself is told to nobody
-    return (
-        "subsystem request failed" in said
-        or "Received message too long" in said
-        or said.endswith("Connection closed")
-    )
+    said = reason.stderr or ""
+    return versions.has_no_sftp(said) or "Received message too long" in said
 
 
 # How long a session is waited for, and when it is asked for again, in seconds.
 _AGAIN = 0.1
 # It stands before each line of a batch when that begins.
 _PROMPT = b"sftp> "
-# What sftp leaves out of a tree, and says so.
-_LEFT_OUT = re.compile(r'^download "?(.*?)"?: not a regular file', re.MULTILINE)
 
 
 class Sftp:
@@ -197,7 +190,8 @@ class Sftp:
 
     def _talk(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        env = {**os.environ, "LC_ALL": "C"}
+        # words in English; and names as they are, since 7.4 leaves those out that a locale cannot write
+        env = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": ""}
         given: bytes | None = text
         with Client(argv, self._shells.master, live_facts(self._shells), env=env, **pipes) as program:
             while True:
@@ -408,7 +402,7 @@ class Sftp:
             else:
                 option = "-R" + ("p" if how.preserve else "")
                 said = self._run([f"get {option} {batch_word(source)} {batch_word(str(arrived))}"], source)
-                failures += [self._error(errno.EOPNOTSUPP, left) for left in _LEFT_OUT.findall(said)]
+                failures += [self._error(errno.EOPNOTSUPP, left) for left in versions.names_left_out(said)]
             self._arrange(arrived, target, how, failures, meter)
 
     @contextlib.contextmanager
@@ -463,14 +457,7 @@ class Sftp:
     # -- scp's old protocol --------------------------------------------------------------------------------
 
     def _scp(self, source: str, destination: str, preserve: bool, meter: Meter) -> None:
-        argv = openssh.guarded_scp(
-            self._shells.master.destination,
-            self._control_path(),
-            [
-                *("-O", "-q", "-r", *(["-p"] if preserve else []), "--"),
-                *(os.path.abspath(source), self._remote(destination)),
-            ],
-        )
+        argv = self._scp_command(preserve, os.path.abspath(source), self._remote(destination))
         files = [path for path in Path(source).rglob("*") if path.is_file()] or [Path(source)]
         size = sum(path.stat().st_size for path in files if path.is_file())
         meter.expect(len(files), size)
@@ -479,12 +466,13 @@ class Sftp:
         meter.done(destination, len(files))
 
     def _scp_get(self, source: str, arrived: Path, preserve: bool) -> None:
-        argv = openssh.guarded_scp(
-            self._shells.master.destination,
-            self._control_path(),
-            ["-O", "-q", "-r", *(["-p"] if preserve else []), "--", self._remote(source), str(arrived)],
-        )
-        self._end(argv, b"", source)
+        self._end(self._scp_command(preserve, self._remote(source), str(arrived)), b"", source)
+
+    def _scp_command(self, preserve: bool, *operands: str) -> list[str]:
+        destination = self._shells.master.destination
+        options = [*versions.old_protocol(openssh.locate(destination.settings.scp)), "-q", "-r"]
+        options += ["-p"] if preserve else []
+        return openssh.guarded_scp(destination, self._control_path(), [*options, "--", *operands])
 
     def _remote(self, path: str) -> str:
         # the old protocol gives the path to a shell over there

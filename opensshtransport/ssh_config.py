@@ -18,8 +18,19 @@ from pathlib import Path
 
 from opensshtransport.errors import SettingsError
 
-__all__ = ["before_magic", "files", "home", "keywords", "names", "person_file", "quoted", "with_block"]
+__all__ = [
+    "before_magic",
+    "files",
+    "home",
+    "included",
+    "keywords",
+    "names",
+    "person_file",
+    "quoted",
+    "with_block",
+]
 
+# Of an ssh that comes with the system; others have theirs elsewhere (`versions.system_files`).
 SYSTEM_FILE = Path("/etc/ssh/ssh_config")
 _DEEPEST_INCLUDE = 16
 _INDENT = "    "
@@ -37,19 +48,26 @@ def person_file() -> Path:
     return home() / ".ssh" / "config"
 
 
-def files(ssh_config: Path | None) -> Iterator[Path]:
+def files(ssh_config: Path | None, system: Sequence[Path] = (SYSTEM_FILE,)) -> Iterator[Path]:
     """All files that ssh reads, also missing ones, and the directories in which an Include could find more.
 
     Args:
         ssh_config: the one given by -F; None for the person's and the system's.
+        system: the latter.
     """
-    # a relative Include in a person's file, also in one named by -F, is one of ~/.ssh (ssh_config(5))
-    base = home() / ".ssh"
-    if ssh_config is not None:
-        yield from _included(ssh_config, base, 0)
-    else:
-        yield from _included(person_file(), base, 0)
-        yield from _included(SYSTEM_FILE, SYSTEM_FILE.parent, 0)
+    yield from included(ssh_config or person_file())
+    for file in system if ssh_config is None else ():
+        yield from included(file, file.parent)
+
+
+def included(file: Path, base: Path | None = None) -> Iterator[Path]:
+    """A file of ssh_config, and what it includes.
+
+    Args:
+        file: it.
+        base: of its relative names; ~/.ssh in a person's file, also in one given by -F (ssh_config(5)).
+    """
+    return _included(file, base or home() / ".ssh", 0)
 
 
 def _included(file: Path, base: Path, depth: int) -> Iterator[Path]:

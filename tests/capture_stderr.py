@@ -1,8 +1,9 @@
 """Ssh's own words for each failure, from servers that are really started.
 
 Each function below brings about one failure and returns what ssh said. The tests ask the installed ssh so,
-and read beside it what earlier versions said: `python tests/capture_stderr.py` writes that for the installed
-version to `tests/stderr/VERSION-CASE.txt`, where directories are called `/home/me`.
+and read beside it what other versions said. `python tests/capture_stderr.py` adds what the installed one says
+to `tests/stderr/CASE.txt`. There, versions that say the same share a text, below a line with their names;
+directories are called `/home/me`, ports are 40000, process ids 4000, and keys have one fingerprint.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ from opensshtransport.errors import (
 from opensshtransport.sandbox import Sandbox
 
 STDERR = Path(__file__).parent / "stderr"
+# What the programs of each version say and do where nothing fails, or not by ssh itself; recorded by hand.
+CLIENTS = Path(__file__).parent / "clients"
+_HEADING = "### "
 HOME = "/home/me"
 HOST = "sandbox"
 
@@ -122,9 +126,9 @@ def _end_master(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A failure, and the error that ssh's words about it mean."""
+    """A failure, and the error that ssh's words about it mean; two where versions take it differently."""
 
-    error: type[ConnectionFailed]
+    errors: tuple[type[ConnectionFailed], ...]
     capture: Callable[[Scene], str]
 
 
@@ -132,10 +136,10 @@ CASES: dict[str, Case] = {}
 
 
 def _case(
-    error: type[ConnectionFailed],
+    *errors: type[ConnectionFailed],
 ) -> Callable[[Callable[[Scene], str]], Callable[[Scene], str]]:
     def add(capture: Callable[[Scene], str]) -> Callable[[Scene], str]:
-        CASES[capture.__name__.replace("_", "-")] = Case(error, capture)
+        CASES[capture.__name__.replace("_", "-")] = Case(errors, capture)
         return capture
 
     return add
@@ -451,9 +455,9 @@ def bad_command_line(scene: Scene) -> str:
     return said(scene.config(), "-oConnectTimeout=soon")
 
 
-@_case(ConfigurationError)
+@_case(ConfigurationError, Unreachable)
 def bad_name(scene: Scene) -> str:
-    """The destination has a character that no host name has."""
+    """The destination has a character that no host name has; before 9.6 ssh asked the name service for it."""
     return said(scene.config(), host="a;b")
 
 
@@ -584,19 +588,40 @@ def installed_version() -> str:
     return found[1]
 
 
+def kept(name: str, directory: Path = STDERR) -> dict[str, str]:
+    """What each version said in a case, as it is kept."""
+    path = directory / f"{name}.txt"
+    raw = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
+    said = {}
+    for part in re.split(f"^{_HEADING}", raw, flags=re.MULTILINE)[1:]:
+        versions, _, text = part.partition("\n")
+        said.update(dict.fromkeys(versions.split(), text))
+    return said
+
+
+def keep(name: str, version: str, text: str, directory: Path = STDERR) -> None:
+    """Keep what a version said in a case; line ends stay as they are."""
+    text = re.sub(
+        r"\bport (?!65535\b)\d+|(?<=\]:)\d{5}\b", lambda found: re.sub(r"\d+", "40000", found[0]), text
+    )
+    text = re.sub(r"SHA256:[\w+/]{43}", f"SHA256:{'k' * 43}", re.sub(r"\bpid = \d+", "pid = 4000", text))
+    said = {**kept(name, directory), version: text}
+    versions: dict[str, list[str]] = {}
+    for each in sorted(said, key=lambda each: [int(number) for number in re.findall(r"\d+", each)]):
+        versions.setdefault(said[each], []).append(each)
+    whole = "".join(f"{_HEADING}{' '.join(sharing)}\n{text}" for text, sharing in versions.items())
+    (directory / f"{name}.txt").write_bytes(whole.encode(errors="surrogateescape"))
+
+
 def main() -> None:
-    """Write what the installed ssh says to files; its line ends stay as they are."""
+    """Add what the installed ssh says to what is kept."""
     STDERR.mkdir(exist_ok=True)
     with quiet_node() as node:
         for name in CASES:
             try:
-                text = capture(name, node)
-            except ImpossibleHereError as reason:
+                keep(name, installed_version(), capture(name, node))
+            except ImpossibleHereError as reason:  # noqa: PERF203 - the others are captured all the same
                 sys.stdout.write(f"{name}: left out, {reason}\n")
-                continue
-            path = STDERR / f"{installed_version()}-{name}.txt"
-            path.write_bytes(text.encode(errors="surrogateescape"))
-            sys.stdout.write(f"{path.name}\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from users import QUIET, ShellName, Startup, User, temporary_user
 
 from opensshtransport.sandbox import Sandbox, find_sshd
 
+# Where `scripts/openssh` puts other releases of OpenSSH.
+_OTHERS = Path(__file__).parent.parent / ".openssh"
+
 _PAM_SERVICES = Path("/etc/pam.d")
 _SERVICE_END = "account required pam_permit.so\nsession required pam_permit.so\n"
 
@@ -89,6 +92,36 @@ class Node(Sandbox):
 def _knows_service_name() -> bool:
     # Asked of the binary itself: OpenSSH 9.8 moved what argv[0] says to a program of another name.
     return b"pamservicename" in find_sshd().read_bytes()
+
+
+def penalising_sshd() -> Path | None:
+    """An sshd of 9.8 or later, which penalises addresses: of another release, or the installed one."""
+    others = sorted(_OTHERS.glob("*/bin/sshd"))
+    installed = [find_sshd()] if not missing_programs("sshd") else []
+    return next((path for path in (*installed, *others) if b"persourcepenalties" in path.read_bytes()), None)
+
+
+class PenalisingNode(Sandbox):
+    """A `Sandbox` whose sshd refuses an address for a while after a login has failed (9.8 and later).
+
+    Args:
+        penalties: as in sshd_config(5), PerSourcePenalties.
+    """
+
+    def __init__(self, penalties: str) -> None:
+        super().__init__("penal", server_options={"PerSourcePenalties": penalties})
+
+    def _configure_server(self) -> None:
+        sshd = penalising_sshd()
+        assert sshd, "there is one"
+        self._sshd = sshd
+        inner = sshd.parent.parent / "libexec"
+        if inner.is_dir():
+            # else it starts those of the installed release
+            paths = {"SshdSessionPath": inner / "sshd-session", "SshdAuthPath": inner / "sshd-auth"}
+            there = {option: str(path) for option, path in paths.items() if path.exists()}
+            self.server_options = {**self.server_options, **there}
+        super()._configure_server()
 
 
 @contextmanager

@@ -511,6 +511,7 @@ def quiet(request: pytest.FixtureRequest, passable: Path) -> Iterator[Sandbox]:
         yield node
 
 
+@pytest.mark.client
 class TestLiveMaster:
     """The way that the file tells, gone by ssh."""
 

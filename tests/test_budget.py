@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import MakeConversationNode
-from nodes import config_through
+from conftest import MakeConversationNode, require
+from nodes import PenalisingNode, config_through, missing_programs, penalising_sshd
 from pam_nodes import ConversationNode, asks, rule, stored
 from programs import OSSH, OSSH_RUN, ossh, ossh_run, runtime, until, write_settings
 from relay import Relay
@@ -390,3 +390,46 @@ def test_hook_for_an_unexpected_prompt(asking: ConversationNode, isolated: Path)
     run(asking)
     until(lambda: told.exists() and told.read_text().endswith("\n"), "the hook to run")
     assert told.read_text() == "'Password:' is asked, and no rule answers it\n"
+
+
+@pytest.fixture
+def penal() -> Iterator[PenalisingNode]:
+    """A node that refuses this address for a minute after one failed login, and the key that it takes."""
+    if penalising_sshd() is None:
+        pytest.skip("no sshd of 9.8 or later is here; get one by: scripts/openssh trixie")
+    require(missing_programs("ssh-keygen"))
+    # the failure of one login by key counts as long as that
+    with PenalisingNode("authfail:60s noauth:0s min:1s max:60s") as node:
+        yield node
+
+
+@pytest.mark.client
+def test_server_refuses_our_address(penal: PenalisingNode, isolated: Path) -> None:
+    """After failed logins a server lets our address wait: that is told, waited for, and made no longer."""
+    config, wrong = penal.ssh_config, isolated / "wrong"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", wrong], check=True)
+    other = isolated / "ssh_config"
+    other.write_text(config.read_text().replace(f"{penal.directory}/id_ed25519", str(wrong)))
+    assert b"none of the keys" in ossh("login", "-F", other, "penal").stderr
+
+    let_time_pass()
+    refused = ossh("login", "-F", config, "penal")
+    assert refused.returncode == 255
+    assert b"refuses this address for a while, as after failed logins; wait, by sshd's" in refused.stderr
+    noted = counted()
+    assert (noted["failures"], noted["refused"]) == (1, True), "it counts as no failure of ours"
+    done = ossh("doctor", "-F", config, "penal")
+    assert b"refuses this address for a while" in done.stdout
+    assert b"correct HostName" not in done.stdout
+
+    # without a person nobody connects until the pause is over
+    dropped = penal.log.read_text().count("drop connection")
+    waiting = ossh("login", "-F", config, "penal")
+    assert re.search(rb"refuses this address .*; no login without a person for \d+ s; wait", waiting.stderr)
+    assert penal.log.read_text().count("drop connection") == dropped
+
+    # a server that is started anew has forgotten
+    penal.restart()
+    let_time_pass()
+    assert ossh("login", "-F", config, "penal").returncode == 0
+    assert not list(state_files())

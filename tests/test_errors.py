@@ -1,7 +1,7 @@
 """`opensshtransport.errors`: the tree of errors, and what ssh's own words mean.
 
 The words are those of servers that really fail (`capture_stderr.py`), asked of the installed ssh now, and
-kept in `tests/stderr` as they were, by version.
+kept in `tests/stderr`, by version.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import inspect
 import pickle
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from capture_stderr import CASES, STDERR, ImpossibleHereError, capture, quiet_node
+from capture_stderr import CASES, CLIENTS, STDERR, ImpossibleHereError, capture, kept, quiet_node
 from conftest import require
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -37,13 +36,19 @@ from opensshtransport.errors import (
     classify,
     connection_error,
     log_error,
+    logged_status,
+    tells_cause,
 )
 from opensshtransport.sandbox import Sandbox
 
-
-def _marked(name: str, path: Path | None = None) -> object:
-    """A parameter for a case."""
-    return pytest.param(name) if path is None else pytest.param(name, path, id=path.stem)
+# Each case's words by version; as parameters with their places in the files for names.
+_KEPT = {name: kept(name) for name in CASES}
+_WORDS = [
+    pytest.param(name, text, id=f"{version}-{name}")
+    for name, said in _KEPT.items()
+    # one of the versions that say the same is enough
+    for text, version in {text: version for version, text in said.items()}.items()
+]
 
 
 def _classes() -> dict[str, type[OpenSshTransportError]]:
@@ -183,40 +188,45 @@ class TestError:
 class TestClassify:
     """Ssh's own words, as really said."""
 
-    @pytest.mark.parametrize("name", [_marked(name) for name in CASES])
+    @pytest.mark.parametrize("name", CASES)
+    @pytest.mark.client
     def test_now(self, quiet: Sandbox, name: str) -> None:
         """What the installed ssh says of a failure that is brought about now means the right error."""
         try:
             text = capture(name, quiet)
         except ImpossibleHereError as reason:
             pytest.skip(str(reason))
-        assert classify(text, 255) is CASES[name].error, text
+        assert classify(text, 255) in CASES[name].errors, text
 
-    @pytest.mark.parametrize(
-        ("name", "path"),
-        [_marked(path.stem.partition("-")[2], path) for path in sorted(STDERR.glob("*.txt"))],
-    )
-    def test_kept(self, name: str, path: Path) -> None:
+    @pytest.mark.parametrize(("name", "text"), _WORDS)
+    def test_kept(self, name: str, text: str) -> None:
         """What ssh said by version means the same, also without its carriage returns and in one piece."""
-        text = path.read_bytes().decode(errors="surrogateescape")
-        expected = CASES[name].error
-        assert classify(text, 255) is expected
-        assert classify(text, None) is expected
-        assert classify(text.replace("\r", ""), 255) is expected
+        (found,) = {
+            classify(text, 255),
+            classify(text, None),
+            classify(text.replace("\r", ""), 255),
+        }
+        assert found in CASES[name].errors
 
     def test_each_case_is_kept(self) -> None:
-        """For each case at least one version's words are kept, and none for a case that there is not."""
-        assert {path.stem.partition("-")[2] for path in STDERR.glob("*.txt")} == set(CASES)
+        """Of each case the words of all versions are kept, and none of a case that there is not."""
+        assert {path.stem for path in STDERR.glob("*.txt")} == set(CASES)
+        versions = {"7.4p1", "8.0p1", "8.7p1", "8.9p1", "9.2p1", "9.6p1", "9.9p2", "10.5p1"}
+        assert all(versions <= set(said) for said in _KEPT.values())
+
+    def test_names_that_old_versions_take(self) -> None:
+        """A name that no host has is asked for before 9.6: what is told is what became of it."""
+        taken = {version: classify(text, 255) for version, text in _KEPT["bad-name"].items()}
+        assert (taken["8.9p1"], taken["9.6p1"]) == (Unreachable, ConfigurationError)
 
     @pytest.mark.parametrize(
         # a file's name, which may be any, stands before some of the configuration's errors
         "name",
-        [name for name, case in CASES.items() if case.error is not ConfigurationError],
+        [name for name, case in CASES.items() if ConfigurationError not in case.errors],
     )
     def test_anchored(self, name: str) -> None:
         """Words within a line are somebody else's and tell nothing."""
-        for path in STDERR.glob(f"*-{name}.txt"):
-            said = path.read_bytes().decode(errors="surrogateescape")
+        for said in _KEPT[name].values():
             quoted = "".join(f"they say {line}" for line in said.splitlines(keepends=True))
             assert classify(quoted, 255) is None
             assert classify(said, 255) is not None
@@ -246,10 +256,9 @@ class TestClassify:
 class TestConnectionError:
     """The error that is built from ssh's words."""
 
-    @pytest.mark.parametrize("path", sorted(STDERR.glob("*.txt")), ids=lambda path: path.stem)
-    def test_kept(self, path: Path) -> None:
+    @pytest.mark.parametrize("text", [pytest.param(words.values[1], id=words.id) for words in _WORDS])
+    def test_kept(self, text: str) -> None:
         """It has the class that the words mean, ssh's decisive line within one line of text, and the tail."""
-        text = path.read_bytes().decode(errors="surrogateescape")
         error = connection_error(text, host="daint", argv=["ssh", "daint"])
         assert type(error) is (classify(text, 255) or ConnectionFailed)
         assert (error.host, error.argv, error.returncode) == ("daint", ("ssh", "daint"), 255)
@@ -280,18 +289,16 @@ class TestConnectionError:
 
     def test_login_needed_is_never_guessed(self) -> None:
         """No words of ssh mean that a person is needed: that is for the one that knows who is there."""
-        assert all(case.error is not LoginNeeded for case in CASES.values())
+        assert all(LoginNeeded not in case.errors for case in CASES.values())
 
 
 class TestLogError:
     """What it means that ssh ended without the command's status."""
 
-    LOST = "*-lost-while-starting.txt"
-
-    @pytest.mark.parametrize("path", sorted(STDERR.glob(LOST)), ids=lambda path: path.stem)
-    def test_wherever_it_ends(self, path: Path) -> None:
+    @pytest.mark.parametrize("version", _KEPT["lost-while-starting"])
+    def test_wherever_it_ends(self, version: str) -> None:
         """Until the master was asked for the command nothing has started; afterwards that is not known."""
-        lines = path.read_text().splitlines(keepends=True)
+        lines = _KEPT["lost-while-starting"][version].splitlines(keepends=True)
         asked = next(number for number, line in enumerate(lines) if "session request sent" in line)
         for number in range(len(lines) + 1):
             error = log_error("".join(lines[:number]), "daint")
@@ -302,3 +309,40 @@ class TestLogError:
         assert type(log_error("".join([*lines[: asked + 1], refused]), "daint")) is SessionRefused
         opened = "debug1: mux_client_request_session: master session id: 2\n"
         assert log_error("".join([*lines[: asked + 1], opened]), "daint").started is True
+
+    @pytest.mark.parametrize("version", kept("mux-log-kill9PP", CLIENTS))
+    def test_cut_while_it_ran(self, version: str) -> None:
+        """Where the server's process is killed, the command had started, though 8.0 notes less."""
+        error = log_error(kept("mux-log-kill9PP", CLIENTS)[version], "daint")
+        assert isinstance(error, ConnectionLost)
+        assert error.started is True
+        assert error.message == "the connection was lost while the command ran"
+
+    @pytest.mark.parametrize("version", kept("mux-log-exit3", CLIENTS))
+    def test_status(self, version: str) -> None:
+        """A command's own status is noted by all versions, and none where a signal has ended it."""
+        assert logged_status(kept("mux-log-exit3", CLIENTS)[version]) == 3
+        assert logged_status(kept("mux-log-kill9PP", CLIENTS)[version]) is None
+
+
+class TestTellsCause:
+    """Whether ssh's words say more than that the connection has ended."""
+
+    ENDED = ("closed-before-banner", "reset-in-key-exchange", "proxy-command-fails")
+    CAUSES = (
+        "jump-refused",
+        "jump-name-unknown",
+        "jump-publickey-refused",
+        "target-refused-behind-jump",
+        "refused",
+    )
+
+    @pytest.mark.parametrize("name", ENDED + CAUSES)
+    def test_kept(self, name: str) -> None:
+        """All versions tell the same, in however many words."""
+        assert {tells_cause(text) for text in _KEPT[name].values()} == {name in self.CAUSES}
+
+    def test_words_of_the_guard(self) -> None:
+        """The end of a connection is no cause, whatever ssh calls it."""
+        assert not tells_cause("banner exchange: Connection to UNKNOWN port 65535: Broken pipe\r\n")
+        assert not tells_cause("")

@@ -14,6 +14,7 @@ CODE = r"\(o\w+@{}\) One-time password \(OATH\) for `o\w+': "
 
 @pytest.mark.parametrize("style", ["ProxyJump", "ProxyCommand"])
 @pytest.mark.parametrize("hops", [("key", "key"), ("key", "key", "key")], ids=["one", "two"])
+@pytest.mark.client
 def test_jumps_by_key(make_chain: MakeChain, hops: tuple[Hop, ...], style: Style) -> None:
     """The target is reached through one and two jump hosts, each of which sees one login."""
     chain = make_chain(*hops)

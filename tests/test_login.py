@@ -44,6 +44,7 @@ def audit_log() -> list[str]:
     return (Path(os.environ["XDG_STATE_HOME"]) / "opensshtransport" / "audit.log").read_text().splitlines()
 
 
+@pytest.mark.client
 def test_key_login_without_a_person(own_node: Sandbox) -> None:
     """A key alone suffices: a master lives, its facts are known, the login is in the audit log."""
     done = ossh("login", "-F", own_node.ssh_config, own_node.host)
@@ -76,6 +77,7 @@ def test_passphrase_without_a_person(passphrase_node: Sandbox) -> None:
     assert "failed: LoginNeeded" in audit_log()[0]
 
 
+@pytest.mark.client
 def test_passphrase_typed_at_the_terminal(passphrase_node: Sandbox) -> None:
     """A person types the passphrase, which is not shown; then `ossh-run` needs nobody."""
     child = terminal(["login", "-F", str(passphrase_node.ssh_config), passphrase_node.host])
@@ -205,6 +207,7 @@ def login_and_out(config: Path, host: str) -> str:
 
 
 @pytest.mark.parametrize("style", ["ProxyJump", "ProxyCommand"])
+@pytest.mark.client
 def test_what_a_jump_host_said(make_chain: MakeChain, style: Style) -> None:
     """ssh tells nothing of a jump host that let nobody in; the error names the command that shows it."""
     chain = make_chain("key", "key", "key")
@@ -218,6 +221,7 @@ def test_what_a_jump_host_said(make_chain: MakeChain, style: Style) -> None:
     assert "Permission denied (publickey)" in said.stderr
 
 
+@pytest.mark.client
 def test_unknown_host_key(own_node: Sandbox, isolated: Path) -> None:
     """A host key that nobody has accepted: unattended it fails; only a person is asked."""
     config = isolated / "ssh_config"
@@ -230,7 +234,8 @@ def test_unknown_host_key(own_node: Sandbox, isolated: Path) -> None:
     assert b"the host key is not known yet" in done.stderr
     assert own_node.authentications() == 0
     child = terminal(["login", "-F", str(config), own_node.host])
-    child.expect("fingerprint is SHA256:")
+    # with a colon from 10.3 on
+    child.expect("fingerprint is:? SHA256:")
     child.expect(r"\(yes/no")
     child.sendline("yes")
     child.expect(pexpect.EOF)
@@ -238,6 +243,7 @@ def test_unknown_host_key(own_node: Sandbox, isolated: Path) -> None:
     assert child.exitstatus == 0
 
 
+@pytest.mark.client
 def test_changed_host_key(own_node: Sandbox, isolated: Path) -> None:
     """A host key that differs from the known one is an error, also for a person."""
     with Sandbox(host="other") as other:

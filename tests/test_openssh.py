@@ -729,6 +729,7 @@ def asking(place: Place, isolated: Path) -> Destination:
     return place.resolve(isolated, StrictHostKeyChecking="ask", UserKnownHostsFile="/dev/null")
 
 
+@pytest.mark.client
 class TestGuard:
     """The guard on a real server: with a live master it changes nothing, without one nothing is dialled."""
 
@@ -833,6 +834,7 @@ class TestGuard:
             works(where, literal(path), isolated, place)
 
 
+@pytest.mark.client
 class TestConfigurationOfSessions:
     """What ssh_config says for an interactive login does not disturb a guarded session."""
 

@@ -41,6 +41,7 @@ def test_the_installed_script_is_the_one_in_the_tree() -> None:
     assert OSSH_RUN.read_bytes() == source.read_bytes(), "install the package again"
 
 
+@pytest.mark.client
 def test_first_run_logs_in_and_further_ones_share_it(own_node: Sandbox) -> None:
     """The first command logs in by key, the others use its master: one login in the server's log."""
     for number in range(3):
@@ -117,6 +118,7 @@ def test_the_status_is_the_commands_own(node: Sandbox, way: str, command: str, r
     assert done.stdout == b""
 
 
+@pytest.mark.client
 def test_outcomes_are_told_apart(own_node: Sandbox) -> None:
     """A command's 255, a signal, a missing command, a refused connection and a dead master all differ."""
     config, host = own_node.ssh_config, own_node.host
@@ -306,6 +308,7 @@ def test_once(make_shell_node: MakeShellNode) -> None:
     assert b"the key 'job-1' belongs to another command" in done.stderr
 
 
+@pytest.mark.client
 def test_master_killed(own_node: Sandbox) -> None:
     """After SIGKILL the socket is stale: --no-login fails and dials nobody, then one new login is made."""
     config, host = own_node.ssh_config, own_node.host
@@ -366,6 +369,7 @@ def test_network_silenced(own_node: Sandbox) -> None:
         assert own_node.authentications() == 2
 
 
+@pytest.mark.client
 def test_connection_cut_while_running(own_node: Sandbox) -> None:
     """A connection that breaks under a running command: 255, one line that says so, and no second run."""
     with Relay(own_node.port) as relay:
@@ -389,6 +393,7 @@ def test_connection_cut_while_running(own_node: Sandbox) -> None:
         assert own_node.authentications() == 1
 
 
+@pytest.mark.client
 def test_refused_sessions_wait_their_turn(isolated: Path) -> None:
     """With MaxSessions 1 four commands at once all run, one after another, over one login."""
     with Sandbox(server_options={"MaxSessions": "1"}) as node:
@@ -405,6 +410,7 @@ def test_refused_sessions_wait_their_turn(isolated: Path) -> None:
         assert node.authentications() == 1
 
 
+@pytest.mark.client
 def test_an_edited_config_leads_to_the_new_place(own_node: Sandbox, isolated: Path) -> None:
     """Once a name points to another node, no command goes to the old one, though its master lives."""
     with Sandbox(host="other") as other:
@@ -432,6 +438,7 @@ def test_names_of_one_place_share_a_master(own_node: Sandbox, isolated: Path) ->
     assert own_node.authentications() == 1
 
 
+@pytest.mark.client
 def test_ones_own_master_is_used_and_left_alone(own_node: Sandbox, isolated: Path) -> None:
     """A live master at the ControlPath of ssh_config is used, and `ossh logout` does not end it."""
     config = isolated / "ssh_config"

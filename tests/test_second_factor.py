@@ -92,6 +92,7 @@ def in_order(text: str, *words: str) -> bool:
 @pytest.mark.parametrize(
     ("key", "password"), [(False, PASSWORD), (True, None), (False, None)], ids=["password", "key", "alone"]
 )
+@pytest.mark.client
 def test_code(make_oath_node: MakeOathNode, isolated: Path, *, key: bool, password: str | None) -> None:
     """A code after a password, after a key and alone: `ossh-run` logs in by itself, once."""
     node = make_oath_node(key=key, password=password)
@@ -503,6 +504,7 @@ def test_wrong_code_at_the_jump_host(make_chain: MakeChain, isolated: Path) -> N
 # -- a person at the terminal --------------------------------------------------------------------------
 
 
+@pytest.mark.client
 def test_person_types_everything(make_conversation_node: MakeConversationNode) -> None:
     """No rules: text, prompts and keys pass through; hidden answers are not shown, others are."""
     script = "info Sign in at https://sso.example/device with A1-B2\necho_on Your name: \nexpect me\n"

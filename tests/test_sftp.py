@@ -105,6 +105,7 @@ def some_tree(top: Path) -> Path:
     return top
 
 
+@pytest.mark.client
 def test_an_account_with_sftp_alone(by_sftp: Restricted, tmp_path: Path) -> None:
     """internal-sftp puts, gets and lists, files and trees, of any name but with a newline; links go there."""
     source = some_tree(tmp_path / "tree")
@@ -154,6 +155,7 @@ def test_options_of_sftp(by_sftp: Restricted, tmp_path: Path) -> None:
     assert (source / "large").read_bytes() == b"new"
 
 
+@pytest.mark.client
 def test_errors_of_sftp(by_sftp: Restricted, tmp_path: Path) -> None:
     """What sftp says becomes the errno; the others of several arrive; no draft is left here or there."""
     source = some_tree(tmp_path / "tree")
@@ -180,6 +182,7 @@ def test_errors_of_sftp(by_sftp: Restricted, tmp_path: Path) -> None:
         assert list(top.rglob(".ossh-*")) == []
 
 
+@pytest.mark.client
 def test_an_account_with_scp_alone(by_scp: Restricted, tmp_path: Path) -> None:
     """Where there is no sftp either, scp's old protocol puts and gets by itself, and says what it cannot."""
     source = some_tree(tmp_path / "tree")
