@@ -26,6 +26,7 @@ from opensshtransport.direct import Options
 from opensshtransport.ending import end_group
 from opensshtransport.errors import CommandTimeout, OpenSshTransportError, SettingsError, printable
 from opensshtransport.master import Facts, Master
+from opensshtransport.notation import parse_address
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory
 
@@ -458,11 +459,14 @@ def _setup(arguments: argparse.Namespace) -> int:
     from opensshtransport import configure, conversation, plan
 
     file = arguments.ssh_config
+    # a `Host` block is for a host alone; what else the name says is what the block is to say
+    address = parse_address(openssh.check_destination(arguments.host))
+    hostname = None if address.port is None else f"{address.operand}:{address.port}"
     request = plan.Request(
-        host=arguments.host,
+        host=address.host,
         ssh_config=None if file is None else Path(file).expanduser().absolute(),
-        hostname=arguments.hostname,
-        user=arguments.user,
+        hostname=arguments.hostname or hostname,
+        user=arguments.user or address.user,
         jumps=arguments.jumps,
         method=arguments.auth,
         key=arguments.key,

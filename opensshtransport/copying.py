@@ -23,9 +23,10 @@ from typing import Any
 from opensshtransport import openssh, trees
 from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error, printable
 from opensshtransport.items import Item, from_records, list_tree
+from opensshtransport.notation import Place, parse_place
 from opensshtransport.transport import Transport
 
-__all__ = ["Options", "Place", "SyncOptions", "copy", "parse_place", "sync"]
+__all__ = ["Options", "SyncOptions", "copy", "sync"]
 
 # Seconds: file systems and tools differ below that.
 _SAME_TIME = 1.0
@@ -54,32 +55,6 @@ class SyncOptions:
     checksum: bool = False
     quiet: bool = False
     rsync: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A path, on a host or, where that is None, here."""
-
-    host: str | None
-    path: str
-
-
-def parse_place(text: str) -> Place:
-    """Read scp's notation (scp(1)): `HOST:PATH`, `[ADDRESS]:PATH`, or a local path.
-
-    Raises:
-        SettingsError: it is empty.
-    """
-    if not text:
-        raise SettingsError("an empty name", advice="give a path, or HOST:PATH")
-    if text.startswith("["):
-        host, found, path = text[1:].partition("]:")
-        if found and host:
-            return Place(host, path or ".")
-    host, found, path = text.partition(":")
-    if not found or not host or "/" in host:
-        return Place(None, text)
-    return Place(host, path or ".")
 
 
 class _Hosts:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opensshtransport.errors import NO_MASTER, ConfigurationError, SettingsError, ToolMissing
+from opensshtransport.notation import parse_address, parse_jump
 from opensshtransport.settings import LONGEST_SOCKET_PATH, Settings, load
 
 __all__ = [
@@ -63,7 +64,10 @@ def check_destination(host: str) -> str:
         raise SettingsError(
             f"{host!r} is not a destination: it holds a control character", advice="correct the name"
         )
-    user, _, name = host.rpartition("@")
+    address = parse_address(host)
+    user, name = address.user or "", address.host
+    if re.search(r"[\x00-\x1f\x7f]", f"{user}{name}"):
+        raise SettingsError(f"{host!r} hides a control character", advice="correct the name")
     if found := re.search(r"[`'\";&<>|(){}]", user) or re.search(r"[`'\";&<>|(){}$\\\s]", name):
         raise SettingsError(
             f"{host!r} is not a destination: it holds {found.group()!r}", advice="correct the name"
@@ -207,6 +211,8 @@ def ask_resolved(ssh: str, host: str, ssh_config: Path | None = None, extra: Seq
         ) from reason
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
+        if lines and lines[0].startswith("usage:"):
+            lines = ["it does not take this name"]
         raise ConfigurationError(
             f"ssh refuses its configuration ({lines[0] if lines else 'it gave no reason'})",
             host=host,
@@ -303,24 +309,23 @@ def _route(
 
 
 def _hop(resolved: Resolved, name: str) -> tuple[str, str, int, str]:
-    # %n stands for the name as it was given (ssh_config(5), TOKENS)
+    # %n stands for the name as it was given (ssh_config(5), TOKENS): the host alone, without user and port
     command = resolved.get("proxycommand")
+    host = parse_address(name).host
     return (
         resolved.user,
         resolved.hostname,
         resolved.port,
-        re.sub(r"(?<!%)((?:%%)*)%n", rf"\1{name}", command),
+        re.sub(r"(?<!%)((?:%%)*)%n", lambda match: f"{match[1]}{host}", command),
     )
 
 
 def jump_options(jump: str) -> tuple[list[str], str]:
     """A jump host of ProxyJump, `[user@]host[:port]` or a URI, as options and a destination of ssh."""
-    match = re.fullmatch(r"(?:(.*)@)?(?:\[([^]]+)\]|([^:]+))(?::(\d+))?", jump.removeprefix("ssh://"))
-    if match is None:
-        return [], jump
-    user, address, host, port = match.groups()
-    options = [*(["-l", user] if user else []), *(["-p", port] if port else [])]
-    return options, address or host
+    address = parse_jump(jump)
+    options = [*(["-l", address.user] if address.user else [])]
+    options += ["-p", str(address.port)] if address.port else []
+    return options, address.host
 
 
 def config_options(ssh_config: Path | None) -> list[str]:
@@ -487,8 +492,13 @@ def guarded_sftp(
         *_copy_options(destination, control_path),
         *arguments,
         "--",
-        destination.host,
+        copy_host(destination),
     ]
+
+
+def copy_host(destination: Destination) -> str:
+    """The host as scp and sftp take it. The master has the user and the port, which some names would hide."""
+    return parse_address(destination.host).operand
 
 
 def _copy_options(destination: Destination, control_path: Path | str) -> list[str]:

@@ -8,34 +8,7 @@ from pathlib import Path
 import pytest
 from programs import ossh
 
-from opensshtransport.copying import Place, parse_place
-from opensshtransport.errors import SettingsError
 from opensshtransport.sandbox import Sandbox
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "path"),
-    [
-        ("daint:x", "daint", "x"),
-        ("daint:", "daint", "."),
-        ("me@daint:/a:b", "me@daint", "/a:b"),
-        ("[::1]:x", "::1", "x"),
-        ("./a:b", None, "./a:b"),
-        ("/a:b", None, "/a:b"),
-        (":x", None, ":x"),
-        ("plain", None, "plain"),
-        ("[x", None, "[x"),
-    ],
-)
-def test_notation(text: str, host: str | None, path: str) -> None:
-    """Names are read as scp reads them."""
-    assert parse_place(text) == Place(host, path)
-
-
-def test_empty_name() -> None:
-    """An empty name is refused."""
-    with pytest.raises(SettingsError):
-        parse_place("")
 
 
 @pytest.fixture
