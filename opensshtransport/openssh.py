@@ -26,6 +26,7 @@ __all__ = [
     "OLDEST_VERSION",
     "Destination",
     "Resolved",
+    "check_command",
     "check_destination",
     "config_options",
     "guard",
@@ -371,8 +372,8 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
         _option("ControlPersist", settings.persist or "yes"),
         # a second prompt of the same kind means "rejected": asking again costs a counted failure
         "-oNumberOfPasswordPrompts=1",
-        # LogLevel QUIET in ssh_config would hide why a login failed
-        "-oLogLevel=INFO",
+        # LogLevel QUIET in ssh_config would hide why a login failed; VERBOSE also tells how one was let in
+        "-oLogLevel=VERBOSE",
         _option("BatchMode", "yes" if batch else "no"),
     ]
     if settings.server_alive_interval is not None or not int(resolved.get("serveraliveinterval", "0")):
@@ -387,6 +388,16 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
         argv.append(_option("ConnectTimeout", settings.connect_timeout))
     argv += _without_remote_command(resolved)
     return [*argv, "--", destination.host]
+
+
+def check_command(ssh: str, socket: Path) -> list[str]:
+    """The command line that asks a master for a round trip to the server.
+
+    It reads no ssh_config: with a socket any host name serves, and a LogLevel there would hide the answer.
+    """
+    # A connection to this address of the server's own answers at once, by "refused" or "prohibited": the
+    # cheapest round trip there is. It needs no session and no login shell.
+    return [ssh, "-F", "none", "-S", literal(socket), *guard(), "-T", "-W", "127.0.0.1:1", "--", "master"]
 
 
 def _or(value: int | None, default: int) -> int:
