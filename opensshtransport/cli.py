@@ -128,9 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--settings", type=json.loads, help=argparse.SUPPRESS)
     added.add_argument("hosts", metavar="HOST", nargs="+")
 
-    added = command(
-        "logout", _logout, "end the masters that we opened, and their sessions", "ossh logout daint"
-    )
+    added = command("logout", _logout, "end masters that we opened, and their sessions", "ossh logout daint")
     _add_ssh_config(added)
     added.add_argument("--all", action="store_true", help="end all of them")
     added.add_argument("hosts", metavar="HOST", nargs="*")
@@ -342,16 +340,17 @@ def _each(arguments: argparse.Namespace, work: Callable[[str], int]) -> int:
     """Do it for each host; one that fails keeps the others from nothing. The worst status counts."""
     statuses, told = [0], set()
     for host in arguments.hosts:
+        status = FAILED
         try:
-            statuses.append(work(host))
+            status = work(host)
         except OpenSshTransportError as error:
             if len(arguments.hosts) == 1:
                 raise
-            statuses.append(FAILED)
             text = printable(_advised(error, arguments))
             if text not in told:
                 print(f"ossh {arguments.command}: {text}", file=sys.stderr)
             told.add(text)
+        statuses.append(status)
     return max(statuses)
 
 

@@ -6,8 +6,8 @@ What lies in the runtime directory, for a destination whose identity is ID:
     ID.log    ssh's own words       ID.json   what is known of the master: `Facts`
 
 The traps: `ssh -O check` says "running" while the network is gone, and hangs on a frozen master, so only a
-round trip with a deadline counts; but a master that is late since it is at work lives, and is not to be ended.
-And a master that the person opened by a ControlPath of their own is used, but never ended by us.
+round trip with a deadline counts; but a master that is late since it is at work lives, and is not to be
+ended. And a master that the person opened by a ControlPath of their own is used, but never ended by us.
 """
 
 from __future__ import annotations
@@ -336,7 +336,7 @@ def end_at(socket: Path, ssh: str) -> bool:
 
 
 def _pid_at(socket: Path) -> int:
-    """The process of a master, by the title that it has given itself (ssh.c, control_persist_detach); or 0."""
+    """The process of a master, by the title that it gives itself (ssh.c, control_persist_detach); or 0."""
     argv = ["ps", "-ww", "-A", "-o", "pid=", "-o", "command="]
     try:
         told = subprocess.run(

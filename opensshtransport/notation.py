@@ -1,7 +1,7 @@
-"""How ssh writes hosts and scp writes files: `user@host`, `ssh://user@host:port`, `[address]:path`. Pure.
+"""How ssh writes hosts and scp writes files: `user@host`, `ssh://user@host:port`, `[v6]:path`. Pure.
 
-The traps: a user's name may hold `@`, colons and backslashes, and an address of IPv6 holds colons too; a local
-file may have a colon. And what ssh takes for a host, scp and sftp would often read as something else.
+The traps: a user's name may hold `@`, colons and backslashes, and an address of IPv6 holds colons too; a
+local file may have a colon. And what ssh takes for a host, scp and sftp often read as something else.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_jump(text: str) -> Address:
-    """Read a jump host: `[user@]host[:port]`, an address of IPv6 in brackets, or a URI (ssh_config(5), ProxyJump).
+    """Read a jump host: `[user@]host[:port]`, `[address]:port`, or a URI (ssh_config(5), ProxyJump).
 
     Raises:
         SettingsError: it begins as a URI and is none.
@@ -76,7 +76,7 @@ def parse_jump(text: str) -> Address:
 
 
 def parse_place(text: str) -> Place:
-    """Read a file as scp does: `[user@]host:[path]`, `scp://[user@]host[:port][/path]`, or a local path (scp(1)).
+    """Read a file as scp(1) does: `[user@]host:[path]`, `scp://[user@]host[:port][/path]`, or a local path.
 
     A path on a host is relative to the home directory there; one that is empty is that directory.
 

@@ -117,7 +117,7 @@ def collect(hosts: Sequence[str], ssh_config: str | None) -> Report:
 
 
 def resolve_anyhow(host: str, ssh_config: str | None, problems: list[str]) -> Destination:
-    """Find out where a name leads, by the defaults where config.toml is broken; that is added to `problems`, once.
+    """Find out where a name leads. What is wrong with config.toml is added to `problems`, once.
 
     Raises:
         SettingsError: the name is wrong.
@@ -179,14 +179,12 @@ def _row(subject: _Subject, state: State, socket: Path | None, facts: Facts | No
     )
     if destination is None:
         return told
+    by_key = not methods or "publickey" in methods
+    by_ticket = destination.resolved.flag("gssapiauthentication") and (not methods or "gssapi" in methods)
     return dataclasses.replace(
         told,
-        certificate_expires=_certificate_end(destination)
-        if "publickey" in (methods or "publickey")
-        else None,
-        ticket_expires=tools.ticket_end()
-        if destination.resolved.flag("gssapiauthentication") and "gssapi" in (methods or "gssapi")
-        else None,
+        certificate_expires=_certificate_end(destination) if by_key else None,
+        ticket_expires=tools.ticket_end() if by_ticket else None,
     )
 
 
