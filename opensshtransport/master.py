@@ -336,7 +336,7 @@ def end_at(socket: Path, ssh: str) -> bool:
 
 
 def _pid_at(socket: Path) -> int:
-    """The process of a master, by the title that it gives itself (ssh.c, control_persist_detach); or 0."""
+    """The process of a master of ours, by its command line, or by the title that ssh may give itself; or 0."""
     argv = ["ps", "-ww", "-A", "-o", "pid=", "-o", "command="]
     try:
         told = subprocess.run(
@@ -344,8 +344,9 @@ def _pid_at(socket: Path) -> int:
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    title = rb"(\d+) ssh: " + re.escape(os.fsencode(socket)) + rb" \[mux\]"
-    found = (re.fullmatch(title, line.strip()) for line in told.splitlines())
+    place = re.escape(os.fsencode(openssh.literal(socket)))
+    words = rb"\s*(\d+) .*(?:-oControlMaster=auto -S " + place + rb" |ssh: " + place + rb" \[mux\])"
+    found = (re.match(words, line) for line in told.splitlines())
     return next((int(match[1]) for match in found if match), 0)
 
 

@@ -31,7 +31,7 @@ _AT_ONCE = 64
 _COLOURS = {"live": "32", "busy": "33", "unreachable": "31", "error": "31", "none": "2"}
 _GAP = "  "
 # Letters that stay of a name that is cut.
-_SHORTEST = 10
+_SHORTEST = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +252,7 @@ def table(rows: Sequence[Row], now: datetime.datetime, *, width: int, colour: bo
         colour: whether states are coloured.
     """
     hosts = [row.host for row in rows]
-    lines = [["HOST", "STATE", "LOGIN NODE", "SINCE", "SESSIONS", "CERTIFICATE", "TICKET"]]
+    lines = [["HOST", "STATE", "LOGIN NODE", "SINCE", "SESSIONS", "CERT", "TICKET"]]
     for row in rows:
         # two masters of one name differ by where that led
         twin = hosts.count(row.host) > 1 and row.address
