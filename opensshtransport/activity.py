@@ -38,6 +38,11 @@ class Activity:
     queued: int = 0
     waited: float = 0.0
 
+    @property
+    def can_run(self) -> bool:
+        """Whether it is neither stopped nor dead."""
+        return self.state not in {"T", "t", "Z", "X"}
+
 
 def look(pid: int) -> Activity | None:
     """What a process has done until now; None where there is none, or where the system does not tell."""
@@ -80,9 +85,9 @@ def at_work(before: Activity | None, after: Activity | None, seconds: float) -> 
     if before is None or after is None:
         return False
     # running or about to, or waiting for a disk; stopped ones and those that sleep are not
-    return (
+    return after.can_run and (
         after.state in {"R", "D"}
         or after.moved - before.moved >= _SIGN_OF_WORK
         or before.queued - after.queued >= _SIGN_OF_WORK
         or after.waited - before.waited >= _MOSTLY * seconds
-    ) and after.state not in {"T", "t", "Z"}
+    )

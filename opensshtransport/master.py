@@ -322,9 +322,9 @@ def end_at(socket: Path, ssh: str) -> bool:
     facts = facts if facts is not None and facts.ours else None
     was_there = listens(socket)
     if was_there:
-        argv = [ssh, "-F", "none", "-O", "exit", "-S", openssh.literal(socket), "--", "master"]
-        _local(argv, _LOCAL_DEADLINE if responds(facts) else 0.5)
         pid = facts.pid if facts is not None else _pid_at(socket)
+        argv = [ssh, "-F", "none", "-O", "exit", "-S", openssh.literal(socket), "--", "master"]
+        _local(argv, 0.5 if pid and _is_stopped(pid) else _LOCAL_DEADLINE)
         if pid and listens(socket):
             _kill_master(pid, socket)
     # whatever is left of it, nobody comes to it any more
@@ -336,7 +336,7 @@ def end_at(socket: Path, ssh: str) -> bool:
 
 
 def _pid_at(socket: Path) -> int:
-    """The process of a master of ours, by its command line, or by the title that ssh may give itself; or 0."""
+    """The process of a master of ours, by its command line or the title that ssh gives itself; or 0."""
     argv = ["ps", "-ww", "-A", "-o", "pid=", "-o", "command="]
     try:
         told = subprocess.run(
@@ -365,13 +365,12 @@ def _text_of(path: Path | None) -> str | None:
 
 def responds(facts: Facts | None) -> bool:
     """Whether the master's process runs, not stopped, as far as /proc tells."""
-    if facts is None:
-        return True
-    try:
-        status = Path(f"/proc/{facts.pid}/stat").read_text()
-    except OSError:
-        return True
-    return status.rpartition(")")[2].split()[0] not in {"T", "t", "Z"}
+    return facts is None or not _is_stopped(facts.pid)
+
+
+def _is_stopped(pid: int) -> bool:
+    seen = activity.look(pid)
+    return seen is not None and not seen.can_run
 
 
 def _local(argv: Sequence[str], timeout: float, stderr: IO[bytes] | int = subprocess.DEVNULL) -> int | None:

@@ -35,7 +35,7 @@ def ago(**amount: float) -> datetime.datetime:
 
 
 class Throttle:
-    """A link that takes so many bytes a second on the way up; what is more waits in the sender's own queue."""
+    """A link that takes so many bytes a second on the way up; the rest waits in the sender's own queue."""
 
     def __init__(self, target: int, rate: int) -> None:
         self.moved, self._target, self._rate = 0, target, rate
@@ -107,8 +107,8 @@ def test_table_has_columns_that_are_used() -> None:
         ticket_expires=ago(minutes=-20),
     )
     lines = table([plain, ticket], NOW, width=80)
-    assert lines[0].endswith("SESSIONS  CERTIFICATE  TICKET")
-    assert lines[2].endswith("20 days ago  -         ended        in 20 min")
+    assert lines[0].endswith("SESSIONS  CERT   TICKET")
+    assert lines[2].endswith("20 days ago  -         ended  in 20 min")
     assert "…" in lines[2]
     assert max(map(len, lines)) <= 80
 
@@ -204,7 +204,7 @@ def test_quiet_ssh_config(own_node: Sandbox) -> None:
 
 
 def test_what_counts_as_work() -> None:
-    """Bytes that move and a wait for a processor do; what a question itself moves, and standing still, not."""
+    """Bytes that move and a wait for a processor do; what a question moves by itself, and a stop, do not."""
     still = Activity("S", moved=1000, queued=0)
     assert not at_work(still, still, 5)
     assert not at_work(still, Activity("S", moved=1900), 5)
@@ -245,7 +245,7 @@ def test_a_copy_fills_the_link(own_node: Sandbox, keep: Keep, tmp_path: Path) ->
         assert b"already logged in" in done.stderr
         assert copy.poll() is None
         copy.terminate()
-    assert os.path.exists(f"/proc/{before['pid']}")
+    assert Path(f"/proc/{before['pid']}").exists()
     assert own_node.authentications() == 1
 
 
@@ -266,10 +266,7 @@ def test_without_path(own_node: Sandbox) -> None:
     """Programs are found without PATH, as cron and `env -i` have it."""
     config = own_node.ssh_config
     config.write_text(f"GSSAPIAuthentication yes\n{config.read_text()}")
-    bare = {
-        "XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"],
-        "XDG_CONFIG_HOME": os.environ["XDG_CONFIG_HOME"],
-    }
+    bare = {name: value for name, value in os.environ.items() if name.startswith("XDG_")}
     for words in (["login"], ["status", "--json"], ["logout"]):
         done = subprocess.run(
             [OSSH, *words, "-F", config, own_node.host], env=bare, capture_output=True, check=False
