@@ -71,7 +71,7 @@ def test_both_directions(node: Sandbox, here: Path, there: Path) -> None:
 def test_tree_needs_r(node: Sandbox, here: Path, there: Path) -> None:
     """Without -r a directory is refused by name, with status 1; with it, the tree arrives as it is."""
     done = ossh("cp", "-F", node.ssh_config, here / "tree", f"{node.host}:{there}")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr.decode()
     assert b"ossh cp: " in done.stderr
     assert b"tree: Is a directory" in done.stderr
     assert list(there.iterdir()) == []
@@ -107,7 +107,7 @@ def test_between_two_servers(node: Sandbox, own_node: Sandbox, here: Path, there
 def test_missing_source(node: Sandbox, there: Path, here: Path) -> None:
     """A file that is not there is told as cp(1) tells it, with status 1, and nothing appears."""
     done = ossh("cp", "-F", node.ssh_config, f"{node.host}:{there}/no", here / "new")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr.decode()
     assert done.stderr.decode().strip() == f"ossh cp: {node.host}:{there}/no: No such file or directory"
     assert not (here / "new").exists()
 
@@ -207,7 +207,8 @@ def test_sync_with_noise(
     )
     if noise != "ForceCommand":
         user.set_startup(NOISY)
-    for operands in ([here / "tree", "noisy:copy"], ["noisy:copy", isolated / "back"]):
+    both: list[list[str | Path]] = [[here / "tree", "noisy:copy"], ["noisy:copy", isolated / "back"]]
+    for operands in both:
         done = ossh("sync", "-F", node.ssh_config, *way, *operands)
         assert (done.returncode, b"Welcome" in done.stdout) == (0, False), done.stderr
     assert shape(user.home / "copy") == shape(isolated / "back") == shape(here / "tree")
@@ -221,10 +222,12 @@ def test_sync_to_a_full_disk(
     """A full disk is a file at fault, on either side: its error, and status 1."""
     (here / "tree" / "big").write_bytes(os.urandom(3 << 20))
     target = limited / f"sync-{upward}-{len(way)}"
-    names = [here / "tree", f"{node.host}:{target}"] if upward else [f"{node.host}:{here}/tree", target]
+    names: list[str | Path] = (
+        [here / "tree", f"{node.host}:{target}"] if upward else [f"{node.host}:{here}/tree", target]
+    )
     done = ossh("sync", "-F", node.ssh_config, *way, *names)
     shutil.rmtree(target, ignore_errors=True)
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr.decode()
     said = done.stderr.decode()
     assert re.match(rf"ossh sync: {f'{node.host}:' if upward else ''}{target}", said), said
     assert any(words in said for words in ("No space left on device", "Disk quota exceeded"))
@@ -237,11 +240,15 @@ def test_sync_leaves_out_what_is_no_file(node: Sandbox, here: Path, there: Path,
     with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(tree):
         listener.bind("a socket")
     told = "ossh sync: left out, as fifos, sockets and devices are: a socket, sub/fifo\n"
-    for operands in ([tree, f"{node.host}:{there}/copy"], [f"{node.host}:{tree}", here / "back"]):
-        for _ in range(2):
-            done = ossh("sync", "-F", node.ssh_config, *way, *operands)
-            assert (done.returncode, done.stderr.decode()) == (0, told)
-        assert ossh("sync", "-q", "-F", node.ssh_config, *way, *operands).stderr == b""
+    there_and_back: list[list[str | Path]] = [
+        [tree, f"{node.host}:{there}/copy"],
+        [f"{node.host}:{tree}", here / "back"],
+    ]
+    for operands in there_and_back:
+        done = ossh("sync", "-F", node.ssh_config, *way, *operands)
+        assert (done.returncode, done.stderr.decode()) == (0, told)
+        done = ossh("sync", "-q", "-F", node.ssh_config, *way, *operands)
+        assert (done.returncode, done.stderr) == (0, b"")
     assert sorted(path.name for path in (there / "copy").rglob("*")) == [".hidden", "a b", "link", "sub"]
 
 
@@ -279,7 +286,7 @@ def test_sync_without_a_master_any_more(own_node: Sandbox) -> None:
     """Where the connection breaks, that is what is told, with ssh's status."""
     said = copying._Said("host", upward=True)
     said.read_errors([b"ossh-run: host: there is no live master; run: ossh login host\n"])
-    with pytest.raises(ConnectionFailed, match="^host: there is no live master; run: ossh login host$"):
+    with pytest.raises(ConnectionFailed, match=r"^host: there is no live master; run: ossh login host$"):
         said.outcome(255)
 
 
