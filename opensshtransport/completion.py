@@ -82,6 +82,8 @@ _ossh() {
 if [[ ${funcstack[1]} == _ossh ]]; then
     _ossh "$@"
 else
+    # where nothing has set completion up yet; -i: no question about directories that others can write to
+    (( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i; }
     compdef _ossh ossh ossh-run
 fi
 """

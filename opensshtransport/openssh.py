@@ -376,6 +376,10 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
         "-oLogLevel=VERBOSE",
         _option("BatchMode", "yes" if batch else "no"),
     ]
+    # they belong to the sessions that want them: two masters cannot have one port, and one that is taken must
+    # not spend the login
+    argv += ["-oExitOnForwardFailure=no"]
+    argv += [] if settings.forwards else ["-oClearAllForwardings=yes", "-oTunnel=no"]
     if settings.server_alive_interval is not None or not int(resolved.get("serveraliveinterval", "0")):
         # without it a master hangs for ever on a network that went away; the product also ends a login
         # that waits for a push, so it is a minute at least
@@ -448,7 +452,7 @@ def guarded_options(destination: Destination, control_path: Path | str, *, mark:
         "-S",
         str(control_path),
         *guard(mark=mark),
-        # forwardings of ssh_config belong to the master; each session would ask for them again
+        # each session would ask for the forwardings of ssh_config again
         "-oClearAllForwardings=yes",
         *_without_remote_command(destination.resolved),
     ]
@@ -480,7 +484,10 @@ def guarded_ssh(
     argv += ["-t"] * tty or ["-T"]
     if no_stdin:
         argv.append("-n")
-    if log is not None:
+    if log is None:
+        # LogLevel QUIET in ssh_config would hide why there is no session
+        argv.append("-oLogLevel=INFO")
+    else:
         # DEBUG2 writes "Received exit status from master", DEBUG3 "session request sent"; both cost nothing
         argv += ["-E", str(log), "-oLogLevel=DEBUG3"]
     if forward is not None:
@@ -521,6 +528,8 @@ def _copy_options(destination: Destination, control_path: Path | str) -> list[st
         *config_options(destination.ssh_config),
         f'-oControlPath="{quoted}"',
         *guard(mark=True),
+        # QUIET in ssh_config would hide why there is no session
+        "-oLogLevel=INFO",
         # their session is a subsystem or a command of their own, without a terminal
         "-oRequestTTY=no",
         *_without_remote_command(destination.resolved),
