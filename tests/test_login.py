@@ -330,7 +330,7 @@ def test_status(own_node: Sandbox) -> None:
 
 
 def test_forwardings_of_ssh_config(own_node: Sandbox) -> None:
-    """A master makes no forwarding of ssh_config, so a port that is taken ends no login; but where it is asked to."""
+    """A master makes forwardings of ssh_config only where asked, and a port that is taken ends no login."""
     config, host = own_node.ssh_config, own_node.host
     with socket.socket() as taken, socket.socket() as free:
         for each in (taken, free):
