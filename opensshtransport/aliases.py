@@ -29,7 +29,7 @@ from opensshtransport.settings import config_file, private_directory
 from opensshtransport.ssh_config import files, keywords
 from opensshtransport.wrapper import wrapper
 
-__all__ = ["control_path", "name_of", "publish"]
+__all__ = ["control_path", "name_of", "publish", "withdraw"]
 
 # `Match` by these words depends on ssh_config and the destination alone (ssh_config(5), Match).
 _STATIC_MATCH = {"host", "originalhost", "user", "localuser", "tagged"}
@@ -42,12 +42,11 @@ def name_of(host: str, ssh_config: Path | None) -> str | None:
     return None if "/" in host or "," in host or len(os.fsencode(name)) > _LONGEST_NAME else name
 
 
-def _directory(master: Master) -> Path:
+def _directory(runtime: Path, host: str, ssh_config: Path | None) -> Path:
     """The directory of a name's links and time stamps."""
-    destination = master.destination
-    key = f"{destination.ssh_config or ''}\0{destination.host}"
+    key = f"{ssh_config or ''}\0{host}"
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return private_directory(private_directory(master.directory / "names") / f"{digest}.d")
+    return private_directory(private_directory(runtime / "names") / f"{digest}.d")
 
 
 def control_path(master: Master, socket: Path) -> str:
@@ -61,8 +60,8 @@ def control_path(master: Master, socket: Path) -> str:
 
 def _linked(master: Master, socket: Path) -> tuple[str, Path]:
     """The ControlPath, and the link that it means now."""
-    directory = _directory(master)
     destination = master.destination
+    directory = _directory(master.directory, destination.host, destination.ssh_config)
     template = f"{openssh.literal(directory)}/%C"
     # under the guard, as that changes %C from OpenSSH 9.6 on
     resolved = openssh.ask_resolved(
@@ -91,7 +90,7 @@ def publish(master: Master, facts: Facts) -> None:
         return
     # without it `ossh-run` asks us again: no reason to fail where the disk is full
     with contextlib.suppress(OSError):
-        directory = _directory(master)
+        directory = _directory(master.directory, destination.host, destination.ssh_config)
         # one writer at a time: else the times of one and the text of another might get mixed
         with locked(directory.parent / "lock"):
             _publish(master, facts, directory, directory.parent / name)
@@ -140,13 +139,12 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
     replace_file(file, f"{text}ossh_unchanged() {{ {unchanged}; }}\n")
 
 
-def withdraw(master: Master) -> None:
+def withdraw(runtime: Path, host: str, ssh_config: Path | None) -> None:
     """Forget the way to a master, for the name by which it is known here."""
-    destination = master.destination
-    name = name_of(destination.host, destination.ssh_config)
+    name = name_of(host, ssh_config)
     if name is not None:
-        (master.directory / "names" / name).unlink(missing_ok=True)
-    shutil.rmtree(_directory(master), ignore_errors=True)
+        (runtime / "names" / name).unlink(missing_ok=True)
+    shutil.rmtree(_directory(runtime, host, ssh_config), ignore_errors=True)
 
 
 def _watched(destination: Destination) -> Iterator[Path]:

@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -20,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import opensshtransport
 from opensshtransport import aliases, descriptors, direct, master, openssh
@@ -33,14 +33,20 @@ from opensshtransport.errors import (
     printable,
 )
 from opensshtransport.master import Facts, Master
+from opensshtransport.notation import parse_address
 from opensshtransport.openssh import Destination
 from opensshtransport.settings import runtime_directory
+
+if TYPE_CHECKING:
+    from opensshtransport.conversation import Person
 
 __all__ = ["main"]
 
 # What scripts can rely on: ssh's own 255 for everything that is not the command's, 124 as timeout(1).
 FAILED = 255
 TIMED_OUT = 124
+# Of a table that is not for a terminal.
+_WIDTH = 80
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(argv)
     prog = "ossh-run" if arguments.command == "run" else f"ossh {arguments.command}"
     if unknown:
-        parser.exit(FAILED, f"{prog}: there is no option {unknown[0]}, see {prog} --help\n")
+        option = next((word for word in unknown if word.startswith("-")), None)
+        what = f"there is no option {option}" if option else f"unexpected argument {unknown[0]!r}"
+        parser.exit(FAILED, f"{prog}: {what}, see {prog} --help\n")
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
@@ -155,11 +163,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--report", action="store_true", help=argparse.SUPPRESS)
     added.add_argument("--no-login", action="store_true", help=argparse.SUPPRESS)
     added.add_argument("--settings", type=json.loads, help=argparse.SUPPRESS)
-    added.add_argument("host", metavar="HOST")
+    added.add_argument("hosts", metavar="HOST", nargs="+")
 
-    added = command("logout", _logout, "end the master that we opened, and its sessions", "ossh logout daint")
+    added = command("logout", _logout, "end masters that we opened, and their sessions", "ossh logout daint")
     _add_ssh_config(added)
-    added.add_argument("host", metavar="HOST")
+    added.add_argument("--all", action="store_true", help="end all of them")
+    added.add_argument("hosts", metavar="HOST", nargs="*")
 
     added = command("status", _status, "show the masters, each asked by a round trip", "ossh status --json")
     _add_ssh_config(added)
@@ -342,36 +351,96 @@ def _resolved(arguments: argparse.Namespace) -> Destination:
 
 
 def _login(arguments: argparse.Namespace) -> int:
-    from opensshtransport import conversation, login
+    from opensshtransport import conversation
 
-    begin = time.time()
-    destination = openssh.resolve(arguments.host, arguments.ssh_config, overrides=arguments.settings)
     person = contextlib.nullcontext() if arguments.unattended else conversation.person_at_terminal()
     with person as somebody:
-        facts = login.open_master(destination, somebody, login=not arguments.no_login)
+        return _each(arguments, lambda host: _log_in(host, arguments, somebody))
+
+
+def _log_in(host: str, arguments: argparse.Namespace, somebody: Person | None) -> int:
+    from opensshtransport import login
+
+    begin = time.time()
+    destination = openssh.resolve(host, arguments.ssh_config, overrides=arguments.settings)
+    facts = login.open_master(destination, somebody, login=not arguments.no_login)
     if arguments.report:
         print(json.dumps(dataclasses.asdict(facts)))
     elif not arguments.quiet:
         node = f", login node {printable(facts.login_node)}" if facts.login_node else ""
         how = "logged in" if facts.since >= begin else "already logged in"
-        print(f"{arguments.host}: {how} as {facts.address}{node}", file=sys.stderr)
+        print(f"{printable(host)}: {how} as {printable(facts.address)}{node}", file=sys.stderr)
     return 0
+
+
+def _each(arguments: argparse.Namespace, work: Callable[[str], int]) -> int:
+    """Do it for each host; one that fails keeps the others from nothing. The worst status counts."""
+    statuses, told = [0], set()
+    for host in arguments.hosts:
+        status = FAILED
+        try:
+            status = work(host)
+        except OpenSshTransportError as error:
+            if len(arguments.hosts) == 1:
+                raise
+            text = printable(_advised(error, arguments))
+            if text not in told:
+                print(f"ossh {arguments.command}: {text}", file=sys.stderr)
+            told.add(text)
+        statuses.append(status)
+    return max(statuses)
 
 
 def _logout(arguments: argparse.Namespace) -> int:
-    shared = Master(_resolved(arguments))
-    facts = shared.facts()
-    if facts is not None and not facts.ours and master.listens(Path(facts.socket)):
-        print(
-            f"{arguments.host}: its master is your own, at {facts.socket}; "
-            f"end it by: ssh -O exit {arguments.host}",
-            file=sys.stderr,
-        )
-        return 1
-    ended = shared.end()
-    aliases.withdraw(shared)
-    print(f"{arguments.host}: {'logged out' if ended else 'there was no master'}", file=sys.stderr)
+    if arguments.all == bool(arguments.hosts):
+        raise SettingsError("which masters are to end?", advice="name hosts, or give --all")
+    if not arguments.all:
+        return _each(arguments, lambda host: _log_out(host, arguments.ssh_config))
+    ours = [facts for facts in master.known() if facts.ours]
+    ssh = openssh.locate("ssh")
+    for facts in ours:
+        _end_noted(facts, ssh)
+        print(f"{printable(facts.host)}: logged out", file=sys.stderr)
+    if not ours:
+        print("there were no masters", file=sys.stderr)
     return 0
+
+
+def _log_out(host: str, ssh_config: str | None) -> int:
+    from opensshtransport import status
+
+    noted = [facts for facts in status.of_name(master.known(), host, ssh_config) if facts.ours]
+    try:
+        destination = status.resolve_anyhow(host, ssh_config, [])
+    except OpenSshTransportError:
+        # what was opened by this name can be ended all the same
+        if not noted:
+            raise
+        ssh, ended = openssh.locate("ssh"), False
+    else:
+        shared, ssh = Master(destination), destination.ssh
+        facts = shared.facts()
+        if facts is not None and not facts.ours and master.listens(Path(facts.socket)):
+            print(
+                f"{printable(host)}: its master is your own, at {facts.socket}; "
+                f"end it by: ssh -O exit {shlex.quote(host)}",
+                file=sys.stderr,
+            )
+            return 1
+        ended = shared.end()
+        aliases.withdraw(shared.directory, host, destination.ssh_config)
+    # those too that the name does not lead to any more
+    ended = any([ended, *(_end_noted(facts, ssh) for facts in noted)])
+    print(f"{printable(host)}: {'logged out' if ended else 'there was no master'}", file=sys.stderr)
+    return 0
+
+
+def _end_noted(facts: Facts, ssh: str) -> bool:
+    """End a master as it was noted when it was opened, wherever its name leads now."""
+    socket = Path(facts.socket)
+    ended = master.end_at(socket, ssh)
+    aliases.withdraw(socket.parent, facts.host, None if facts.ssh_config is None else Path(facts.ssh_config))
+    return ended
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -504,11 +573,14 @@ def _setup(arguments: argparse.Namespace) -> int:
     from opensshtransport import configure, conversation, plan
 
     file = arguments.ssh_config
+    # a `Host` block is for a host alone; what else the name says is what the block is to say
+    address = parse_address(openssh.check_destination(arguments.host))
+    hostname = None if address.port is None else f"{address.operand}:{address.port}"
     request = plan.Request(
-        host=arguments.host,
+        host=address.host,
         ssh_config=None if file is None else Path(file).expanduser().absolute(),
-        hostname=arguments.hostname,
-        user=arguments.user,
+        hostname=arguments.hostname or hostname,
+        user=arguments.user or address.user,
         jumps=arguments.jumps,
         method=arguments.auth,
         key=arguments.key,
@@ -534,9 +606,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from opensshtransport import conversation, doctor
 
     ssh_config = None if arguments.ssh_config is None else Path(arguments.ssh_config).expanduser().absolute()
-    terminal = sys.stdout.isatty()
-    colour = terminal and "NO_COLOR" not in os.environ
-    width = shutil.get_terminal_size().columns if terminal else None
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     person = conversation.person_at_terminal() if arguments.login else contextlib.nullcontext()
     openssh.check_destination(arguments.host)
     findings = []
@@ -549,7 +619,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
             yield findings[-1]
 
     with person as somebody:
-        for line in doctor.lines(walk(somebody), colour=colour, width=width):
+        for line in doctor.lines(walk(somebody), colour=_coloured(), width=width):
             if not arguments.json:
                 print(line, flush=True)
     if arguments.json:
@@ -594,85 +664,25 @@ def _sandbox(arguments: argparse.Namespace) -> int:
     return sandbox.run_sandbox(words, second_factor=arguments.second_factor)
 
 
-_COLUMNS = ("host", "state", "login_node", "since", "sessions", "certificate_expires", "ticket_expires")
-
-
 def _status(arguments: argparse.Namespace) -> int:
-    from opensshtransport import login, tools
+    from opensshtransport import status
 
-    directory = runtime_directory()
-    master.sweep(directory)
-    rows: list[dict[str, object]] = []
-    if arguments.hosts:
-        asked = [(host, arguments.ssh_config) for host in arguments.hosts]
-    else:
-        asked = [(facts.host, facts.ssh_config) for facts in master.known(directory)]
-    for host, ssh_config in asked:
-        try:
-            shared = Master(openssh.resolve(host, ssh_config), directory)
-        except OpenSshTransportError as error:
-            # one broken name must not hide the others
-            print(f"ossh status: {printable(str(error))}", file=sys.stderr)
-            rows.append({**dict.fromkeys(_COLUMNS), "pid": None, "host": host, "state": "error"})
-            continue
-        rows.append(_row(shared, login.certificates, tools.certificate_end, tools.ticket_end))
+    report = status.collect(arguments.hosts, arguments.ssh_config)
+    for problem in (*report.settings, *report.problems):
+        print(f"ossh status: {printable(problem)}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    if not rows:
+        print(json.dumps([status.as_object(row) for row in report.rows], indent=2))
+    elif not report.rows:
         print("no masters; run: ossh login HOST", file=sys.stderr)
-        return 0
-    table = [[name.replace("_", " ").upper() for name in _COLUMNS]]
-    table += [["-" if row[name] is None else printable(str(row[name])) for name in _COLUMNS] for row in rows]
-    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    return 0
+    else:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else _WIDTH
+        now = datetime.datetime.now().astimezone()
+        for line in status.table(report.rows, now, width=width, colour=_coloured()):
+            print(line)
+    return FAILED if report.settings else 0
 
 
-def _row(
-    shared: Master,
-    certificates: Callable[[Destination], list[Path]],
-    certificate_end: Callable[[Path], datetime.datetime | None],
-    ticket_end: Callable[[], datetime.datetime | None],
-) -> dict[str, object]:
-    """What `ossh status` tells of one destination."""
-    destination = shared.destination
-    facts: Facts | None = shared.facts()
-    listening = shared.listening()
-    live = shared.check()
-    dead = "none" if listening is None else "unreachable"
-    ends = []
-    for path in certificates(destination):
-        with contextlib.suppress(ValueError):
-            ends.append(certificate_end(path))
-    # any one that lives lets in; None is one without end
-    known_ends = [] if None in ends else [end for end in ends if end is not None]
-    ticket = ticket_end() if destination.resolved.flag("gssapiauthentication") else None
-    alive = facts if live is not None else None
-    return {
-        "host": destination.host,
-        "state": dead if live is None else "live",
-        "pid": alive.pid if alive else None,
-        "login_node": alive.login_node or None if alive else None,
-        "since": _iso(datetime.datetime.fromtimestamp(alive.since).astimezone()) if alive else None,
-        "sessions": _sessions(live) if live is not None else None,
-        "certificate_expires": _iso(max(known_ends)) if known_ends else None,
-        "ticket_expires": _iso(ticket) if ticket else None,
-    }
-
-
-def _iso(moment: datetime.datetime) -> str:
-    return moment.isoformat(timespec="seconds")
-
-
-def _sessions(socket: Path) -> int | None:
-    """How many clients the master serves now; None where the system does not tell (no /proc)."""
-    try:
-        lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    # the sixth column is the state, 03 for connected (net/unix/af_unix.c: SS_CONNECTED); the last is the name
-    # that ssh bound before it gave the socket its own: 17 bytes longer
-    bound = re.compile(rf"(?:\S+ ){{5}}03 +\d+ {re.escape(str(socket))}(?:\.\w{{16}})?")
-    return sum(1 for line in lines if bound.fullmatch(line))
+def _coloured() -> bool:
+    """Whether what is printed may be coloured (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport import openssh, ssh_config
-from opensshtransport.errors import OpenSshTransportError
+from opensshtransport.errors import OpenSshTransportError, SettingsError
 from opensshtransport.master import Master, listens
+from opensshtransport.notation import split_place
 from opensshtransport.transport import Transport
 
 __all__ = ["FILES", "SCRIPTS", "candidates"]
@@ -81,6 +82,8 @@ _ossh() {
 if [[ ${funcstack[1]} == _ossh ]]; then
     _ossh "$@"
 else
+    # where nothing has set completion up yet; -i: no question about directories that others can write to
+    (( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i; }
     compdef _ossh ossh ossh-run
 fi
 """
@@ -178,9 +181,16 @@ def _values(action: argparse.Action, current: str, config: str | None) -> Iterat
     elif name in {"HOST", "HOP"}:
         yield from ssh_config.names(file)
     elif name in {"SRC", "DST"}:
-        host, colon, path = current.partition(":")
-        if colon and "/" not in host:
-            yield from (f"{host}:{each}" for each in remote_paths(host, path, file))
+        try:
+            host, path = split_place(current)
+        except SettingsError:
+            # not yet a name
+            host, path = None, current
+        if host is not None and "://" in current and current.count("/") < 3:
+            yield f"{current}/"
+        elif host is not None:
+            above = current.removesuffix(path)
+            yield from (f"{above}{each}" for each in remote_paths(host, path, file))
         else:
             yield FILES
             yield from (f"{each}:" for each in ssh_config.names(file))

@@ -9,29 +9,35 @@ import errno
 import importlib.util
 import os
 import posixpath
+import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from opensshtransport import openssh, trees
-from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error, printable
+from opensshtransport.errors import ConnectionFailed, SettingsError, errno_of, printable
 from opensshtransport.items import Item, from_records, list_tree
+from opensshtransport.notation import Place, parse_place
+from opensshtransport.placement import TransferFailed
 from opensshtransport.transport import Transport
 
-__all__ = ["Options", "Place", "SyncOptions", "copy", "parse_place", "sync"]
+__all__ = ["Options", "SyncOptions", "copy", "sync"]
 
 # Seconds: file systems and tools differ below that.
 _SAME_TIME = 1.0
 _AT_ONCE = 16
-# rsync(1), EXIT VALUES
-_PARTIAL = {23, 24}
+# Those of rsync(1), EXIT VALUES, that are about files.
+_OF_FILES = {3, 11, 23, 24, 25}
+# Names in a line about what was left out.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,32 +60,6 @@ class SyncOptions:
     checksum: bool = False
     quiet: bool = False
     rsync: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A path, on a host or, where that is None, here."""
-
-    host: str | None
-    path: str
-
-
-def parse_place(text: str) -> Place:
-    """Read scp's notation (scp(1)): `HOST:PATH`, `[ADDRESS]:PATH`, or a local path.
-
-    Raises:
-        SettingsError: it is empty.
-    """
-    if not text:
-        raise SettingsError("an empty name", advice="give a path, or HOST:PATH")
-    if text.startswith("["):
-        host, found, path = text[1:].partition("]:")
-        if found and host:
-            return Place(host, path or ".")
-    host, found, path = text.partition(":")
-    if not found or not host or "/" in host:
-        return Place(None, text)
-    return Place(host, path or ".")
 
 
 class _Hosts:
@@ -122,7 +102,8 @@ def copy(names: Sequence[str], target: str, ssh_config: str | None, options: Opt
             if host is None:
                 hosts[destination.host or ""].put(paths, destination.path, **_for_transfer(options))
             elif destination.host is None:
-                hosts[host].get(paths, destination.path, **_for_transfer(options))
+                with _naming(destination.path):
+                    hosts[host].get(paths, destination.path, **_for_transfer(options))
             elif host == destination.host:
                 _on_server(hosts[host], paths, destination.path, options)
             else:
@@ -131,6 +112,17 @@ def copy(names: Sequence[str], target: str, ssh_config: str | None, options: Opt
                     arrived = [str(path) for path in sorted(Path(between).iterdir())]
                     hosts[destination.host].put(arrived, destination.path, **_for_transfer(options))
     return 0
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name in an error of this side where it happened: a full disk does not say it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None and not isinstance(error, TransferFailed):
+            error.filename = path
+        raise
 
 
 def _check_directory(destination: Place, hosts: _Hosts) -> None:
@@ -201,25 +193,118 @@ def _has_rsync(transport: Transport) -> bool:
 
 
 def _rsync(transport: Transport, here: Place, there: Place, options: SyncOptions) -> int:
-    """By rsync, over the guarded ssh: it never logs in by itself."""
-    shared = transport.master
-    facts = shared.facts()
-    if facts is None:
-        raise ConnectionFailed("the master has gone", host=transport.host)
-    guarded = openssh.guarded_options(shared.destination, openssh.literal(Path(facts.socket)))
-    argv = ["rsync", "-rlpt", "--protect-args", "-e", shlex.join(guarded)]
+    """By rsync, through our own `run`: it never logs in by itself, and drops what start-up files print."""
+    destination = transport.master.destination
+    run = [sys.executable, "-m", "opensshtransport", "run", "--no-login"]
+    run += [*openssh.config_options(destination.ssh_config), "--", destination.host]
+    argv = ["rsync", "-rlpt", "--protect-args", "-e", shlex.join(run)]
     argv += ["--delete"] if options.delete else []
     argv += ["--dry-run"] if options.dry_run else []
     argv += ["--checksum"] if options.checksum else []
     argv += [] if options.quiet else ["--itemize-changes"]
     argv += ["--", _operand(here, transport), _operand(there, transport)]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode == 0:
-        return 0
-    if done.returncode in _PARTIAL:
-        # it has told of each file
-        return 1
-    raise connection_error("", host=transport.host, argv=argv, returncode=done.returncode)
+    said = _Said(transport.host, upward=here.host is None)
+    # `-m` puts the working directory first on the path of imports
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
+    ) as rsync:
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(said.read_errors, rsync.stderr or ())
+            said.read_output(rsync.stdout or ())
+            told.result()
+    if not options.quiet:
+        _tell_skipped(said.skipped)
+    return said.outcome(rsync.returncode)
+
+
+# What rsync says of a file, with the words of strerror(3): who says it, which file, what, the number.
+_OF_FILE = re.compile(
+    r'rsync: (?:\[(?P<who>\w+)\] )?[^"]*"(?P<path>.*?)"(?: -> ".*")?(?: failed)?'
+    r": (?P<what>.+) \((?P<number>\d+)\)"
+)
+# What follows from that, or from a lost connection, and names no file.
+_CONSEQUENCE = re.compile(
+    r"rsync error: |rsync: (?:\[\w+\] )?(?:connection unexpectedly closed|write error: )"
+)
+_SKIPPING = b'skipping non-regular file "'
+_OF_RUN = "ossh-run: "
+
+
+class _Said:
+    """What rsync has said: passed on, but for errors of files and of the connection, which are kept."""
+
+    def __init__(self, host: str, *, upward: bool) -> None:
+        self._host, self._upward = host, upward
+        self.skipped: list[str] = []
+        self._failures: list[OSError] = []
+        self._consequences: list[str] = []
+        self._of_run = ""
+
+    def read_output(self, lines: Iterable[bytes]) -> None:
+        """Read its stdout to the end."""
+        for line in lines:
+            if line.startswith(_SKIPPING):
+                self.skipped.append(_unescaped(os.fsdecode(line[len(_SKIPPING) :].rstrip(b'"\n'))))
+            else:
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+
+    def read_errors(self, lines: Iterable[bytes]) -> None:
+        """Read its stderr to the end."""
+        for line in map(os.fsdecode, lines):
+            text = line.rstrip("\r\n")
+            if of_file := _OF_FILE.fullmatch(text):
+                self._failures.append(self._failure(of_file))
+            elif text.startswith(_OF_RUN):
+                self._of_run = text.removeprefix(_OF_RUN).removeprefix(f"{self._host}: ")
+            elif _CONSEQUENCE.match(text):
+                self._consequences.append(text)
+            elif text:
+                print(printable(text), file=sys.stderr)
+
+    def _failure(self, match: re.Match[str]) -> OSError:
+        # older versions do not say who
+        far = match["who"] and (match["who"].lower() == "sender") != self._upward
+        path, what = _unescaped(match["path"]), match["what"]
+        number = errno_of(what) or int(match["number"])
+        return OSError(number, what, f"{self._host}:{path}" if far else path)
+
+    def outcome(self, status: int) -> int:
+        """The exit status.
+
+        Raises:
+            OSError: of a file.
+            ConnectionFailed: the connection broke, or rsync failed for another reason.
+        """
+        if self._of_run:
+            raise ConnectionFailed(self._of_run, host=self._host, advice="", returncode=status)
+        if len(self._failures) == 1:
+            raise self._failures[0]
+        if self._failures:
+            error = TransferFailed(errno.EIO, f"{len(self._failures)} files could not be moved")
+            error.failures = tuple(self._failures)
+            raise error
+        if status == 0:
+            return 0
+        said = self._consequences[-1] if self._consequences else f"it ended with status {status}"
+        if status in _OF_FILES:
+            print(printable(said), file=sys.stderr)
+            return 1
+        raise ConnectionFailed(f"rsync failed: {said}", host=self._host, returncode=status)
+
+
+def _unescaped(name: str) -> str:
+    """A name as it is: rsync writes what is not printed by its number (rsync(1), --8-bit-output)."""
+    raw = re.sub(rb"\\#(\d{3})", lambda match: bytes([int(match[1], 8) & 255]), os.fsencode(name))
+    return os.fsdecode(raw)
+
+
+def _tell_skipped(names: Sequence[str]) -> None:
+    """Say once what was left out: it is neither a file nor a directory nor a link."""
+    if names:
+        shown = ", ".join(printable(name).replace("\n", "\\n") for name in names[:_SHOWN])
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        print(f"ossh sync: left out, as fifos, sockets and devices are: {shown}{more}", file=sys.stderr)
 
 
 def _operand(place: Place, transport: Transport) -> str:
@@ -228,7 +313,8 @@ def _operand(place: Place, transport: Transport) -> str:
         path = str(Path(place.path).expanduser().absolute())
         return f"{path.rstrip('/')}/"
     path = posixpath.join(transport.home(), _plain(place.path, transport))
-    return f"{transport.host}:{path.rstrip('/')}/"
+    # our `run` knows the host; what rsync takes for one begins the command there, as a word of every shell
+    return f"exec:{path.rstrip('/')}/"
 
 
 def _plain(path: str, transport: Transport) -> str:
@@ -244,7 +330,8 @@ def _compare(transport: Transport, here: Place, there: Place, options: SyncOptio
     theirs = _remote_items(transport, remote, missing_ok=upward)
     source, target = (ours, theirs) if upward else (theirs, ours)
     same = _same(transport, source, target, local, remote, options.checksum)
-    changed = sorted(name for name, item in source.items() if name not in same and item.kind != "other")
+    skipped = sorted(name for name, item in source.items() if item.kind == "other")
+    changed = sorted(name for name in source if name not in same and source[name].kind != "other")
     surplus = sorted(name for name in target if name not in source) if options.delete else []
     # of another kind, so it is in the way
     in_the_way = [name for name in changed if name in target and target[name].kind != source[name].kind]
@@ -254,10 +341,11 @@ def _compare(transport: Transport, here: Place, there: Place, options: SyncOptio
             print(printable(name).replace("\n", "\\n"))
         for name in surplus:
             print("deleting", printable(name).replace("\n", "\\n"))
+        _tell_skipped(skipped)
     if options.dry_run:
         return
     # directories are gone through, whatever they are themselves
-    kept = {name for name in same if source[name].kind != "directory"}
+    kept = {name for name in same if source[name].kind != "directory"} | set(skipped)
     gone = _tops([*surplus, *in_the_way]) if options.delete else []
     if upward:
         transport.makedirs(remote, exist_ok=True)
@@ -272,7 +360,8 @@ def _compare(transport: Transport, here: Place, there: Place, options: SyncOptio
             else:
                 (local / name).unlink()
         if changed:
-            transport.get(f"{remote}/.", local, preserve=True, exclude=kept.__contains__)
+            with _naming(str(local)):
+                transport.get(f"{remote}/.", local, preserve=True, exclude=kept.__contains__)
 
 
 def _local_items(top: Path) -> dict[str, Item]:

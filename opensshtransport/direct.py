@@ -171,7 +171,7 @@ def _run(
                 ssh.kill()
                 ssh.wait()
                 end_group(shared, facts, session.mark.decode())
-                if isinstance(reason, BrokenPipeError):
+                if isinstance(reason, BrokenPipeError | ConnectionResetError):
                     # whoever read our output has gone: end as the command itself would
                     return 128 + signal.SIGPIPE, ""
                 if isinstance(reason, subprocess.TimeoutExpired | TimeoutError):
@@ -199,7 +199,7 @@ class _Session:
 
         Raises:
             TimeoutError: the deadline has passed.
-            BrokenPipeError: nobody reads our output.
+            BrokenPipeError, ConnectionResetError: nobody reads our output; the second where it is a socket.
         """
         source = ssh.stdout.fileno() if ssh.stdout else -1
         with Typed(ssh.stdin) if ssh.stdin else contextlib.nullcontext() as typed:

@@ -152,7 +152,7 @@ def _together(held: list[Finding], *, colour: bool) -> str:
     if len(held) == 1:
         return text(held[0], colour=colour)
     names = ", ".join(finding.link for finding in held)
-    return text(dataclasses.replace(held[0], seen=f"{held[0].seen}: {names}", link=""), colour=colour)
+    return text(dataclasses.replace(held[0], link=f"{names}:"), colour=colour)
 
 
 def summary(findings: Iterable[Finding]) -> str:

@@ -204,8 +204,8 @@ _TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
             forward,
             r".+",
             "warning",
-            "each login makes it, and one of two logins fails to",
-            "forward ports by an alias of its own in ssh_config",
+            "ossh sets it aside",
+            "write forwards = true in config.toml where the master is to make it",
         )
         for forward in ("localforward", "remoteforward", "dynamicforward")
     ),
@@ -228,6 +228,8 @@ def resolution(destination: Destination) -> Finding:
     options = openssh.parse_resolved(said).options
     for option, pattern, state, why, advice in _TROUBLE:
         value = options.get(option, ("",))[0]
+        if option.endswith("forward") and destination.settings.forwards:
+            continue
         if re.fullmatch(pattern, value, re.IGNORECASE):
             found.append((state, f"{option} {value}: {why}", advice))
     if any(state == "broken" for state, _, _ in found):

@@ -6,8 +6,8 @@ What lies in the runtime directory, for a destination whose identity is ID:
     ID.log    ssh's own words       ID.json   what is known of the master: `Facts`
 
 The traps: `ssh -O check` says "running" while the network is gone, and hangs on a frozen master, so only a
-round trip with a deadline counts. And a master that the person opened by a ControlPath of their own is
-used, but never ended by us.
+round trip with a deadline counts; but a master that is late since it is at work lives, and is not to be
+ended. And a master that the person opened by a ControlPath of their own is used, but never ended by us.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import enum
 import errno
 import fcntl
 import json
@@ -33,18 +34,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from opensshtransport import errors, openssh
+from opensshtransport import activity, errors, openssh
 from opensshtransport.errors import LoginNeeded, MasterGone, SessionRefused, log_error, logged_status
 from opensshtransport.openssh import Destination
 from opensshtransport.runlog import RunLog, sweep_logs
 from opensshtransport.settings import runtime_directory, state_directory
 from opensshtransport.trust import open_ours, read_ours
 
-__all__ = ["Facts", "Master", "ensure", "known", "listens", "locked", "responds", "sweep"]
+__all__ = [
+    "Facts",
+    "Master",
+    "State",
+    "end_at",
+    "ensure",
+    "known",
+    "listens",
+    "locked",
+    "responds",
+    "state_at",
+    "sweep",
+]
 
-# A connection to this address of the server's own answers at once, by "refused" or "prohibited": the cheapest
-# round trip there is. It needs no session and no login shell.
-_NOWHERE = "127.0.0.1:1"
 _LOCAL_DEADLINE = 5.0
 # Seconds between tries to get a session that was refused, and for how long.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -53,6 +63,21 @@ _PATIENCE = 60.0
 _LONGEST_ANSWER = 1 << 16
 # Those that read no start-up file again below a shell of their own; zsh does.
 _SHELLS_OF_POSIX = {"sh", "bash", "dash", "ksh", "mksh", "ash", "busybox"}
+
+
+class State(enum.Enum):
+    """What a look at a master has found."""
+
+    NONE = "none"
+    LIVE = "live"
+    # late, but at work: a copy fills the link, or the machine has too much to do
+    BUSY = "busy"
+    UNREACHABLE = "unreachable"
+
+    @property
+    def alive(self) -> bool:
+        """Whether commands may go there, and nobody may end it to log in anew."""
+        return self in {State.LIVE, State.BUSY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +94,7 @@ class Facts:
         ours: whether we opened it; else it is the person's own, and never ended by us.
         login_node: the remote host's own name.
         shell: the remote login shell's path, or "" where no command can be run freely.
+        methods: how the server let us in, as far as ssh has told ("publickey keyboard-interactive").
     """
 
     host: str
@@ -80,6 +106,7 @@ class Facts:
     ours: bool
     login_node: str = ""
     shell: str = ""
+    methods: str = ""
 
     @property
     def posix_shell(self) -> bool:
@@ -123,22 +150,22 @@ class Master:
 
         Returns:
             The live master's socket, or None. A live master that the server grants no further session
-            is alive.
+            is alive, and so is one that is late since it is at work.
         """
-        for path in self.candidates if socket is None else (socket,):
-            if listens(path) and self._answers(path):
-                return path
-        return None
+        state, found = self.look(socket)
+        return found if state.alive else None
 
-    def _answers(self, socket: Path) -> bool:
-        # into a file: a master that was asked keeps our pipe open for as long as it hangs
-        with tempfile.TemporaryFile() as said:
-            argv = openssh.guarded_ssh(self.destination, openssh.literal(socket), forward=_NOWHERE)
-            status = _local(argv, self.destination.settings.check_timeout, stderr=said)
-            said.seek(0)
-            words = said.read().decode(errors="replace")
-        # status 0: something listens even there
-        return status == 0 or "refused by peer" in words or "open failed" in words
+    def look(self, socket: Path | None = None) -> tuple[State, Path | None]:
+        """The state of the master, and where it listens. See `check`."""
+        facts = self.facts()
+        seen: tuple[State, Path | None] = (State.NONE, None)
+        for path in self.candidates if socket is None else (socket,):
+            pid = facts.pid if facts is not None and facts.socket == str(path) else 0
+            state = state_at(path, self.destination.ssh, self.destination.settings.check_timeout, pid)
+            if state.alive:
+                return state, path
+            seen = (state, path) if state is not State.NONE else seen
+        return seen
 
     @contextlib.contextmanager
     def lock(self, timeout: float) -> Iterator[None]:
@@ -150,13 +177,17 @@ class Master:
         with contextlib.ExitStack() as held:
             try:
                 with _alarm(timeout):
-                    held.enter_context(locked(self.lock_file))
+                    file = held.enter_context(locked(self.lock_file))
             except TimeoutError as reason:
                 raise LoginNeeded(
                     f"another process has been logging in for {timeout:.0f} s",
                     host=self.destination.host,
                     advice=f"end it, or look at {self.log}",
                 ) from reason
+            # so that a master whose login was killed before it was known can be named
+            told = json.dumps([self.destination.host, _text_of(self.destination.ssh_config)])
+            os.ftruncate(file, 0)
+            os.pwrite(file, told.encode(), 0)
             yield
 
     def end(self) -> bool:
@@ -165,28 +196,7 @@ class Master:
         Returns:
             Whether there was one. Running sessions end with it.
         """
-        facts = self.facts()
-        facts = facts if facts is not None and facts.ours else None
-        socket = self.own_socket
-        was_there = listens(socket)
-        if was_there:
-            argv = [self.destination.ssh, "-F", "none", "-O", "exit"]
-            argv += ["-S", openssh.literal(socket), "--", "master"]
-            _local(argv, _LOCAL_DEADLINE if responds(facts) else 0.5)
-            if facts is not None and listens(socket):
-                _kill_master(facts.pid, socket)
-            # whatever is left of it, nobody comes to it any more
-            socket.unlink(missing_ok=True)
-        self.sweep()
-        return was_there
-
-    def sweep(self) -> None:
-        """Remove a socket that nobody listens at, and what was known of its master."""
-        if not listens(self.own_socket):
-            self.own_socket.unlink(missing_ok=True)
-        facts = self.facts()
-        if facts is not None and not listens(Path(facts.socket)):
-            self.facts_file.unlink(missing_ok=True)
+        return end_at(self.own_socket, self.destination.ssh)
 
     def write_facts(self, facts: Facts) -> None:
         """Keep what is known of the master, complete or not at all."""
@@ -205,12 +215,13 @@ class Master:
         destination = self.destination
         facts = Facts(
             host=destination.host,
-            ssh_config=None if destination.ssh_config is None else str(destination.ssh_config),
+            ssh_config=_text_of(destination.ssh_config),
             address=destination.address,
             socket=str(socket),
             pid=pid,
             since=time.time(),
             ours=ours,
+            methods=_methods(self.log) if ours else "",
         )
         pause, patience, broken = _FIRST_PAUSE, time.monotonic() + _PATIENCE, 0
         while broken < 2:
@@ -263,20 +274,111 @@ def listens(path: Path) -> bool:
     return True
 
 
+def state_at(path: Path, ssh: str, timeout: float, pid: int = 0) -> State:
+    """Ask the master at a socket for a round trip to the server.
+
+    Args:
+        path: the socket.
+        ssh: the program.
+        timeout: seconds that the answer may take.
+        pid: the master's process id, by which it is seen whether it is at work; 0 where it is not known.
+    """
+    if not listens(path):
+        return State.NONE
+    # into a file: a master that was asked keeps our pipe open for as long as it hangs
+    with tempfile.TemporaryFile() as said:
+        question = subprocess.Popen(
+            openssh.check_command(ssh, path),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+        with question:
+            looks = []
+            for _ in range(2):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    question.wait(timeout / 2)
+                    break
+                looks.append([activity.look(number) for number in (pid, question.pid) if number])
+            question.kill()
+        said.seek(0)
+        words = said.read().decode(errors="replace")
+    # status 0: something listens even there
+    if question.returncode == 0 or "refused by peer" in words or "open failed" in words:
+        return State.LIVE
+    busy = len(looks) == 2 and any(
+        activity.at_work(before, after, timeout / 2) for before, after in zip(*looks, strict=True)
+    )
+    return State.BUSY if busy else State.UNREACHABLE
+
+
+def end_at(socket: Path, ssh: str) -> bool:
+    """End the master of ours at a socket, also a frozen one, and remove what belongs to it.
+
+    Returns:
+        Whether there was one. Running sessions end with it.
+    """
+    facts_file = socket.with_name(f"{socket.name}.json")
+    facts = read_facts(facts_file)
+    facts = facts if facts is not None and facts.ours else None
+    was_there = listens(socket)
+    if was_there:
+        pid = facts.pid if facts is not None else _pid_at(socket)
+        argv = [ssh, "-F", "none", "-O", "exit", "-S", openssh.literal(socket), "--", "master"]
+        _local(argv, 0.5 if pid and _is_stopped(pid) else _LOCAL_DEADLINE)
+        if pid and listens(socket):
+            _kill_master(pid, socket)
+    # whatever is left of it, nobody comes to it any more
+    socket.unlink(missing_ok=True)
+    facts = read_facts(facts_file)
+    if facts is not None and not listens(Path(facts.socket)):
+        facts_file.unlink(missing_ok=True)
+    return was_there
+
+
+def _pid_at(socket: Path) -> int:
+    """The process of a master of ours, by its command line or the title that ssh gives itself; or 0."""
+    argv = ["ps", "-ww", "-A", "-o", "pid=", "-o", "command="]
+    try:
+        told = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LOCAL_DEADLINE, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    place = re.escape(os.fsencode(openssh.literal(socket)))
+    words = rb"\s*(\d+) .*(?:-oControlMaster=auto -S " + place + rb" |ssh: " + place + rb" \[mux\])"
+    found = (re.match(words, line) for line in told.splitlines())
+    return next((int(match[1]) for match in found if match), 0)
+
+
+def _methods(log: Path) -> str:
+    """How the server let us in, by what ssh has noted at the login."""
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:
+        return ""
+    return " ".join(re.findall(r'^Authenticated (?:to .* )?using "([\w-]+)"', text, re.MULTILINE))
+
+
+def _text_of(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
 def responds(facts: Facts | None) -> bool:
     """Whether the master's process runs, not stopped, as far as /proc tells."""
     if facts is None:
         return True
-    process = Path(f"/proc/{facts.pid}")
     try:
-        words = (process / "cmdline").read_bytes()
-        status = (process / "stat").read_text()
+        words = Path(f"/proc/{facts.pid}/cmdline").read_bytes()
     except OSError:
         return True
-    if os.fsencode(facts.socket) not in words:
-        # it was opened in another container, and here the number is somebody else's
-        return True
-    return status.rpartition(")")[2].split()[0] not in {"T", "t", "Z"}
+    # in another container the number is somebody else's
+    return os.fsencode(facts.socket) not in words or not _is_stopped(facts.pid)
+
+
+def _is_stopped(pid: int) -> bool:
+    seen = activity.look(pid)
+    return seen is not None and not seen.can_run
 
 
 def _local(argv: Sequence[str], timeout: float, stderr: IO[bytes] | int = subprocess.DEVNULL) -> int | None:
@@ -360,10 +462,30 @@ def read_facts(file: Path) -> Facts | None:
 
 
 def known(directory: Path | None = None) -> list[Facts]:
-    """What is known of all masters, by name."""
+    """What is known of all masters, by name; a master of ours of which nothing is known is among them."""
     directory = runtime_directory() if directory is None else directory
-    found = (read_facts(file) for file in directory.glob("*.json"))
-    return sorted((facts for facts in found if facts is not None), key=lambda facts: facts.host)
+    read = (read_facts(file) for file in directory.glob("*.json"))
+    found = [facts for facts in read if facts is not None]
+    told = {facts.socket for facts in found}
+    own = (path for path in directory.iterdir() if re.fullmatch("[0-9a-f]{16}", path.name))
+    found += [_unknown(path) for path in own if str(path) not in told and listens(path)]
+    return sorted(found, key=lambda facts: (facts.host, facts.since))
+
+
+def _unknown(socket: Path) -> Facts:
+    """Of a master that has just been opened, or whose login was killed, what its lock file tells."""
+    host, ssh_config = socket.name, None
+    with contextlib.suppress(OSError, ValueError):
+        host, ssh_config = json.loads(socket.with_name(f"{socket.name}.lock").read_text())
+    return Facts(
+        host=host,
+        ssh_config=ssh_config,
+        address="",
+        socket=str(socket),
+        pid=_pid_at(socket),
+        since=socket.stat().st_mtime,
+        ours=True,
+    )
 
 
 def replace_file(path: Path, text: str, mode: int = 0o600) -> None:

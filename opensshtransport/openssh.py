@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opensshtransport.errors import NO_MASTER, ConfigurationError, SettingsError, ToolMissing
+from opensshtransport.notation import parse_address, parse_jump
 from opensshtransport.settings import LONGEST_SOCKET_PATH, Settings, load
 
 __all__ = [
     "OLDEST_VERSION",
     "Destination",
     "Resolved",
+    "check_command",
     "check_destination",
     "config_options",
     "guard",
@@ -63,7 +65,10 @@ def check_destination(host: str) -> str:
         raise SettingsError(
             f"{host!r} is not a destination: it holds a control character", advice="correct the name"
         )
-    user, _, name = host.rpartition("@")
+    address = parse_address(host)
+    user, name = address.user or "", address.host
+    if re.search(r"[\x00-\x1f\x7f]", f"{user}{name}"):
+        raise SettingsError(f"{host!r} hides a control character", advice="correct the name")
     if found := re.search(r"[`'\";&<>|(){}]", user) or re.search(r"[`'\";&<>|(){}$\\\s]", name):
         raise SettingsError(
             f"{host!r} is not a destination: it holds {found.group()!r}", advice="correct the name"
@@ -207,6 +212,8 @@ def ask_resolved(ssh: str, host: str, ssh_config: Path | None = None, extra: Seq
         ) from reason
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
+        if lines and lines[0].startswith("usage:"):
+            lines = ["it does not take this name"]
         raise ConfigurationError(
             f"ssh refuses its configuration ({lines[0] if lines else 'it gave no reason'})",
             host=host,
@@ -303,24 +310,23 @@ def _route(
 
 
 def _hop(resolved: Resolved, name: str) -> tuple[str, str, int, str]:
-    # %n stands for the name as it was given (ssh_config(5), TOKENS)
+    # %n stands for the name as it was given (ssh_config(5), TOKENS): the host alone, without user and port
     command = resolved.get("proxycommand")
+    host = parse_address(name).host
     return (
         resolved.user,
         resolved.hostname,
         resolved.port,
-        re.sub(r"(?<!%)((?:%%)*)%n", rf"\1{name}", command),
+        re.sub(r"(?<!%)((?:%%)*)%n", lambda match: f"{match[1]}{host}", command),
     )
 
 
 def jump_options(jump: str) -> tuple[list[str], str]:
     """A jump host of ProxyJump, `[user@]host[:port]` or a URI, as options and a destination of ssh."""
-    match = re.fullmatch(r"(?:(.*)@)?(?:\[([^]]+)\]|([^:]+))(?::(\d+))?", jump.removeprefix("ssh://"))
-    if match is None:
-        return [], jump
-    user, address, host, port = match.groups()
-    options = [*(["-l", user] if user else []), *(["-p", port] if port else [])]
-    return options, address or host
+    address = parse_jump(jump)
+    options = [*(["-l", address.user] if address.user else [])]
+    options += ["-p", str(address.port)] if address.port else []
+    return options, address.host
 
 
 def config_options(ssh_config: Path | None) -> list[str]:
@@ -366,10 +372,14 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
         _option("ControlPersist", settings.persist or "yes"),
         # a second prompt of the same kind means "rejected": asking again costs a counted failure
         "-oNumberOfPasswordPrompts=1",
-        # LogLevel QUIET in ssh_config would hide why a login failed
-        "-oLogLevel=INFO",
+        # LogLevel QUIET in ssh_config would hide why a login failed; VERBOSE also tells how one was let in
+        "-oLogLevel=VERBOSE",
         _option("BatchMode", "yes" if batch else "no"),
     ]
+    # they belong to the sessions that want them: two masters cannot have one port, and one that is taken must
+    # not spend the login
+    argv += ["-oExitOnForwardFailure=no"]
+    argv += [] if settings.forwards else ["-oClearAllForwardings=yes", "-oTunnel=no"]
     if settings.server_alive_interval is not None or not int(resolved.get("serveraliveinterval", "0")):
         # without it a master hangs for ever on a network that went away; the product also ends a login
         # that waits for a push, so it is a minute at least
@@ -382,6 +392,16 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
         argv.append(_option("ConnectTimeout", settings.connect_timeout))
     argv += _without_remote_command(resolved)
     return [*argv, "--", destination.host]
+
+
+def check_command(ssh: str, socket: Path) -> list[str]:
+    """The command line that asks a master for a round trip to the server.
+
+    It reads no ssh_config: with a socket any host name serves, and a LogLevel there would hide the answer.
+    """
+    # A connection to this address of the server's own answers at once, by "refused" or "prohibited": the
+    # cheapest round trip there is. It needs no session and no login shell.
+    return [ssh, "-F", "none", "-S", literal(socket), *guard(), "-T", "-W", "127.0.0.1:1", "--", "master"]
 
 
 def _or(value: int | None, default: int) -> int:
@@ -432,7 +452,7 @@ def guarded_options(destination: Destination, control_path: Path | str, *, mark:
         "-S",
         str(control_path),
         *guard(mark=mark),
-        # forwardings of ssh_config belong to the master; each session would ask for them again
+        # each session would ask for the forwardings of ssh_config again
         "-oClearAllForwardings=yes",
         *_without_remote_command(destination.resolved),
     ]
@@ -464,7 +484,10 @@ def guarded_ssh(
     argv += ["-t"] * tty or ["-T"]
     if no_stdin:
         argv.append("-n")
-    if log is not None:
+    if log is None:
+        # LogLevel QUIET in ssh_config would hide why there is no session
+        argv.append("-oLogLevel=INFO")
+    else:
         # DEBUG2 writes "Received exit status from master" and costs nothing; DEBUG3 writes the command, from
         # 10.5 on, and a line of that could be taken for one of ssh's
         argv += ["-E", str(log), "-oLogLevel=DEBUG2"]
@@ -488,8 +511,13 @@ def guarded_sftp(
         *_copy_options(destination, control_path),
         *arguments,
         "--",
-        destination.host,
+        copy_host(destination),
     ]
+
+
+def copy_host(destination: Destination) -> str:
+    """The host as scp and sftp take it. The master has the user and the port, which some names would hide."""
+    return parse_address(destination.host).operand
 
 
 def _copy_options(destination: Destination, control_path: Path | str) -> list[str]:
@@ -501,6 +529,8 @@ def _copy_options(destination: Destination, control_path: Path | str) -> list[st
         *config_options(destination.ssh_config),
         f'-oControlPath="{quoted}"',
         *guard(mark=True),
+        # QUIET in ssh_config would hide why there is no session
+        "-oLogLevel=INFO",
         # their session is a subsystem or a command of their own, without a terminal
         "-oRequestTTY=no",
         *_without_remote_command(destination.resolved),

@@ -71,6 +71,7 @@ class Settings:
         check_timeout: how long a live master may take to answer over the network.
         login_timeout: how long a login may take, the person's answers included.
         max_sessions: sessions open at once, over all processes.
+        forwards: whether the master makes the forwardings of ssh_config.
         authentication_script: an executable that is run before a login, or None.
         script_timeout: how long it may take, the person's answers included.
         min_validity: the script is not run while the certificate lives longer than this.
@@ -91,6 +92,7 @@ class Settings:
     check_timeout: float = 10.0
     login_timeout: int = 300
     max_sessions: int = 8
+    forwards: bool = False
     authentication_script: Path | None = None
     script_timeout: int = 300
     min_validity: int = 3600
@@ -143,6 +145,12 @@ def _count(value: object, where: str) -> int:
     raise SettingsError(f"{where} = {value!r} is not a number above 0", advice="write it without quotes")
 
 
+def _flag(value: object, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise SettingsError(f"{where} = {value!r} is neither true nor false", advice="write it without quotes")
+
+
 def _program(value: object, where: str) -> str:
     if isinstance(value, str) and value and "\0" not in value:
         return os.path.expanduser(value)  # noqa: PTH111 - a bare name must stay one
@@ -191,6 +199,7 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "check_timeout": _seconds,
     "login_timeout": parse_duration,
     "max_sessions": _count,
+    "forwards": _flag,
     "authentication_script": _script,
     "script_timeout": parse_duration,
     "min_validity": parse_duration,

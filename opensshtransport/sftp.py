@@ -476,7 +476,7 @@ class Sftp:
 
     def _remote(self, path: str) -> str:
         # the old protocol gives the path to a shell over there
-        return f"{self._shells.master.destination.host}:{quoted(path)}"
+        return f"{openssh.copy_host(self._shells.master.destination)}:{quoted(path)}"
 
     def _error(self, number: int, path: str) -> OSError:
         return OSError(number, os.strerror(number), f"{self._host}:{path}")

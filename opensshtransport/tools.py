@@ -69,10 +69,11 @@ def ask(
     Raises:
         ToolMissing: there is no such program.
     """
-    try:
-        command = sh.Command(program)
-    except sh.CommandNotFound as reason:
-        raise ToolMissing(f"the program {program!r} was not found", advice="install it") from reason
+    # `sh` finds nothing without PATH, as under cron; this looks where the system has its programs then
+    found = shutil.which(program)
+    if found is None:
+        raise ToolMissing(f"the program {program!r} was not found", advice="install it")
+    command = sh.Command(found)
     late = threading.Event()
     try:
         running = command(

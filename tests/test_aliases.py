@@ -94,6 +94,11 @@ def publish_name(host: str, config: Path, shell: str = "/bin/bash") -> Published
     return Published(master, master.directory / "names" / name)
 
 
+def withdraw_name(master: Master) -> None:
+    """Forget a name's file."""
+    withdraw(master.directory, master.destination.host, master.destination.ssh_config)
+
+
 def age(*paths: Path, seconds: float = 100) -> None:
     """Let files look as if nobody had edited them for a while; later edits show in their times then."""
     for path in paths:
@@ -461,16 +466,16 @@ class TestFile:
         assert first.values()["ossh_path"] != second.values()["ossh_path"]
         assert first.unchanged()
         assert second.unchanged()
-        withdraw(first.master)
+        withdraw_name(first.master)
         assert not first.file.exists()
         assert second.unchanged()
 
     def test_withdraw(self, config: Path) -> None:
         """What was written for a name goes with it, and may be gone already."""
         published = publish_name("t", config)
-        withdraw(published.master)
+        withdraw_name(published.master)
         assert [path.name for path in published.file.parent.iterdir()] in ([], ["lock"])
-        withdraw(published.master)
+        withdraw_name(published.master)
 
     @pytest.mark.parametrize(
         ("host", "config", "name"),

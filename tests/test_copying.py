@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import shutil
+import socket
 from pathlib import Path
 
 import pytest
+from conftest import Keep, MakeUser
 from programs import ossh
+from users import NOISY
 
-from opensshtransport.copying import Place, parse_place
-from opensshtransport.errors import SettingsError
+from opensshtransport import copying
+from opensshtransport.errors import ConnectionFailed
 from opensshtransport.sandbox import Sandbox
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "path"),
-    [
-        ("daint:x", "daint", "x"),
-        ("daint:", "daint", "."),
-        ("me@daint:/a:b", "me@daint", "/a:b"),
-        ("[::1]:x", "::1", "x"),
-        ("./a:b", None, "./a:b"),
-        ("/a:b", None, "/a:b"),
-        (":x", None, ":x"),
-        ("plain", None, "plain"),
-        ("[x", None, "[x"),
-    ],
-)
-def test_notation(text: str, host: str | None, path: str) -> None:
-    """Names are read as scp reads them."""
-    assert parse_place(text) == Place(host, path)
-
-
-def test_empty_name() -> None:
-    """An empty name is refused."""
-    with pytest.raises(SettingsError):
-        parse_place("")
 
 
 @pytest.fixture
@@ -89,7 +71,7 @@ def test_both_directions(node: Sandbox, here: Path, there: Path) -> None:
 def test_tree_needs_r(node: Sandbox, here: Path, there: Path) -> None:
     """Without -r a directory is refused by name, with status 1; with it, the tree arrives as it is."""
     done = ossh("cp", "-F", node.ssh_config, here / "tree", f"{node.host}:{there}")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr.decode()
     assert b"ossh cp: " in done.stderr
     assert b"tree: Is a directory" in done.stderr
     assert list(there.iterdir()) == []
@@ -125,7 +107,7 @@ def test_between_two_servers(node: Sandbox, own_node: Sandbox, here: Path, there
 def test_missing_source(node: Sandbox, there: Path, here: Path) -> None:
     """A file that is not there is told as cp(1) tells it, with status 1, and nothing appears."""
     done = ossh("cp", "-F", node.ssh_config, f"{node.host}:{there}/no", here / "new")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr.decode()
     assert done.stderr.decode().strip() == f"ossh cp: {node.host}:{there}/no: No such file or directory"
     assert not (here / "new").exists()
 
@@ -209,3 +191,126 @@ def test_sync_wrong_operands(here: Path) -> None:
         done = ossh("sync", *operands)
         assert done.returncode == 255
         assert b"one of SRC and DST must be on a host" in done.stderr
+
+
+@pytest.mark.parametrize("noise", ["start-up file", "rc", "ForceCommand"])
+def test_sync_with_noise(
+    noise: str, make_user: MakeUser, keep: Keep, here: Path, isolated: Path, way: list[str]
+) -> None:
+    """What start-up files, ~/.ssh/rc and forced commands print comes into no stream."""
+    user = make_user("dash" if noise == "rc" else "bash")
+    forced = 'echo Welcome; exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"'
+    node = keep(
+        Sandbox(
+            "noisy", user.name, server_options={"ForceCommand": forced} if noise == "ForceCommand" else {}
+        )
+    )
+    if noise != "ForceCommand":
+        user.set_startup(NOISY)
+    both: list[list[str | Path]] = [[here / "tree", "noisy:copy"], ["noisy:copy", isolated / "back"]]
+    for operands in both:
+        done = ossh("sync", "-F", node.ssh_config, *way, *operands)
+        assert (done.returncode, b"Welcome" in done.stdout) == (0, False), done.stderr
+    assert shape(user.home / "copy") == shape(isolated / "back") == shape(here / "tree")
+    assert node.log.read_text().count("Accepted publickey") == 1
+
+
+@pytest.mark.parametrize("upward", [True, False])
+def test_sync_to_a_full_disk(
+    upward: bool, node: Sandbox, here: Path, limited: Path, way: list[str], tmp_path: Path
+) -> None:
+    """A full disk is a file at fault, on either side: its error, and status 1."""
+    (here / "tree" / "big").write_bytes(os.urandom(3 << 20))
+    target = limited / f"sync-{upward}-{len(way)}"
+    names: list[str | Path] = (
+        [here / "tree", f"{node.host}:{target}"] if upward else [f"{node.host}:{here}/tree", target]
+    )
+    done = ossh("sync", "-F", node.ssh_config, *way, *names)
+    shutil.rmtree(target, ignore_errors=True)
+    assert done.returncode == 1, done.stderr.decode()
+    said = done.stderr.decode()
+    assert re.match(rf"ossh sync: {f'{node.host}:' if upward else ''}{target}", said), said
+    assert any(words in said for words in ("No space left on device", "Disk quota exceeded"))
+
+
+def test_sync_leaves_out_what_is_no_file(node: Sandbox, here: Path, there: Path, way: list[str]) -> None:
+    """Fifos and sockets are left out in both directions, which is said once, and is no error."""
+    tree = here / "tree"
+    os.mkfifo(tree / "sub" / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(tree):
+        listener.bind("a socket")
+    told = "ossh sync: left out, as fifos, sockets and devices are: a socket, sub/fifo\n"
+    there_and_back: list[list[str | Path]] = [
+        [tree, f"{node.host}:{there}/copy"],
+        [f"{node.host}:{tree}", here / "back"],
+    ]
+    for operands in there_and_back:
+        done = ossh("sync", "-F", node.ssh_config, *way, *operands)
+        assert (done.returncode, done.stderr.decode()) == (0, told)
+        done = ossh("sync", "-q", "-F", node.ssh_config, *way, *operands)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert sorted(path.name for path in (there / "copy").rglob("*")) == [".hidden", "a b", "link", "sub"]
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "what"),
+    [
+        (
+            'rsync: [receiver] write failed on "/there/x": No space left on device (28)',
+            "host:/there/x",
+            errno.ENOSPC,
+        ),
+        (
+            'rsync: [sender] send_files failed to open "/here/a\\#012b": Permission denied (13)',
+            "/here/a\nb",
+            errno.EACCES,
+        ),
+        ('rsync: mkstemp "/there/.x.Ab3" failed: Disk quota exceeded (69)', "/there/.x.Ab3", errno.EDQUOT),
+        (
+            'rsync: [receiver] rename "/there/.x.Ab3" -> "x": Read-only file system (30)',
+            "host:/there/.x.Ab3",
+            errno.EROFS,
+        ),
+    ],
+)
+def test_what_rsync_says_of_a_file(line: str, path: str, what: int) -> None:
+    """Lines of rsync 3.1 and 3.2 that name a file are errors of that file, on its side."""
+    said = copying._Said("host", upward=True)
+    said.read_errors([f"{line}\n".encode(), b"rsync error: error in file IO (code 11) at receiver.c(381)\n"])
+    with pytest.raises(OSError, match=re.escape(os.strerror(what))) as caught:
+        said.outcome(11)
+    assert (caught.value.filename, caught.value.errno) == (path, what)
+
+
+def test_sync_without_a_master_any_more(own_node: Sandbox) -> None:
+    """Where the connection breaks, that is what is told, with ssh's status."""
+    said = copying._Said("host", upward=True)
+    said.read_errors([b"ossh-run: host: there is no live master; run: ossh login host\n"])
+    with pytest.raises(ConnectionFailed, match=r"^host: there is no live master; run: ossh login host$"):
+        said.outcome(255)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{user}@[::1]:{path}",
+        "[::1]:{path}",
+        "scp://{user}@localhost:{port}/{path}",
+        "scp://localhost:{port}/{path}",
+    ],
+)
+def test_all_of_scp_s_notations(form: str, own_node: Sandbox, here: Path, there: Path) -> None:
+    """cp and sync reach a host however scp(1) lets it be written."""
+    config = own_node.ssh_config
+    text = config.read_text().replace(f"Host {own_node.host}", "Host *")
+    config.write_text(re.sub(r"(?m)^ *(HostName|Port) .*\n", "", text) + "HostName 127.0.0.1\n")
+    if "port" not in form:
+        config.write_text(f"{config.read_text()}Port {own_node.port}\n")
+    place = form.format(user=own_node.user, port=own_node.port, path=f"{there}/copy")
+    done = ossh("sync", "-F", config, here / "tree", place)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shape(there / "copy") == shape(here / "tree")
+    done = ossh("cp", "-r", "-F", config, place, here / "back")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shape(here / "back") == shape(here / "tree")
+    assert own_node.authentications() == 1

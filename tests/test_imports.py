@@ -21,8 +21,11 @@ HOUSE = Path(opensshtransport.__file__).parent
 
 # A new room gets its place here.
 FLOORS = {
-    0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings", "trust", "descriptors"},
-    1: {"openssh", "tools", "wrapper", "ssh_config", "runlog"},
+    0: {
+        *("entries", "paths", "errors", "answers", "screen", "prompts", "settings", "trust", "descriptors"),
+        "notation",
+    },
+    1: {"openssh", "tools", "wrapper", "ssh_config", "runlog", "activity"},
     2: {
         *("master", "aliases", "slots", "channel", "spares", "ending"),
         *("login", "conversation", "budget", "sources"),
@@ -42,7 +45,7 @@ FLOORS = {
         # parts of the AiiDA transport
         *("aiida_options", "aiida_files", "aiida_transfers"),
     },
-    4: {"cli", "sandbox", "doctor", "configure", "completion", "copying", "aiida", "__main__"},
+    4: {"cli", "sandbox", "doctor", "configure", "completion", "copying", "status", "aiida", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # These may start the others of their floor.

@@ -8,6 +8,7 @@ import os
 import pty
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -314,6 +315,7 @@ def test_status(own_node: Sandbox) -> None:
             assert row.keys() == {
                 "host",
                 "state",
+                "address",
                 "pid",
                 "login_node",
                 "since",
@@ -331,6 +333,48 @@ def test_status(own_node: Sandbox) -> None:
         write_settings('[host."*"]\ncheck_timeout = 1\n')
         relay.silence()
         assert status(config)[0]["state"] == "unreachable"
+
+
+def test_forwardings_of_ssh_config(own_node: Sandbox) -> None:
+    """A master makes forwardings of ssh_config only where asked, and a port that is taken ends no login."""
+    config, host = own_node.ssh_config, own_node.host
+    with socket.socket() as taken, socket.socket() as free:
+        for each in (taken, free):
+            each.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = free.getsockname()[1]
+        forwards = [f"LocalForward 127.0.0.1:{one.getsockname()[1]} 127.0.0.1:1" for one in (taken, free)]
+        config.write_text("\n".join(["ExitOnForwardFailure yes", *forwards, config.read_text()]))
+    with socket.create_server(("127.0.0.1", int(forwards[0].split()[1].rpartition(":")[2]))):
+        for asked in (False, True):
+            if asked:
+                write_settings('[host."*"]\nforwards = true\n')
+            done = ossh("login", "-F", config, host)
+            assert done.returncode == 0, done.stderr
+            with socket.socket() as client:
+                assert (client.connect_ex(("127.0.0.1", port)) == 0) == asked
+            assert ossh("logout", "-F", config, host).returncode == 0
+    assert own_node.authentications() == 2
+
+
+def test_several_hosts(own_node: Sandbox, keep: Keep, isolated: Path) -> None:
+    """login and logout take several hosts; one that fails is told and keeps the others from nothing."""
+    second = keep(Sandbox("second"))
+    both = isolated / "both"
+    both.write_text(f"{own_node.ssh_config.read_text()}\n{second.ssh_config.read_text()}\nHost no\nPort 1\n")
+    done = ossh("login", "-F", both, own_node.host, "no@127.0.0.1", "second")
+    assert done.returncode == 255
+    lines = done.stderr.decode().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["sandbox", "ossh login", "second"]
+    assert [row["state"] for row in status(both)] == ["live", "live"]
+    done = ossh("logout", "-F", both, "second", own_node.host)
+    assert (done.returncode, done.stderr) == (0, b"second: logged out\nsandbox: logged out\n")
+    ossh("login", "-F", both, own_node.host, "second")
+    done = ossh("logout", "--all")
+    assert (done.returncode, done.stderr) == (0, b"sandbox: logged out\nsecond: logged out\n")
+    assert ossh("logout", "--all").stderr == b"there were no masters\n"
+    for wrong in (["logout"], ["logout", "--all", "second"]):
+        assert ossh(*wrong).returncode == 255
 
 
 def test_ssh_command(own_node: Sandbox, tmp_path: Path) -> None:

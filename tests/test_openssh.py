@@ -447,8 +447,11 @@ class TestMasterCommand:
         *("-S", "/s"),
         "-oControlPersist=43200",
         "-oNumberOfPasswordPrompts=1",
-        "-oLogLevel=INFO",
+        "-oLogLevel=VERBOSE",
         "-oBatchMode=no",
+        "-oExitOnForwardFailure=no",
+        "-oClearAllForwardings=yes",
+        "-oTunnel=no",
         "-oServerAliveInterval=20",
         "-oServerAliveCountMax=3",
         "-oConnectTimeout=30",
@@ -512,6 +515,12 @@ class TestMasterCommand:
         """A time of 0 means for ever, which ssh calls `yes`."""
         assert "-oControlPersist=60" in self.command(destination(Settings(persist=60)))
         assert "-oControlPersist=yes" in self.command(destination(Settings(persist=0)))
+
+    def test_forwards(self) -> None:
+        """Forwardings of ssh_config are made where the settings want them; none ever ends a login."""
+        argv = self.command(destination(Settings(forwards=True)))
+        assert argv == without(self.PLAIN, "-oClearAllForwardings=yes", "-oTunnel=no")
+        assert "-oExitOnForwardFailure=no" in argv
 
     def test_remote_command(self) -> None:
         """A RemoteCommand of ssh_config is switched off, as ssh refuses -N beside it."""
@@ -876,7 +885,7 @@ class TestConfigurationOfSessions:
             copy.unlink()
 
     def test_forwarding(self, place: Place, isolated: Path) -> None:
-        """A session opens no port: what is to be forwarded is the master's business."""
+        """A session opens no port."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

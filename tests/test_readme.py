@@ -358,7 +358,8 @@ def normal(text: str) -> str:
     """A session's text without what differs from run to run: places, times, numbers of processes."""
     for pattern, word in (
         (_PROMPT, "PROMPT"),
-        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", "TIME"),
+        (r"\x1b\[\d*m", ""),
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d|just now|\d+ (?:min|h|days) ago", "TIME"),
         (r"\S+@127\.0\.0\.1:\d+", "ADDRESS"),
         (r"pid=\d+ \d+\.\d+s", "PROCESS"),
         # advice repeats the configuration that the scripts on PATH have added

@@ -223,7 +223,7 @@ class TestLoad:
         toml(
             '[host.daint]\nssh = "/opt/ssh"\nscp = "~/scp"\nsftp = "sftp"\npersist = "1h30m"\n'
             'server_alive_interval = 15\nserver_alive_count_max = 4\nconnect_timeout = "10s"\n'
-            'check_timeout = 2.5\nlogin_timeout = "5m"\nmax_sessions = 3\n'
+            'check_timeout = 2.5\nlogin_timeout = "5m"\nmax_sessions = 3\nforwards = true\n'
         )
         assert load("daint") == Settings(
             ssh="/opt/ssh",
@@ -236,6 +236,7 @@ class TestLoad:
             check_timeout=2.5,
             login_timeout=300,
             max_sessions=3,
+            forwards=True,
         )
 
     def test_first_match_wins(self, toml: Callable[[str], Path]) -> None:
@@ -286,6 +287,7 @@ class TestLoad:
             ("persist", f'"{_LONGEST + 1}s"'),
             ("login_timeout", '""'),
             ("max_sessions", "0"),
+            ("forwards", '"yes"'),
             ("max_sessions", "true"),
             ("max_sessions", "8.0"),
             ("colour", '"blue"'),
