@@ -242,6 +242,9 @@ class Getting(Finding):
             for one in found.unreadable
             if not excluded(one[skip:], how.exclude)
         ]
+        lost += [
+            self._error(number, one) for number, one in found.gaps if not excluded(one[skip:], how.exclude)
+        ]
         others = [item for item in items if item.kind == "other"]
         lost += [self._error(errno.EINVAL, item.path, "neither file, directory nor link") for item in others]
         items = [item for item in items if item.kind != "other"]

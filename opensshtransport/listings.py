@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 __all__ = ["SHOWS", "decoded", "left_out", "parse_listing", "utf8_locale"]
 
-# A comment of a batch, which is echoed. It shows whether a client prints more than ASCII: in the C locale 7.4 drops
-# each line that has more.
+# A comment of a batch, which is echoed. It shows whether a client prints more than ASCII: in the C locale 7.4
+# drops each line that has more.
 SHOWS = "# \N{LATIN SMALL LETTER E WITH ACUTE}"
 # A byte that sftp does not print as it is (vis(3) with VIS_OCTAL, in utf8.c of OpenSSH).
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
@@ -47,7 +47,7 @@ def parse_listing(text: str, top: str) -> list[str]:
 
 
 def decoded(name: str) -> str:
-    """A printed name with its `\\ooo` read as bytes; it may have been spelled so, too."""
+    r"""A printed name with its `\ooo` read as bytes; it may have been spelled so, too."""
     return os.fsdecode(_OCTAL.sub(lambda byte: bytes([int(byte.group(1), 8)]), os.fsencode(name)))
 
 

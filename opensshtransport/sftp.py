@@ -211,7 +211,7 @@ class Sftp:
         return names | self._told_apart([name for name in printed if name not in names], top)
 
     def _told_apart(self, printed: Sequence[str], top: str) -> set[str]:
-        """Names that were printed with `\\ooo`: bytes, or spelled so, or one of each; which one, is asked."""
+        r"""Names that were printed with `\ooo`: bytes, or spelled so, or one of each; which one, is asked."""
         candidates = sorted({one for name in printed for one in (name, decoded(name)) if "\n" not in name})
         if not candidates:
             return {decoded(name) for name in printed}

@@ -176,7 +176,7 @@ fetch() {
 	stat_ -L "$2" || exit
 	if [ -d "$2" ]; then
 		[ -r "$2" ] && [ -x "$2" ] || fail EACCES
-		below "$2" 2>/dev/null
+		below "$2"
 		unreadable "$2"
 	elif [ -f "$2" ]; then
 		[ -r "$2" ] || fail EACCES
@@ -197,7 +197,7 @@ followed() {
 	stat_ -L "$2" || exit
 	[ -r "$2" ] && [ -x "$2" ] || fail EACCES
 	printf '%s tree %s\0' "$m" "$2"
-	find -L "$2/" -mindepth 1 ! -type l -print0 2>/dev/null | xargs -0 -r stat -L -c "$m$record" 2>/dev/null
+	{ find -L "$2/" -mindepth 1 ! -type l -print0 || ended $?; } | { xargs -0 -r stat -L -c "$m$record" || ended $?; }
 	printf '%s links\n%s unreadable\n' "$m" "$m"
 	# links that lead nowhere, and those that find takes for a circle
 	find -L "$2/" -mindepth 1 -type l -print0 2>/dev/null
