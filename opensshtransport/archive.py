@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import shutil
+import stat as modes
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ __all__ = [
     "BrokenStream",
     "Reader",
     "Writer",
+    "chmod_directory",
     "is_zeros",
     "pack",
     "seconds",
@@ -61,6 +63,11 @@ def umask() -> int:
         mask = os.umask(0o077)
         os.umask(mask)
         return mask
+
+
+def chmod_directory(path: Path, mode: int) -> None:
+    """Set a directory's mode; a set-group-ID bit that it has inherited stays, as with chmod(1) and cp(1)."""
+    path.chmod(mode | path.stat().st_mode & modes.S_ISGID)
 
 
 def is_zeros(piece: bytes) -> bool:
@@ -376,11 +383,13 @@ def _settle(
     failed: Callable[[str, OSError], object] | None,
 ) -> None:
     try:
-        if preserve:
-            path.chmod(member.mode if member.isdir() else member.mode & 0o777)
-            os.utime(path, ns=(_time(member), _time(member)))
+        mode = member.mode & 0o777
+        if member.isdir():
+            chmod_directory(path, member.mode if preserve else mode & ~mask)
         else:
-            path.chmod(member.mode & 0o777 & ~mask)
+            path.chmod(mode if preserve else mode & ~mask)
+        if preserve:
+            os.utime(path, ns=(_time(member), _time(member)))
     except OSError as reason:
         if failed is None:
             raise
@@ -413,7 +422,7 @@ def _unpack_member(
         if path.is_symlink():
             raise OSError(errno.EPERM, "the archive writes through a link", name)
         path.mkdir(exist_ok=True)
-        path.chmod(0o700)
+        chmod_directory(path, 0o700)
         place.made.add(path.relative_to(place.top).as_posix())
         return path
     place.links.pop(name, None)

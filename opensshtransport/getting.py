@@ -279,10 +279,10 @@ class Getting(Finding):
     def _settle_top(self, found: Found, final: Path, new: bool, how: How) -> None:
         # last: without write permission nothing could be moved
         if how.preserve:
-            final.chmod(found.stat.permissions)
+            archive.chmod_directory(final, found.stat.permissions)
             os.utime(final, ns=(found.stat.atime_ns, found.stat.mtime_ns))
         elif new:
-            final.chmod(permissions(found.stat) & ~archive.umask())
+            archive.chmod_directory(final, permissions(found.stat) & ~archive.umask())
 
     def _why_closed(self, path: str, how: How) -> tuple[int, str]:
         if how.dereference:

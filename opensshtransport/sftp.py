@@ -16,6 +16,7 @@ import hashlib
 import os
 import posixpath
 import re
+import stat as modes
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -447,6 +448,11 @@ class Sftp:
         for path in sorted(arrived.rglob("*"), reverse=True):
             if excluded(str(path.relative_to(arrived)), how.exclude):
                 trees.remove(path)
+        if arrived.parent.stat().st_mode & modes.S_ISGID:
+            # sftp takes from directories what they have inherited
+            for path in (arrived, *arrived.rglob("*")):
+                if path.is_dir() and not path.is_symlink():
+                    path.chmod(path.stat().st_mode | modes.S_ISGID)
         files = [path for path in arrived.rglob("*") if path.is_symlink() or not path.is_dir()]
         size = sum(path.lstat().st_size for path in files)
         problems: list[OSError] = []

@@ -252,7 +252,8 @@ tree() {
 	# what was killed may still be unpacking there: it must not find what it looks for
 	rm -rf "$draft.old" || exit
 	if [ -d "$draft" ] && [ ! -L "$draft" ] && [ "$2" ]; then mv -f -T "$draft" "$draft.old" || exit; else rm -rf "$draft"; fi
-	{ mkdir -m 700 "$draft" && mkdir -m 700 "$draft/t"; } || exit
+	# by the umask: busybox's `mkdir -m` drops the set-group-ID bit
+	(umask 077 && mkdir "$draft" "$draft/t") || exit
 	if [ -d "$draft.old/t" ]; then
 		find "$draft.old/t" -mindepth 1 -maxdepth 1 -exec mv -f -t "$draft/t" {} + || exit
 	fi
@@ -302,6 +303,7 @@ commit() {
 		cd "$draft/t" || exit
 		xargs -0 -r rm -f -- <"$draft/spoilt" || exit
 		words=''
+		inherit
 		if [ "$1" = new ] && ! there "$to" && words=$(mv -f -T "$draft/t" "$to" 2>&1); then
 			fresh=yes
 		elif [ -z "$words" ] || [ -d "$to" ]; then
@@ -317,11 +319,17 @@ commit() {
 		# deepest first: what is closed afterwards has its content
 		umask_=$umask_ kept=$draft/t xargs -0 -r -n 300 sh -c '
 			while [ $# -gt 2 ]; do
+				mode=""
 				if [ "$2" ]; then
 					touch -m -d "@$2" "$3" 2>/dev/null || touch -m -d "@${2%.*}" "$3"
-					chmod "$1" "$3" || bad=1
+					mode=$((0$1))
 				elif [ ! -d "$kept/$3" ] && [ $((0$1 & ~0$umask_)) -ne $((0777 & ~0$umask_)) ]; then
-					chmod "$(printf %o $((0$1 & ~0$umask_)))" "$3" || bad=1
+					mode=$((0$1 & ~0$umask_))
+				fi
+				if [ "$mode" ]; then
+					# as `keeping`
+					[ ! -g "$3" ] || mode=$((mode | 1024))
+					chmod "$(printf %o "$mode")" "$3" || bad=1
 				fi
 				shift 3
 			done
@@ -329,11 +337,26 @@ commit() {
 	fi
 	cd / && rm -rf "$draft" 2>/dev/null
 	if [ "$4" ]; then
-		{ dated "$4" "$to" && chmod "$3" "$to"; } || result=1
+		{ dated "$4" "$to" && keeping "$3" "$to"; } || result=1
 	elif [ "$fresh" ] && [ "$3" ]; then
-		chmod "$(limited "$3")" "$to" || result=1
+		keeping "$(limited "$3")" "$to" || result=1
 	fi
 	return $result
+}
+
+# inherit: as what is made in a set-group-ID directory, all that is in the present one, which is a part of such a draft,
+# has its group, and directories have the bit, which tar takes from them.
+inherit() {
+	[ -g "$draft" ] || return 0
+	group=$(stat -c %g "$draft") || return
+	find . -type d ! -perm -2000 -exec chmod g+s {} +
+	find . ! -group "$group" -exec chgrp -h "$group" {} + 2>/dev/null
+	:
+}
+
+# keeping MODE DIRECTORY: chmod, but for a set-group-ID bit that is there; busybox would take it.
+keeping() {
+	if [ -g "$2" ]; then chmod "$(printf %o $((0$1 | 1024)))" "$2"; else chmod "$1" "$2"; fi
 }
 
 # merge: from the present directory into `to`.
@@ -353,6 +376,10 @@ merge() {
 	if [ "$exist_ok" ]; then option=-f; else option=-n; fi
 	find . -type d -print0 | option=$option xargs -0 -r sh -c '
 		for d; do
+			# what is made in a set-group-ID directory has its group
+			if [ -g "$to/$d" ] && group=$(stat -c %g "$to/$d"); then
+				find "$d" -mindepth 1 -maxdepth 1 ! -type d ! -group "$group" -exec chgrp -h "$group" {} + 2>/dev/null
+			fi
 			find "$d" -mindepth 1 -maxdepth 1 ! -type d -exec mv $option -t "$to/$d" {} + || bad=1
 		done
 		exit $bad' sh || result=1

@@ -273,14 +273,18 @@ def arrange(
     dated: list[tuple[Path, os.stat_result]] = []
     while above:
         source, target = above.pop()
+        group = _group(target)
         for entry in list(os.scandir(source)):
             place = target / entry.name
             try:
+                if group is not None and not entry.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(OSError):
+                        os.chown(entry.path, -1, group, follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
                     seen = entry.stat()
                     if _made(place) or preserve:
                         dated.append((place, seen))
-                    Path(entry.path).chmod(0o700)
+                    archive.chmod_directory(Path(entry.path), 0o700)
                     above.append((Path(entry.path), place))
                 elif exist_ok:
                     os.replace(entry.path, place)  # noqa: PTH105 - both are there as text
@@ -290,10 +294,16 @@ def arrange(
                 failed(OSError(reason.errno, reason.strerror, str(place)))
     for place, seen in reversed(dated):
         with contextlib.suppress(OSError):
-            place.chmod(modes.S_IMODE(seen.st_mode))
+            archive.chmod_directory(place, modes.S_IMODE(seen.st_mode))
             if preserve:
                 os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     remove(draft)
+
+
+def _group(target: Path) -> int | None:
+    """The group that files moved to a directory are to have: where that is set-group-ID, its own."""
+    seen = target.stat()
+    return seen.st_gid if seen.st_mode & modes.S_ISGID else None
 
 
 def _made(place: Path) -> bool:
@@ -363,7 +373,7 @@ def remove_links(top: Path) -> None:
             if path.is_symlink():
                 path.unlink()
             elif name in directories:
-                path.chmod(0o700)
+                archive.chmod_directory(path, 0o700)
 
 
 # Seconds after which a draft that nobody touches is nobody's.
