@@ -339,13 +339,11 @@ class Getting(Finding):
             reply = self._ask(f"archive {options} {word}", slow=True)
             if reply.status and not reply.out:
                 raise self._tree_failed(reply, found)
-            mtimes = {item.name: item.mtime_ns for item in todo}
             later = archive.unpack(
                 _Bytes(reply.out),
                 draft,
                 preserve=how.preserve,
-                wanted=mtimes.__contains__,
-                mtimes=mtimes,
+                listed={item.name: item for item in todo},
                 failed=failed,
                 progress=lambda name, size: meter.moved(size, name),
             )

@@ -195,7 +195,7 @@ def receive_tree(
 
     def carry(session: Session, part: Part, stop: threading.Event) -> None:
         share = shares[part.offset]
-        mtimes = {item.name: item.mtime_ns for item in share}
+        wanted = {item.name: item for item in share}
 
         def ask() -> None:
             with contextlib.suppress(OSError, ValueError):
@@ -219,8 +219,7 @@ def receive_tree(
                     session,
                     draft,
                     preserve=preserve,
-                    wanted=mtimes.__contains__,
-                    mtimes=mtimes,
+                    listed=wanted,
                     failed=failed,
                     progress=counted,
                 )
