@@ -320,7 +320,7 @@ write() {
 	beside "$target"
 	# nobody reads what he may not, meanwhile
 	if [ -f "$target" ] || [ "$2" != 666 ]; then umask 077; fi
-	(keep "$1") || exit
+	(set -C && keep "$1") || exit
 	if [ -f "$target" ]; then
 		chmod "$(stat -c %a "$target")" "$draft"
 	elif [ "$2" != 666 ]; then
@@ -346,11 +346,13 @@ appear() {
 append() {
 	target "$2"
 	beside "$target"
+	exclusive=-C
 	if [ ! -w "${draft%/*}" ]; then
 		: >>"$target" || exit
 		draft=$(mktemp) || exit
+		exclusive=+C
 	fi
-	(umask 077 && keep "$1") || exit
+	(umask 077 && set "$exclusive" && keep "$1") || exit
 	cat "$draft" >>"$target"
 	status=$?
 	rm -f "$draft"

@@ -80,6 +80,7 @@ class Getting(Finding):
             words = (self._host, found.path, found.stat.size, found.stat.mtime_ns, final)
             trees.sweep(final.parent)
             with claimed(*words) as key:
+                key = trees.own_key(final.parent, key, modes.S_IFREG)
                 self._again(meter, lambda: self._stripes(found, final, key, how, meter))
         meter.done(found.name)
 
@@ -126,7 +127,7 @@ class Getting(Finding):
         draft = final.parent / f".ossh-{key}"
         if not how.resume:
             draft.unlink(missing_ok=True)
-        descriptor = _opened(draft, 0, final)
+        descriptor = _own(draft, final)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             try:
                 seen = (found.stat.size, found.stat.mtime_ns)
@@ -253,9 +254,9 @@ class Getting(Finding):
         parent = final.parent if new else final
         trees.sweep(parent)
         with claimed(self._host, found.path, final) as key:
-            draft = parent / f".ossh-{key}"
+            draft = parent / f".ossh-{trees.own_key(parent, key, modes.S_IFDIR)}"
             try:
-                problems = self._again(meter, lambda: self._fill(found, items, draft, final, how, meter))
+                problems = self._again(meter, lambda: self._filled(found, items, draft, final, how, meter))
                 trees.arrange(
                     draft,
                     final,
@@ -270,7 +271,7 @@ class Getting(Finding):
                     raise
                 with contextlib.suppress(OSError):
                     trees.remove(draft)
-                if str(reason.filename).startswith(str(draft)):
+                if str(reason.filename).startswith((str(draft), "/proc/")):
                     raise OSError(reason.errno, reason.strerror, str(final)) from reason
                 raise
         meter.done(found.name, max(0, files - len(problems)))
@@ -289,20 +290,24 @@ class Getting(Finding):
             return errno.ENOENT, path
         return errno.EACCES, path
 
+    def _filled(
+        self, found: Found, items: Sequence[Item], draft: Path, final: Path, how: How, meter: Meter
+    ) -> list[OSError]:
+        if not how.resume:
+            trees.remove(draft)
+        with contextlib.ExitStack() as stack:
+            try:
+                inside = stack.enter_context(trees.held(draft))
+            except OSError as reason:
+                raise OSError(reason.errno, reason.strerror, str(final)) from None
+            return self._fill(found, items, inside, final, how, meter)
+
     def _fill(
         self, found: Found, items: Sequence[Item], draft: Path, final: Path, how: How, meter: Meter
     ) -> list[OSError]:
         """Fill a draft; gives what could not be moved."""
         problems: list[OSError] = []
         told: set[str] = set()
-        if not how.resume:
-            trees.remove(draft)
-        try:
-            draft.mkdir(mode=0o700, exist_ok=True)
-        except OSError as reason:
-            raise OSError(reason.errno, reason.strerror, str(final)) from None
-        if draft.is_symlink():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(draft))
         # a link that an earlier try has made would be written through
         trees.remove_links(draft)
 
@@ -455,6 +460,18 @@ class _Bytes:
     def read(self, size: int = _PIECE, /) -> bytes:
         piece, self._left = self._left[:size], self._left[size:]
         return bytes(piece)
+
+
+def _own(draft: Path, final: Path) -> int:
+    """Open the draft of a file, which is made where there is none; see `own_key`."""
+    try:
+        return _opened(draft, os.O_EXCL, final)
+    except FileExistsError:
+        descriptor = os.open(draft, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if trees.still_ours(os.fstat(descriptor), modes.S_IFREG, draft.parent):
+            return descriptor
+        os.close(descriptor)
+        raise
 
 
 def _opened(draft: Path, further: int, final: Path) -> int:

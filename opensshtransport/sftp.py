@@ -419,11 +419,11 @@ class Sftp:
     def _draft(self, source: str, target: Path) -> Iterator[Path]:
         """A directory beside what it will become, of the same name as that of a try that was killed."""
         with claimed("sftp", self._host, source, target) as key:
-            draft = target.parent / f".ossh-{key}"
+            draft = target.parent / f".ossh-{trees.own_key(target.parent, key, modes.S_IFDIR)}"
             trees.remove(draft)
-            draft.mkdir(mode=0o700)
             try:
-                yield draft
+                with trees.held(draft) as inside:
+                    yield inside
             finally:
                 trees.remove(draft)
 

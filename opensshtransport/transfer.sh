@@ -51,6 +51,15 @@ aim() {
 	target "$final"
 }
 
+# mine KIND PATH: whether a draft is this user's alone: of this kind, which nobody else can open, and of one name.
+mine() {
+	case $1,$(stat -c '%u %a %h %F' "$2" 2>/dev/null) in
+	"file,$(id -u) 600 1 regular "*) ;;
+	"directory,$(id -u) 700 "*' directory' | "directory,$(id -u) 2700 "*' directory') ;;
+	*) return 1 ;;
+	esac
+}
+
 # put_file SIZE MODE TIME EXIST_OK SUM DESTINATION NAME: stdin becomes a file, complete or not at all.
 put_file() {
 	aim "$4" "$6" "$7"
@@ -59,7 +68,8 @@ put_file() {
 		exit
 	fi
 	beside "$target"
-	(keep "$1") || exit
+	# it gets its mode at the end
+	(umask 077 && set -C && keep "$1") || exit
 	if [ "$5" ]; then
 		case $(sha256sum <"$draft") in "$5"*) ;; *) rm -f "$draft"; fail EIO ;; esac
 	fi
@@ -80,16 +90,18 @@ put_tree() {
 prepare() {
 	aim "$3" "$6" "$7"
 	[ ! -e "$target" ] || [ -f "$target" ] || fail EINVAL
-	d=$1
+	other=$d d=$1
 	beside "$target"
+	# somebody else may have been here first
+	! there "$draft" || mine file "$draft" || { d=$other && beside "$target"; }
 	stale "$draft"
 	[ "$2" ] || rm -f "$draft"
-	begun "$draft"
+	there "$draft" || (umask 077 && set -C && : >"$draft") || exit
 	printf '%s\0%s\0%s\0' "$target" "$draft" "$(stat -c %i "$draft")"
 	sums "$draft" "$4" "$5"
 }
 
-# begun FILE: makes an empty one, which nobody else can read, if there is none.
+# begun FILE: makes an empty one, which nobody else can read, if there is none; within a draft.
 begun() { [ -f "$1" ] && [ ! -L "$1" ] || { rm -f "$1" && (umask 077 && : >"$1") || exit; }; }
 
 # stale DRAFT: removes drafts, of whatever else was to be moved here, that nobody has touched for a week. By both times:
@@ -240,14 +252,19 @@ tree() {
 	fi
 	final=${final%/}
 	[ "$final" ] || final=/
-	d=$1
+	other=$d d=$1
 	if [ -d "$final" ]; then
 		[ -w "$final" ] || fail EACCES
-		how=merge draft=${final%/}/.ossh-$d
+		how=merge up=${final%/}/
 	else
 		how=new
-		beside "$final"
+		above "$final"
 	fi
+	draft=$up.ossh-$d
+	for p in "$draft" "$draft.old"; do
+		# somebody else may have been here first
+		! there "$p" || mine directory "$p" || draft=$up.ossh-$other
+	done
 	stale "$draft"
 	# what was killed may still be unpacking there: it must not find what it looks for
 	rm -rf "$draft.old" || exit
@@ -279,11 +296,18 @@ part_done() {
 
 # unpack PRESERVE DRAFT: a tar stream on stdin. Nothing in a fresh draft can lead out of it.
 unpack() {
-	if [ "$1" ]; then
-		tar -x -p -o -f - -C "$2"
-	else
-		tar -x -m -o --no-same-permissions -f - -C "$2"
-	fi
+	(
+		cd -P "$2" || exit
+		# where others may write they may have put a link in its place
+		case $(stat -c %A "${2%/*}/") in
+		?????w* | ????????w*) [ "${PWD##*/}" = "${2##*/}" ] && [ "$(stat -c %u .)" = "$(id -u)" ] || fail EPERM ;;
+		esac
+		if [ "$1" ]; then
+			tar -x -p -o -f -
+		else
+			tar -x -m -o --no-same-permissions -f -
+		fi
+	)
 }
 
 # commit HOW EXIST_OK MODE TIME FINAL DRAFT: what was unpacked to DRAFT/t appears under its names. DRAFT/spoilt names

@@ -13,11 +13,12 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import shutil
 import stat as modes
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport import archive
@@ -33,15 +34,19 @@ __all__ = [
     "arrange",
     "dealt",
     "file_sum",
+    "held",
     "make_parents",
     "modes_of",
     "opened",
+    "ours_alone",
+    "own_key",
     "pack_small",
     "receive_tree",
     "remove",
     "remove_links",
     "rename_new",
     "send_tree",
+    "still_ours",
     "sweep",
 ]
 
@@ -240,6 +245,52 @@ def receive_tree(
         settle()
 
 
+def ours_alone(seen: os.stat_result, kind: int) -> bool:
+    """Whether nobody else can have a hand in a draft: by type (S_IFDIR or S_IFREG), owner, mode and names."""
+    return (
+        modes.S_IFMT(seen.st_mode) == kind
+        and seen.st_uid == os.geteuid()
+        and not seen.st_mode & 0o077
+        and (kind == modes.S_IFDIR or seen.st_nlink == 1)
+    )
+
+
+def own_key(parent: Path, key: str, kind: int) -> str:
+    """The name of a draft, or another one where somebody else has a hand in what is called so."""
+    try:
+        seen = (parent / f".ossh-{key}").lstat()
+    except OSError:
+        return key
+    return key if ours_alone(seen, kind) else secrets.token_hex(8)
+
+
+def still_ours(seen: os.stat_result, kind: int, parent: Path) -> bool:
+    """Whether a draft that was ours alone is still ours: some file systems have neither owners nor modes."""
+    if modes.S_IFMT(seen.st_mode) != kind or (kind == modes.S_IFREG and seen.st_nlink != 1):
+        return False
+    return seen.st_uid == os.geteuid() or not parent.stat().st_mode & 0o022
+
+
+@contextlib.contextmanager
+def held(draft: Path) -> Iterator[Path]:
+    """A draft, made if it is not there, by a path that leads to it even if somebody puts a link in its place.
+
+    Raises:
+        OSError: it cannot be made, or is not ours.
+    """
+    with contextlib.suppress(FileExistsError):
+        draft.mkdir(mode=0o700)
+    descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not still_ours(os.fstat(descriptor), modes.S_IFDIR, draft.parent):
+            raise FileExistsError(errno.EEXIST, "somebody else's draft is in the way", str(draft))
+        # by the process: sftp writes there, too
+        inside = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield inside if inside.is_dir() else draft
+    finally:
+        os.close(descriptor)
+
+
 def arrange(
     draft: Path,
     final: Path,
@@ -268,6 +319,14 @@ def arrange(
                 raise
         else:
             return
+    with held(draft) as inside:
+        _merge(inside, final, exist_ok=exist_ok, preserve=preserve, failed=failed)
+    remove(draft)
+
+
+def _merge(
+    draft: Path, final: Path, *, exist_ok: bool, preserve: bool, failed: Callable[[OSError], object]
+) -> None:
     above = [(draft, final)]
     dated: list[tuple[Path, os.stat_result]] = []
     while above:
@@ -296,7 +355,6 @@ def arrange(
             archive.chmod_directory(place, modes.S_IMODE(seen.st_mode))
             if preserve:
                 os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    remove(draft)
 
 
 def _group(target: Path) -> int | None:
