@@ -13,11 +13,12 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import shutil
 import stat as modes
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport import archive
@@ -33,15 +34,19 @@ __all__ = [
     "arrange",
     "dealt",
     "file_sum",
+    "held",
     "make_parents",
     "modes_of",
     "opened",
+    "ours_alone",
+    "own_key",
     "pack_small",
     "receive_tree",
     "remove",
     "remove_links",
     "rename_new",
     "send_tree",
+    "still_ours",
     "sweep",
 ]
 
@@ -195,7 +200,7 @@ def receive_tree(
 
     def carry(session: Session, part: Part, stop: threading.Event) -> None:
         share = shares[part.offset]
-        mtimes = {item.name: item.mtime_ns for item in share}
+        wanted = {item.name: item for item in share}
 
         def ask() -> None:
             with contextlib.suppress(OSError, ValueError):
@@ -219,8 +224,7 @@ def receive_tree(
                     session,
                     draft,
                     preserve=preserve,
-                    wanted=mtimes.__contains__,
-                    mtimes=mtimes,
+                    listed=wanted,
                     failed=failed,
                     progress=counted,
                 )
@@ -239,6 +243,52 @@ def receive_tree(
     move(shells, parts, len(shares), lambda _: script, carry, told)
     for settle in reversed(later):
         settle()
+
+
+def ours_alone(seen: os.stat_result, kind: int) -> bool:
+    """Whether nobody else can have a hand in a draft: by type (S_IFDIR or S_IFREG), owner, mode and names."""
+    return (
+        modes.S_IFMT(seen.st_mode) == kind
+        and seen.st_uid == os.geteuid()
+        and not seen.st_mode & 0o077
+        and (kind == modes.S_IFDIR or seen.st_nlink == 1)
+    )
+
+
+def own_key(parent: Path, key: str, kind: int) -> str:
+    """The name of a draft, or another one where somebody else has a hand in what is called so."""
+    try:
+        seen = (parent / f".ossh-{key}").lstat()
+    except OSError:
+        return key
+    return key if ours_alone(seen, kind) else secrets.token_hex(8)
+
+
+def still_ours(seen: os.stat_result, kind: int, parent: Path) -> bool:
+    """Whether a draft that was ours alone is still ours: some file systems have neither owners nor modes."""
+    if modes.S_IFMT(seen.st_mode) != kind or (kind == modes.S_IFREG and seen.st_nlink != 1):
+        return False
+    return seen.st_uid == os.geteuid() or not parent.stat().st_mode & 0o022
+
+
+@contextlib.contextmanager
+def held(draft: Path) -> Iterator[Path]:
+    """A draft, made if it is not there, by a path that leads to it even if somebody puts a link in its place.
+
+    Raises:
+        OSError: it cannot be made, or is not ours.
+    """
+    with contextlib.suppress(FileExistsError):
+        draft.mkdir(mode=0o700)
+    descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not still_ours(os.fstat(descriptor), modes.S_IFDIR, draft.parent):
+            raise FileExistsError(errno.EEXIST, "somebody else's draft is in the way", str(draft))
+        # by the process: sftp writes there, too
+        inside = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield inside if inside.is_dir() else draft
+    finally:
+        os.close(descriptor)
 
 
 def arrange(
@@ -269,18 +319,30 @@ def arrange(
                 raise
         else:
             return
+    with held(draft) as inside:
+        _merge(inside, final, exist_ok=exist_ok, preserve=preserve, failed=failed)
+    remove(draft)
+
+
+def _merge(
+    draft: Path, final: Path, *, exist_ok: bool, preserve: bool, failed: Callable[[OSError], object]
+) -> None:
     above = [(draft, final)]
     dated: list[tuple[Path, os.stat_result]] = []
     while above:
         source, target = above.pop()
+        group = _group(target)
         for entry in list(os.scandir(source)):
             place = target / entry.name
             try:
+                if group is not None and not entry.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(OSError):
+                        os.chown(entry.path, -1, group, follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
                     seen = entry.stat()
                     if _made(place) or preserve:
                         dated.append((place, seen))
-                    Path(entry.path).chmod(0o700)
+                    archive.chmod_directory(Path(entry.path), 0o700)
                     above.append((Path(entry.path), place))
                 elif exist_ok:
                     os.replace(entry.path, place)  # noqa: PTH105 - both are there as text
@@ -290,10 +352,15 @@ def arrange(
                 failed(OSError(reason.errno, reason.strerror, str(place)))
     for place, seen in reversed(dated):
         with contextlib.suppress(OSError):
-            place.chmod(modes.S_IMODE(seen.st_mode))
+            archive.chmod_directory(place, modes.S_IMODE(seen.st_mode))
             if preserve:
                 os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    remove(draft)
+
+
+def _group(target: Path) -> int | None:
+    """The group that files moved to a directory are to have: where that is set-group-ID, its own."""
+    seen = target.stat()
+    return seen.st_gid if seen.st_mode & modes.S_ISGID else None
 
 
 def _made(place: Path) -> bool:
@@ -363,7 +430,7 @@ def remove_links(top: Path) -> None:
             if path.is_symlink():
                 path.unlink()
             elif name in directories:
-                path.chmod(0o700)
+                archive.chmod_directory(path, 0o700)
 
 
 # Seconds after which a draft that nobody touches is nobody's.

@@ -18,7 +18,6 @@ __all__ = [
     "files_read",
     "has_no_sftp",
     "knows_old_protocol",
-    "names_left_out",
     "old_protocol",
     "system_files",
 ]
@@ -28,17 +27,11 @@ _PATIENCE = 30.0
 # How sftp ends where the server starts no such subsystem; over a master its refusal itself is told to nobody.
 # The second one is 7.4's. A connection that breaks ends it by the same words.
 _NO_ANSWER = ("Connection closed", "Couldn't read packet: Connection reset by peer")
-_LEFT_OUT = re.compile(r'^(?:download "(.*)"|(.*)): not a regular file\r?$', re.MULTILINE)
 
 
 def has_no_sftp(said: str) -> bool:
     """Whether sftp's words mean that the server has no such subsystem, or that it ended at once."""
     return "subsystem request failed" in said or said.rstrip().endswith(_NO_ANSWER)
-
-
-def names_left_out(said: str) -> list[str]:
-    """What sftp says that it has left out of a tree; before 8.9 without the word `download`."""
-    return [quoted or plain for quoted, plain in _LEFT_OUT.findall(said)]
 
 
 def _said(argv: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ HOUSE = Path(opensshtransport.__file__).parent
 FLOORS = {
     0: {
         *("entries", "paths", "errors", "answers", "screen", "prompts", "settings", "trust", "descriptors"),
-        "notation",
+        *("notation", "listings"),
     },
     1: {"openssh", "tools", "wrapper", "ssh_config", "runlog", "activity"},
     2: {

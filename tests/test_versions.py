@@ -17,6 +17,7 @@ from homes import Home, empty_home, missing_for_homes
 from programs import OSSH, OSSH_RUN
 
 from opensshtransport import openssh, plan, versions
+from opensshtransport.listings import left_out
 from opensshtransport.openssh import parse_resolved
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.sftp import parse_listing
@@ -49,9 +50,7 @@ def test_other_words_of_sftp(said: str) -> None:
 def test_names_left_out(version: str, said: str) -> None:
     """What each sftp leaves out of a tree is read from its words."""
     assert version
-    assert sorted(versions.names_left_out(said)) == [
-        f"/home/me/tree/{name}" for name in ("dangling", "fifo", "link")
-    ]
+    assert sorted(left_out(said)) == [f"/home/me/tree/{name}" for name in ("dangling", "fifo", "link")]
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
