@@ -30,7 +30,7 @@ from opensshtransport.errors import (
     connection_error,
     tells_cause,
 )
-from opensshtransport.master import Facts, Master, audit, is_running, sweep
+from opensshtransport.master import Facts, Master, audit, sweep
 from opensshtransport.openssh import Destination
 from opensshtransport.prompts import Rule
 from opensshtransport.sources import dump_no_core
@@ -68,7 +68,7 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
             _log_in_within_budget(master, person)
         facts = master.facts()
         pid = tools.master_pid(destination.ssh, socket)
-        if pid is None and facts is not None and facts.socket == str(socket) and is_running(facts.pid):
+        if pid is None and facts is not None and facts.socket == str(socket) and activity.look(facts.pid):
             # too busy to say so
             pid = facts.pid
         if pid is None:

@@ -17,10 +17,9 @@ from homes import Home, empty_home, missing_for_homes
 from programs import OSSH, OSSH_RUN
 
 from opensshtransport import openssh, plan, versions
-from opensshtransport.listings import left_out
+from opensshtransport.listings import left_out, parse_listing
 from opensshtransport.openssh import parse_resolved
 from opensshtransport.sandbox import Sandbox
-from opensshtransport.sftp import parse_listing
 
 pytestmark = pytest.mark.client
 
