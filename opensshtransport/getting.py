@@ -73,7 +73,9 @@ class Getting(Finding):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         # a link is written through, as by open(2)
         final = Path(os.path.realpath(target))
-        _is_there(final)
+        if _is_there(final) and final.is_file():
+            # why it cannot be written is told before anything has moved
+            os.close(os.open(final, os.O_WRONLY | os.O_CLOEXEC))
         if found.content is not None:
             self._inline(found, final, how, meter)
         else:
@@ -106,19 +108,11 @@ class Getting(Finding):
 
     def _settle(self, descriptor: int, draft: Path, final: Path, stat: Stat, how: How) -> None:
         """Give a complete draft its mode and times, and its name."""
-        if how.preserve:
-            os.fchmod(descriptor, permissions(stat))
-        elif final.exists():
-            os.fchmod(descriptor, modes.S_IMODE(final.stat().st_mode))
-        else:
-            os.fchmod(descriptor, permissions(stat) & ~archive.umask())
+        os.fchmod(descriptor, permissions(stat) & ~(0 if how.preserve else archive.umask()))
         os.fsync(descriptor)
         if how.preserve:
             os.utime(descriptor, ns=(stat.atime_ns, stat.mtime_ns))
-        if how.overwrite:
-            draft.replace(final)
-        else:
-            trees.rename_new(draft, final)
+        trees.appear(draft, final, exist_ok=how.overwrite, preserve=how.preserve, durable=True)
 
     def _stripes(self, found: Found, final: Path, key: str, how: How, meter: Meter) -> None:
         if final.exists() and not final.is_file():

@@ -287,7 +287,9 @@ class Putting(Mover):
         try:
             self._fill(items, draft, kind == b"new", sums(rest), where, tried, meter)
             commit = f"commit {kind.decode()} {flag(how.overwrite)} {_top(items, how)}"
-            reply = self._ask(f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)}", slow=True)
+            reply = self._ask(
+                f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)} {flag(how.preserve)}", slow=True
+            )
         except OSError as reason:
             if not isinstance(reason, ConnectionFailed):
                 self._remove(draft)
