@@ -182,7 +182,7 @@ class Files(Questions):
     ) -> None:
         """Copy a file or a tree on the server, as `cp -r` does.
 
-        A new file or tree appears under its name when it is complete; a file that is there stays the same file
+        A new file or tree appears under its name when it is complete; one that is there stays the same file
         (see `Transport.put`), and a tree is merged.
 
         Args:
@@ -190,7 +190,7 @@ class Files(Questions):
             destination: its new name, or a directory that exists.
             dereference: copy what links lead to.
             preserve: keep modes, times, and owners as far as that is allowed; hard links within a tree.
-            follow_source: copy what a link that is the source leads to, and links in a tree as links (`cp -rH`).
+            follow_source: copy what a link leads to that is the source itself, as `cp -rH`.
         """
         follows = "L" if dereference else "H" if follow_source else "P"
         options = f"-r{follows}" + ("p" if preserve else "")

@@ -198,7 +198,8 @@ fetch() {
 			return
 		fi
 		printf '%s content\n' "$m"
-		cat "$2"
+		# it may be written to meanwhile
+		cat "$2" && printf '%s after\n' "$m" && stat_ -L "$2"
 	else
 		fail EINVAL
 	fi
@@ -230,6 +231,19 @@ sums_of() {
 	else
 		xargs -0 -r sh -c 'for f; do s=$(sha256sum <"$f") && printf "%s  %s\0" "${s%% *}" "$f"; done' sh 2>/dev/null
 	fi
+	:
+}
+
+# beginning SIZE FILE: the sum of so many bytes.
+beginning() { head -c "$1" "$2" | sha256sum; }
+
+# beginnings: of each pair of a size and a path on stdin the sum, as `sums_of` prints it.
+# shellcheck disable=SC2016 # it is another shell's to read
+beginnings() {
+	xargs -0 -r -n 200 sh -c 'while [ $# -gt 0 ]; do
+		[ ! -f "$2" ] || { s=$(head -c "$1" "$2" | sha256sum) && printf "%s  %s\0" "${s%% *}" "$2"; }
+		shift 2
+	done' sh 2>/dev/null
 	:
 }
 

@@ -33,6 +33,7 @@ __all__ = [
     "Failed",
     "appear",
     "arrange",
+    "beginning_sum",
     "dealt",
     "file_sum",
     "make_parents",
@@ -56,6 +57,15 @@ def file_sum(path: str | Path) -> str:
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - paths come as text from a listing
         while piece := file.read(_PIECE):
             digest.update(piece)
+    return digest.hexdigest()
+
+
+def beginning_sum(descriptor: int, size: int) -> str:
+    """The sha256 of so many bytes of a local file, or of all if there are less."""
+    digest, offset = hashlib.sha256(), 0
+    while offset < size and (piece := os.pread(descriptor, min(_PIECE, size - offset), offset)):
+        digest.update(piece)
+        offset += len(piece)
     return digest.hexdigest()
 
 
@@ -143,6 +153,7 @@ def send_tree(
     *,
     preserve: bool,
     failed: Callable[[Item, OSError], object],
+    written: Callable[[Item, int], object],
     refused: Callable[[Reply], OSError],
     meter: Meter,
 ) -> None:
@@ -161,7 +172,13 @@ def send_tree(
             meter.moved(size, item.name)
 
         archive.pack(
-            shares[part.offset], session, prefix=_TOP, preserve=preserve, failed=failed, progress=counted
+            shares[part.offset],
+            session,
+            prefix=_TOP,
+            preserve=preserve,
+            failed=failed,
+            written=written,
+            progress=counted,
         )
 
     parts = [Part(number, 0) for number in range(len(shares))]
@@ -179,8 +196,8 @@ def receive_tree(
     failed: Callable[[str, OSError], object],
     refused: Callable[[Reply], OSError],
     meter: Meter,
-) -> None:
-    """Unpack what a script packs.
+) -> bool:
+    """Unpack what a script packs; gives whether it had nothing to say.
 
     Args:
         shells: whose destination.
@@ -194,9 +211,12 @@ def receive_tree(
         meter: counts.
     """
     later: list[Callable[[], None]] = []
+    said: list[Reply] = []
+    mine = threading.local()
 
     def carry(session: Session, part: Part, stop: threading.Event) -> None:
         share = shares[part.offset]
+        mine.whole = False
         mtimes = {item.name: item.mtime_ns for item in share}
 
         def ask() -> None:
@@ -227,6 +247,7 @@ def receive_tree(
                     progress=counted,
                 )
             )
+            mine.whole = True
         except BaseException:
             session.halt()
             raise
@@ -234,13 +255,15 @@ def receive_tree(
             asking.join()
 
     def told(reply: Reply) -> OSError | None:
-        # tar says what it could not read, and packs the rest; what is missing is found by the caller
-        return None if later or not reply.errors else refused(reply)
+        said.append(reply)
+        # tar says what it could not read, or has changed, and packs the rest; the caller looks for that
+        return None if mine.whole or not reply.errors else refused(reply)
 
     parts = [Part(number, 0) for number in range(len(shares))]
     move(shells, parts, len(shares), lambda _: script, carry, told)
     for settle in reversed(later):
         settle()
+    return not said
 
 
 def arrange(

@@ -1,4 +1,4 @@
-"""An existing destination stays the same file: its inode, its mode, its other names, and those who have it open."""
+"""An existing destination stays the same file, for its other names and for those who have it open."""
 
 from __future__ import annotations
 
