@@ -27,8 +27,8 @@ Kind = Literal["file", "directory", "symlink", "other"]
 class Since(enum.Enum):
     """What has become of a file since it was looked at.
 
-    `NOTHING`: it is the same. `PERHAPS`: it has grown, as a log does, or was written to: only the content tells
-    whether what was read is still its beginning. `OTHER`: it was cut, or is another file.
+    `NOTHING`: it is the same. `PERHAPS`: it has grown, as a log does, or was written to, so that its content
+    alone tells whether what was read is still its beginning. `OTHER`: it was cut, or is another file.
     """
 
     NOTHING = enum.auto()

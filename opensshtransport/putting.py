@@ -1,8 +1,8 @@
 """put: from here to there.
 
 The trap: what is read here may change meanwhile, and what was read of it is on its way by then; so a file is
-looked at again when all of it has gone, before it gets its name. What has gone of one that was written to, as a
-log that grows, must be its beginning.
+looked at again when all of it has gone, before it gets its name. What has gone of one that was written to,
+as a log that grows, must be its beginning.
 """
 
 from __future__ import annotations

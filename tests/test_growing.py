@@ -1,4 +1,4 @@
-"""Files that are written to while they are moved: the beginning of a log that grows arrives, a mixture never."""
+"""Files that are written to while they are moved: of a log its beginning arrives, a mixture never."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_tree_with_logs_that_grow(
     with growing(*logs):
         for _ in range(2 if size == SMALL else 1):
             least = {log: log.stat().st_size for log in logs}
-            sides.move(direction, source / "tree/.", target / "new", way=way, verify=verify)
+            sides.move(direction, f"{source}/tree/.", target / "new", way=way, verify=verify)
             for name in names:
                 path = source / "tree" / name
                 assert is_beginning(target / "new" / name, path, least.get(path, size))

@@ -57,7 +57,7 @@ def test_a_file_stays_the_same(size: str, old: str, direction: Direction, sides:
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("way", [None, "tar", "sftp"])
 def test_files_of_a_tree_stay_the_same(way: Way | None, direction: Direction, sides: Sides) -> None:
-    """Also in a tree; a link is replaced, a file that cannot be written too, and names of one file stay so."""
+    """Also in a tree; a link is replaced, and a file that cannot be written."""
     if (way, direction) == ("sftp", "put"):
         pytest.skip("sftp has no way to copy there")
     source, target = sides.ends(direction)
