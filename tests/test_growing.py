@@ -161,7 +161,7 @@ def test_no_mixture_arrives(
     raised = None
     try:
         sides.move(
-            direction, source / top, target / "new", progress=_Changing(lambda: change(path)), limit_rate=40e6
+            direction, source / top, target / "new", progress=_Changing(lambda: change(path)), limit_rate=15e6
         )
     except OSError as reason:
         raised = reason
@@ -191,7 +191,7 @@ def test_what_is_only_touched_arrives(direction: Direction, sides: Sides) -> Non
         os.utime(path, (1, 1))
         (source / "more").hardlink_to(path)
 
-    sides.move(direction, path, target, progress=_Changing(act), limit_rate=40e6)
+    sides.move(direction, path, target, progress=_Changing(act), limit_rate=15e6)
     assert (target / "file").read_bytes() == path.read_bytes()
 
 

@@ -82,7 +82,7 @@ def test_files_of_a_tree_stay_the_same(way: Way | None, direction: Direction, si
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("kind", ["inline", "stream", "tree"])
 def test_preserve_sets_mode_and_time(kind: str, direction: Direction, sides: Sides) -> None:
-    """With preserve a file that is there gets both, and is the same file; names of one file stay names of one."""
+    """With preserve a file that is there gets both, and is the same file; hard links are kept."""
     source, target = sides.ends(direction)
     name = "tree" if kind == "tree" else "file"
     below = f"{name}/file" if kind == "tree" else name
