@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from opensshtransport import aliases, greeting, openssh, tools
+from opensshtransport import activity, aliases, greeting, openssh, tools
 from opensshtransport.budget import Budget
 from opensshtransport.conversation import Conversation, Person, Said
 from opensshtransport.errors import (
