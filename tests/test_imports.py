@@ -22,10 +22,10 @@ HOUSE = Path(opensshtransport.__file__).parent
 # A new room gets its place here.
 FLOORS = {
     0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings"},
-    1: {"openssh", "tools", "wrapper", "ssh_config"},
+    1: {"openssh", "hops", "tools", "wrapper", "ssh_config"},
     2: {
         *("master", "aliases", "slots", "channel", "spares", "ending"),
-        *("login", "conversation", "budget", "sources"),
+        *("login", "conversation", "asking", "askpass", "budget", "sources"),
     },
     3: {
         *("shell", "shells"),
