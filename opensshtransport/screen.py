@@ -145,10 +145,13 @@ _MESSAGES: Mapping[MessageKind, tuple[str, ...]] = {
         r"^authenticated with partial success",
         r"^user presence confirmed",
     ),
-    MessageKind.URL: (r".*\bhttps?://\S",),
 }
 _MESSAGE_PATTERNS = {
-    kind: re.compile(f"{_REALLY}(?:{'|'.join(texts)})", re.IGNORECASE) for kind, texts in _MESSAGES.items()
+    **{
+        kind: re.compile(f"{_REALLY}(?:{'|'.join(texts)})", re.IGNORECASE)
+        for kind, texts in _MESSAGES.items()
+    },
+    MessageKind.URL: re.compile(r"\bhttps?://\S", re.IGNORECASE),
 }
 
 
@@ -186,6 +189,9 @@ _OWN: tuple[tuple[PromptKind, re.Pattern[str]], ...] = (
     (PromptKind.UNCLEAR, re.compile(r"(?:Enter|Retype) (?P<key>\S{1,512})'s (?:old|new) password:\s*")),
 )
 
+# Cheap, and in all of these.
+_SUSPECT = re.compile(r"@|passphrase|PIN|yes")
+
 # Longer than any prompt, and than any line of one; the patterns take long on long lines.
 _LONGEST_PROMPT = 8000
 _LONGEST_LINE = 2000
@@ -217,6 +223,8 @@ _Askers = dict[tuple[str, str], Prompt]
 
 def _askers(line: str, before: _Askers) -> _Askers:
     """Add those that seem to ask by a line: by ssh's prefix, or in ssh's own words."""
+    if not _SUSPECT.search(line):
+        return before
     _, text = _split(line)
     found = [
         _named(match, PromptKind.UNCLEAR if match.start() else PromptKind.KEYBOARD_INTERACTIVE)
@@ -330,25 +338,22 @@ class _State(enum.Enum):
 # none is named, the character is read as text: it ends the escape.
 _RUNS: Mapping[_State, re.Pattern[str]] = {
     _State.TEXT: re.compile(r"[^\x00-\x08\x0a-\x1f\x7f-\x9f]*"),
-    _State.ESCAPE: re.compile(r"[ -/]*"),
+    _State.ESCAPE: re.compile(r"[ -/\x1b]*"),
     _State.SEQUENCE: re.compile(r"[ -?]*"),
     _State.STRING: re.compile(r"[^\x07\x1b\r\n]*"),
     _State.STRING_ESCAPE: re.compile(r""),
 }
-_STEPS: Mapping[_State, tuple[tuple[re.Pattern[str], _State], ...]] = {
-    _State.TEXT: ((re.compile(r"\x1b"), _State.ESCAPE),),
-    _State.ESCAPE: (
-        (re.compile(r"\x1b"), _State.ESCAPE),
-        (re.compile(r"\["), _State.SEQUENCE),
-        (re.compile(r"[]PX^_]"), _State.STRING),
-        (re.compile(r"[0-~]"), _State.TEXT),
-    ),
-    _State.SEQUENCE: (
-        (re.compile(r"\x1b"), _State.ESCAPE),
-        (re.compile(r"[@-~]"), _State.TEXT),
-    ),
-    _State.STRING: ((re.compile(r"\x1b"), _State.STRING_ESCAPE), (re.compile(r"\x07"), _State.TEXT)),
-    _State.STRING_ESCAPE: ((re.compile(r"\\"), _State.TEXT),),
+_FINAL = tuple(map(chr, range(0x40, 0x7F)))
+_STEPS: Mapping[_State, Mapping[str, _State]] = {
+    _State.TEXT: {"\x1b": _State.ESCAPE},
+    _State.ESCAPE: {
+        **dict.fromkeys((*"0123456789:;<=>?", *_FINAL), _State.TEXT),
+        **dict.fromkeys("]PX^_", _State.STRING),
+        "[": _State.SEQUENCE,
+    },
+    _State.SEQUENCE: {**dict.fromkeys(_FINAL, _State.TEXT), "\x1b": _State.ESCAPE},
+    _State.STRING: {"\x1b": _State.STRING_ESCAPE, "\x07": _State.TEXT},
+    _State.STRING_ESCAPE: {"\\": _State.TEXT},
 }
 
 
@@ -410,8 +415,7 @@ class Screen:
             at = end
             if at == len(text):
                 break
-            steps = _STEPS[self._state]
-            after = next((state for pattern, state in steps if pattern.match(text, at)), None)
+            after = _STEPS[self._state].get(text[at])
             if after is None and self._state is _State.STRING_ESCAPE:
                 # an ESC ends the string, and begins another escape
                 self._state = _State.ESCAPE
@@ -446,7 +450,8 @@ class Screen:
         line, self._line = self._line, ""
         self._returned = self._hidden = self._long = False
         asker, text = _split(line)
-        self._pass(line)
+        if line:
+            self._pass(line)
         if not self._askers:
             # a line of a banner; nobody asks yet
             self._doubt = ""
