@@ -290,7 +290,7 @@ def test_echoing_prompt_at_a_terminal(make_conversation_node: MakeConversationNo
 
 
 def test_killed_while_a_secret_is_got(make_conversation_node: MakeConversationNode, isolated: Path) -> None:
-    """A login that is killed while ssh waits for its answer: ssh ends, and the server gets no empty answer."""
+    """A login killed while ssh waits for its answer: ssh ends, and the server gets no empty answer."""
     node = make_conversation_node(questions("Password: "))
     begun = isolated / "begun"
     settings(rule("Password", f'{{ command = ["sh", "-c", "touch {begun}; exec sleep 60"] }}'))
