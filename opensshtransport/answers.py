@@ -22,6 +22,7 @@ __all__ = [
     "Text",
     "Totp",
     "check_keys",
+    "flag_value",
     "parse_answer",
     "text_value",
     "wrong",
@@ -145,14 +146,19 @@ def _argv(value: object, where: str) -> tuple[str, ...]:
     raise wrong(where, "a list of strings is needed", 'write the program and its arguments: ["pass", "hpc"]')
 
 
-def _flag(value: object, where: str) -> bool:
+def flag_value(value: object, where: str) -> bool:
+    """True or false.
+
+    Raises:
+        SettingsError: it is neither.
+    """
     if isinstance(value, bool):
         return value
     raise wrong(where, f"true or false is needed, not {type(value).__name__}", "write true or false")
 
 
 def _true(value: object, where: str) -> None:
-    if not _flag(value, where):
+    if not flag_value(value, where):
         raise wrong(where, "only true has a meaning", "write ask = true, or another answer")
 
 
@@ -207,7 +213,7 @@ _FORMS: Mapping[str, tuple[Callable[..., Answer], Mapping[str, _Reader], Mapping
     ),
     "text": (Text, {"text": text_value}, {}),
     "join": (Join, {"join": _parts}, {"separator": _separator}),
-    "ask": (lambda _, **options: Ask(**options), {"ask": _true}, {"echo": _flag}),
+    "ask": (lambda _, **options: Ask(**options), {"ask": _true}, {"echo": flag_value}),
 }
 
 

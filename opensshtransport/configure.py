@@ -36,7 +36,7 @@ from opensshtransport.errors import (
     ToolMissing,
     connection_error,
 )
-from opensshtransport.login import rules_for_hops
+from opensshtransport.hops import answering
 from opensshtransport.master import Master, locked, replace_file
 from opensshtransport.openssh import Resolved
 from opensshtransport.plan import (
@@ -459,8 +459,8 @@ class _Setup:
             if self.person is None:
                 budget.check()
                 before = budget.begin()
-            if self.person is None or not before.failures:
-                conversation.rules = rules_for_hops(destination.settings.rules, destination)
+            found = answering(destination, rules=self.person is None or not before.failures)
+            conversation.rules, conversation.way = found.rules, found.way
             try:
                 said = conversation.run(_found(argv), env)
                 if said.returncode != 0:

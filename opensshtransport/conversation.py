@@ -1,4 +1,7 @@
-"""A program at a pseudo-terminal, and who answers what it asks: rules first, then the person.
+"""A program that asks, and who answers: rules first, then the person.
+
+It asks at a pseudo-terminal (`run`), or, where it is ssh and nobody is there, by a program of ours
+(`run_by_askpass`), which hands each prompt over whole and apart from what the server shows.
 
 The traps. The master that ssh leaves behind belongs to the session of the pseudo-terminal, so when that is
 closed it gets SIGHUP and dies in about half the runs, unless it was started with the signal ignored. And ssh
@@ -15,17 +18,21 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import struct
 import subprocess
 import termios
 import time
 import tty
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pexpect
 
 from opensshtransport.answers import Ask, Secret
+from opensshtransport.asking import Desk, Question, desk
 from opensshtransport.errors import (
     AuthenticationRefused,
     ConnectionFailed,
@@ -36,7 +43,16 @@ from opensshtransport.errors import (
     UnexpectedPrompt,
 )
 from opensshtransport.prompts import Decision, Given, Outcome, Rule, choose
-from opensshtransport.screen import Message, MessageKind, Prompt, PromptKind, Screen
+from opensshtransport.screen import (
+    Message,
+    MessageKind,
+    Prompt,
+    PromptKind,
+    Screen,
+    Way,
+    message_kind,
+    read_prompt,
+)
 from opensshtransport.sources import resolve_answer
 
 __all__ = ["Conversation", "Person", "Said", "person_at_terminal"]
@@ -48,6 +64,13 @@ _QUIET = 0.15
 _QUIET_UNCERTAIN_ANSWER = 3.0
 _QUIET_UNCERTAIN_END = 10.0
 _TAIL = 12
+# What a server may send before it lets anybody in, in bytes: on the screen, and into ssh's log. And how many
+# lines of it are kept.
+_MOST_BYTES = 1 << 20
+_MOST_LINES = 1000
+_LONGEST_QUOTE = 200
+# Seconds for ssh to end by SIGTERM.
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +165,8 @@ class Conversation:
         person: who may be asked.
         rules: answer prompts before the person is asked.
         deadline: on the monotonic clock.
+        way: who may ask.
+        log: the file that ssh writes its own words to, and a server's instructions.
         what: what the program is, for messages.
         hops: how many ssh programs take part: the jump hosts and the target.
         whole_lines: whether a rule may answer a question that has ended its line, as scripts write it by
@@ -155,6 +180,8 @@ class Conversation:
     person: Person | None
     rules: Sequence[Rule]
     deadline: float
+    way: Way = field(default_factory=Way)
+    log: Path | None = None
     what: str = "the login"
     hops: int = 1
     whole_lines: bool = False
@@ -162,7 +189,8 @@ class Conversation:
     typed: bool = False
     interrupted: bool = False
     _given: list[Given] = field(default_factory=list)
-    _messages: list[Message] = field(default_factory=list)
+    _messages: deque[Message] = field(default_factory=lambda: deque(maxlen=_MOST_LINES))
+    _received: int = 0
     _asked: Prompt | None = None
 
     def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Said:
@@ -179,6 +207,110 @@ class Conversation:
         with _ended_in_order():
             return self._run(argv, env)
 
+    def run_by_askpass(self, argv: Sequence[str], env: Mapping[str, str], place: Path) -> Said:
+        """Run ssh without a terminal until it ends or goes into the background; nobody but rules answers.
+
+        Args:
+            argv: ssh and its arguments.
+            env: variables besides ours.
+            place: a path that may be made a directory, in one that only we can enter.
+
+        Raises:
+            ToolMissing, SettingsError, LoginNeeded, ConnectionFailed: as `run`, all its kinds.
+        """
+        with _ended_in_order(), desk(place) as opened:
+            if opened is None:
+                return self._run(argv, env)
+            try:
+                child = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env={**os.environ, **env, **opened.environment},
+                    # without a terminal, so that nothing can ask there
+                    start_new_session=True,
+                )
+            except OSError as reason:
+                raise ToolMissing(f"{argv[0]} cannot be run", host=self.host) from reason
+            with child, _outlived(child.pid):
+                try:
+                    self._hear(child, opened)
+                except OpenSshTransportError as error:
+                    self._quote(error)
+                    raise
+                finally:
+                    if child.poll() is None:
+                        # ssh first: the desk stays open, so that it gets no empty answer
+                        _end_group(child.pid, lambda: child.poll() is not None)
+            returncode = child.returncode if child.returncode >= 0 else 128 - child.returncode
+            return Said(returncode, "\n".join(message.line for message in self._messages))
+
+    def _hear(self, child: subprocess.Popen[bytes], opened: Desk) -> None:
+        screen, decoder = Screen(self.way), codecs.getincrementaldecoder("utf-8")(errors="replace")
+        stderr = child.stderr.fileno() if child.stderr else -1
+        readers: list[int | socket.socket] = [opened.listener, stderr]
+        while True:
+            left = self._left(screen)
+            ready, _, _ = select.select(readers, [], [], min(left, _QUIET if stderr in readers else 0.01))
+            if stderr in ready:
+                piece = os.read(stderr, _CHUNK)
+                if not piece:
+                    # closed by all, as when ssh goes into the background
+                    readers.remove(stderr)
+                self._take(screen, piece, decoder)
+            elif opened.listener in ready:
+                if question := opened.question():
+                    self._answer_question(question)
+            elif child.poll() is not None:
+                self._messages += screen.end()
+                return
+
+    def _answer_question(self, question: Question) -> None:
+        if question.hint:
+            # a notice, as that a security key waits for a finger; or leave that only a person gives
+            self._messages.append(Message(question.text, message_kind(question.text)))
+            if question.hint == "confirm":
+                question.refuse()
+            return
+        prompt = read_prompt(question.text, self.way)
+        lines = [] if prompt.doubt else question.text.splitlines()[:-1]
+        self._messages += [Message(line, message_kind(line)) for line in lines if line.strip()]
+        decision = choose(self.rules, prompt, self._given, hops=self.hops)
+        secret = self._secret(prompt, decision)
+        if secret is not None:
+            self._note(prompt, decision)
+            question.answer(secret)
+
+    def _left(self, screen: Screen) -> float:
+        """Seconds up to the deadline.
+
+        Raises:
+            LoginNeeded: none.
+            ConnectionFailed: the server has sent too much.
+        """
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            self._messages += screen.end()
+            said = f" (it had said {self._messages[-1].line.strip()!r})" if self._messages else ""
+            raise LoginNeeded(f"{self.what} did not end in time{said}", host=self.host)
+        logged = self.log.stat().st_size if self.log and self.log.exists() else 0
+        if self.way.strict and max(self._received, logged) > _MOST_BYTES:
+            raise ConnectionFailed(
+                f"the server has sent more than {_MOST_BYTES >> 20} MiB without letting anybody in",
+                host=self.host,
+                advice="ask the centre what it shows before a login",
+            )
+        return left
+
+    def _take(self, screen: Screen, piece: bytes, decoder: codecs.IncrementalDecoder) -> None:
+        self._received += len(piece)
+        self._messages += screen.feed(decoder.decode(piece))
+
+    def _quote(self, error: OpenSshTransportError) -> None:
+        """Keep what was said last with an error."""
+        error.stderr = error.stderr or "\n".join(message.line for message in [*self._messages][-_TAIL:])
+
     def _run(self, argv: Sequence[str], env: Mapping[str, str] | None) -> Said:
         try:
             child: pexpect.spawn[str] = pexpect.spawn(
@@ -193,23 +325,23 @@ class Conversation:
             raise ToolMissing(f"{argv[0]} cannot be run", host=self.host) from reason
         # the pause is for programs that end by the closing alone
         child.ptyproc.delayafterclose = 0  # type: ignore[attr-defined]  # the stubs have forgotten it
-        with _outlived(child):
+        pid = int(child.pid or 0)
+        with _outlived(pid, child.child_fd):
             try:
                 with self.person.typing_through() if self.person else contextlib.nullcontext():
                     self._converse(child)
             except OpenSshTransportError as error:
-                said = "\n".join(message.line for message in self._messages[-_TAIL:])
-                error.stderr = error.stderr or said
+                self._quote(error)
                 raise
             finally:
-                if child.isalive() and child.pid:
+                if child.isalive() and pid:
                     # we leave early: SIGTERM at ssh's prompt costs no counted failure
                     with contextlib.suppress(ProcessLookupError):
-                        os.killpg(child.pid, signal.SIGTERM)
+                        os.killpg(pid, signal.SIGTERM)
                     child.close(force=True)
                     # what it has started, and what takes no notice
                     with contextlib.suppress(ProcessLookupError):
-                        os.killpg(child.pid, signal.SIGKILL)
+                        os.killpg(pid, signal.SIGKILL)
                 child.close(force=True)
         status = child.exitstatus if child.exitstatus is not None else 128 + (child.signalstatus or 0)
         if status != 0 and self.interrupted:
@@ -218,16 +350,12 @@ class Conversation:
 
     def _converse(self, child: pexpect.spawn[str]) -> None:
         terminal = child.child_fd
-        screen = Screen()
+        screen = Screen(self.way)
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         readers = [terminal, *([self.person.terminal] if self.person else [])]
         heard = time.monotonic()
         while True:
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                self._messages += screen.end()
-                said = f" (it had said {self._messages[-1].line.strip()!r})" if self._messages else ""
-                raise LoginNeeded(f"{self.what} did not end in time{said}", host=self.host)
+            left = self._left(screen)
             wait = _QUIET if terminal in readers else 0.01
             ready, _, _ = select.select(readers, [], [], min(left, wait))
             if terminal in ready:
@@ -238,7 +366,7 @@ class Conversation:
                     readers.remove(terminal)
                 if self.person:
                     self.person.show(piece)
-                self._messages += screen.feed(decoder.decode(piece))
+                self._take(screen, piece, decoder)
             if self.person and self.person.terminal in ready:
                 typed = self.person.read()
                 if not typed:
@@ -269,26 +397,42 @@ class Conversation:
             self._answer(terminal, screen, prompt, decision)
 
     def _answer(self, terminal: int, screen: Screen, prompt: Prompt, decision: Decision) -> None:
-        if decision.outcome is Outcome.ANSWER and decision.rule and decision.given:
+        secret = self._secret(prompt, decision)
+        if secret is None:
+            return
+        if not prompt.echoes and not _unseen(terminal):
+            # it took time to get, and what asked has gone meanwhile
+            return
+        self._note(prompt, decision)
+        screen.answered(secret)
+        os.write(terminal, secret.reveal().encode() + b"\n")
+        # the same words may come again, and then mean that this was not taken
+        self._asked = None
+        if decision.rule and decision.rule.push:
+            self._tell("approve the request on your phone")
+
+    def _note(self, prompt: Prompt, decision: Decision) -> None:
+        """Count an answer before it is sent."""
+        if decision.given:
+            self._given.append(decision.given)
+        self.answered += prompt.kind not in {PromptKind.PASSPHRASE, PromptKind.PIN}
+
+    def _secret(self, prompt: Prompt, decision: Decision) -> Secret | None:
+        """What a rule sends, or None where the person answers.
+
+        Raises:
+            UnexpectedPrompt, AuthenticationRefused, HostKeyUnknown: nothing may be sent, and nobody is there.
+        """
+        if decision.outcome is Outcome.ANSWER and decision.rule:
             answer = decision.rule.answer
             if not isinstance(answer, Ask) or self.person is None:
-                secret = resolve_answer(
+                return resolve_answer(
                     answer, ask=lambda ask: self._ask(ask, prompt), tell=self._tell, deadline=self.deadline
                 )
-                self._given.append(decision.given)
-                self.answered += prompt.kind not in {PromptKind.PASSPHRASE, PromptKind.PIN}
-                screen.answered(secret)
-                os.write(terminal, secret.reveal().encode() + b"\n")
-                # the same words may come again, and then mean that this was not taken
-                self._asked = None
-                if decision.rule.push:
-                    self._tell("approve the request on your phone")
-                return
         elif decision.outcome is Outcome.REJECTED:
             said = [message.line for message in self._messages if message.kind is not MessageKind.OTHER]
             raise AuthenticationRefused(
-                f"the answer to {prompt.text.strip()!r} was not accepted"
-                + (f" ({said[-1]})" if said else ""),
+                f"the answer to {_quoted(prompt)} was not accepted" + (f" ({said[-1]})" if said else ""),
                 host=self.host,
                 advice=f"correct the stored secret, then run: ossh login {self.host}",
             )
@@ -296,13 +440,12 @@ class Conversation:
             raise HostKeyUnknown("the host key is not known yet", host=self.host)
         if self.person is None:
             why = f" ({decision.overlooked})" if decision.overlooked else ""
-            raise UnexpectedPrompt(
-                f"{prompt.text.strip()!r} is asked, and no rule answers it{why}", host=self.host
-            )
+            raise UnexpectedPrompt(f"{_quoted(prompt)} is asked, and no rule answers it{why}", host=self.host)
+        return None
 
     def _ask(self, question: Ask, prompt: Prompt) -> Secret:
         if self.person is None:
-            raise UnexpectedPrompt(f"{prompt.text.strip()!r} is to be answered by a person", host=self.host)
+            raise UnexpectedPrompt(f"{_quoted(prompt)} is to be answered by a person", host=self.host)
         return self.person.ask(question, f"{prompt.text.strip()} (your part): ")
 
     def _tell(self, text: str) -> None:
@@ -329,8 +472,24 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _quoted(prompt: Prompt) -> str:
+    """A prompt for an error, on one line and not too long."""
+    text = prompt.text.strip()
+    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…")
+
+
+def _end_group(pid: int, ended: Callable[[], bool]) -> None:
+    """End a program that leads its group by SIGTERM, then whatever is left of the group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, number)
+        late = time.monotonic() + _PATIENCE
+        while not ended() and time.monotonic() < late:
+            time.sleep(0.01)
+
+
 @contextlib.contextmanager
-def _outlived(child: pexpect.spawn[str]) -> Iterator[None]:
+def _outlived(pid: int, *held: int) -> Iterator[None]:
     """Have the program and all it has started killed if we are killed ourselves, before its terminal closes.
 
     A process of its own holds the terminal open, and reads from us: the end of file without a word before it
@@ -338,11 +497,11 @@ def _outlived(child: pexpect.spawn[str]) -> Iterator[None]:
     """
     script = 'read -r word || kill -s KILL -- "-$1"'
     watch = subprocess.Popen(
-        ["/bin/sh", "-c", script, "sh", str(child.pid)],
+        ["/bin/sh", "-c", script, "sh", str(pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        pass_fds=[child.child_fd],
+        pass_fds=held,
         cwd="/",
         # what ends our whole group must leave it
         start_new_session=True,

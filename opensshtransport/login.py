@@ -7,7 +7,6 @@ another login be tried (budget)? is a key, certificate or ticket to be had first
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import os
 import re
@@ -30,12 +29,14 @@ from opensshtransport.errors import (
     connection_error,
     tells_cause,
 )
+from opensshtransport.hops import answering, can_ask_by_program
 from opensshtransport.master import Facts, Master, audit, sweep
 from opensshtransport.openssh import Destination
 from opensshtransport.prompts import Rule
+from opensshtransport.screen import Way
 from opensshtransport.sources import dump_no_core
 
-__all__ = ["agent_environment", "agent_of", "certificates", "open_master", "rules_for_hops"]
+__all__ = ["agent_environment", "agent_of", "certificates", "open_master"]
 
 
 def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
@@ -92,14 +93,17 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         else:
             before = budget.read()
         # what was refused once is not sent again by itself; the person types
-        rules = destination.settings.rules if not before.failures or person is None else ()
-        env = _make_ready(master, person, rules)
+        answer = not before.failures or person is None
+        env = _make_ready(master, person, destination.settings.rules if answer else ())
+        found = answering(destination, rules=answer)
         conversation = Conversation(
             host=destination.host,
             person=person,
-            rules=rules_for_hops(rules, destination),
+            rules=found.rules,
+            way=found.way,
             deadline=time.monotonic() + destination.settings.login_timeout,
             hops=len(destination.route),
+            log=master.log,
         )
         _log_in(master, conversation, env)
     except (OpenSshTransportError, OSError) as reason:
@@ -145,7 +149,13 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     unattended = person is None and not conversation.rules
     argv = openssh.master_command(destination, socket=master.own_socket, log=master.log, batch=unattended)
     master.log.unlink(missing_ok=True)
-    said = conversation.run(argv, env)
+    # without a terminal nothing that a server shows can be taken for what ssh asks
+    if person is None and not unattended and can_ask_by_program(destination):
+        said = conversation.run_by_askpass(
+            argv, env, master.own_socket.with_name(f"{destination.identity}.ask")
+        )
+    else:
+        said = conversation.run(argv, env)
     if said.returncode == 0:
         return
     words = f"{said.text}\n{_text(master.log)}"
@@ -187,29 +197,6 @@ def _refuses_us(name: str, port: int, timeout: float) -> bool:
 
 def _text(file: Path) -> str:
     return file.read_text(errors="replace") if file.exists() else ""
-
-
-def rules_for_hops(rules: tuple[Rule, ...], destination: Destination) -> tuple[Rule, ...]:
-    """Rules whose `hop` is an alias, with the name that ssh shows for that alias in its prompts instead."""
-    return tuple(
-        rule if rule.hop is None else dataclasses.replace(rule, hop=_shown(rule.hop, destination))
-        for rule in rules
-    )
-
-
-def _shown(hop: str, destination: Destination) -> str:
-    """`hop` of a rule as ssh's prompts show it; patterns, and what ssh cannot resolve, stay as they are.
-
-    The rules' own names are asked for, as the way may be hidden in a ProxyCommand or a jump host's ProxyJump.
-    """
-    user, at, alias = hop.rpartition("@")
-    if re.search(r"[*?[]", hop):
-        return hop
-    try:
-        resolved = openssh.ask_resolved(destination.ssh, alias, destination.ssh_config)
-    except OpenSshTransportError:
-        return hop
-    return f"{user}{at}{resolved.get('hostkeyalias') or resolved.hostname}"
 
 
 def agent_environment(directory: Path) -> dict[str, str]:
@@ -271,6 +258,7 @@ def _run_script(
         host=destination.host,
         person=person,
         rules=rules,
+        way=Way(strict=False),
         what=f"the authentication script {script}",
         whole_lines=True,
         deadline=time.monotonic() + settings.script_timeout,

@@ -23,6 +23,7 @@ from opensshtransport.notation import parse_address, parse_jump
 from opensshtransport.settings import LONGEST_SOCKET_PATH, Settings, load
 
 __all__ = [
+    "MOST_JUMPS",
     "OLDEST_VERSION",
     "Destination",
     "Resolved",
@@ -33,6 +34,7 @@ __all__ = [
     "guarded_scp",
     "guarded_sftp",
     "guarded_ssh",
+    "jump_options",
     "literal",
     "locate",
     "master_command",
@@ -44,7 +46,7 @@ __all__ = [
 # ProxyJump came with 7.3 (release notes of OpenSSH 7.3).
 OLDEST_VERSION = (7, 3)
 _RESOLVE_TIMEOUT = 30.0
-_MOST_JUMPS = 16
+MOST_JUMPS = 16
 
 
 def check_destination(host: str) -> str:
@@ -154,6 +156,11 @@ class Resolved:
     def hostname(self) -> str:
         """The real host name or address."""
         return self.get("hostname").lower()
+
+    @property
+    def shown(self) -> str:
+        """The host as ssh shows it in its prompts (sshconnect2.c)."""
+        return self.get("hostkeyalias") or self.hostname
 
     @property
     def port(self) -> int:
@@ -284,7 +291,7 @@ def resolve(
     settings = load(host, overrides=overrides) if settings is None else settings
     ssh = locate(settings.ssh)
     resolved = ask_resolved(ssh, host, file)
-    route = _route(ssh, host, resolved, file, _MOST_JUMPS)
+    route = _route(ssh, host, resolved, file, MOST_JUMPS)
     return Destination(host, file, settings, ssh, resolved, route, dict(overrides or {}))
 
 

@@ -22,6 +22,7 @@ from opensshtransport.answers import (
     Text,
     Totp,
     check_keys,
+    flag_value,
     parse_answer,
     text_value,
     wrong,
@@ -53,6 +54,13 @@ _THINGS = re.compile(
 )
 
 
+# How the source of a rule for a known system begins.
+_KNOWN = "profile "
+
+# What unlocks a key is for ssh, on this machine.
+_OF_A_KEY = re.compile(r"\bpass ?phrase\b|\bPIN\b.* for\b", re.IGNORECASE)
+
+
 def _made_of(answer: Answer) -> frozenset[str]:
     """What an answer is known to hold, in the words of `_THINGS`."""
     if isinstance(answer, Totp):
@@ -63,6 +71,13 @@ def _made_of(answer: Answer) -> frozenset[str]:
     return frozenset()
 
 
+def _secrets(answer: Answer) -> frozenset[Answer]:
+    """The parts of an answer that somebody has stored."""
+    if isinstance(answer, Join):
+        return frozenset[Answer]().union(*map(_secrets, answer.parts))
+    return frozenset() if isinstance(answer, Ask | Text) else frozenset({answer})
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One answer for the prompts that `expect` finds; given once per login and hop.
@@ -70,6 +85,7 @@ class Rule:
     Attributes:
         expect: searched in the prompt's last line, without the prefix.
         hop: a pattern as in `fnmatch` for the asking host, or for `user@host` if it contains an `@`.
+        echo: the answer may be sent where the terminal shows it.
         source: where the rule comes from, for messages.
         push: the answer starts a request on the person's phone, which takes its time.
     """
@@ -78,8 +94,17 @@ class Rule:
     answer: Answer
     _: KW_ONLY
     hop: str | None = None
+    echo: bool = False
     source: str = "settings"
     push: bool = False
+
+    def repeats(self, other: Rule) -> bool:
+        """Whether this one would send again what another has sent.
+
+        Those of the known systems are one: a server that asks again in other words gets no second code.
+        """
+        both_known = self.source.startswith(_KNOWN) and other.source.startswith(_KNOWN)
+        return self == other or (both_known and bool(_secrets(self.answer) & _secrets(other.answer)))
 
     def matches(self, prompt: Prompt) -> bool:
         """Tell whether this rule finds that prompt; `overlooked` may forbid it to answer."""
@@ -95,13 +120,17 @@ class Rule:
         Where a code or a new secret is asked for, what `expect` finds must reach into the words for each
         thing, or the answer must be made of it. So `(?i)password` with a stored password does not answer
         `One-time password (OATH):`, nor `Password + OTP:`; `(?i)password.*otp` does, and so does `OTP` with
-        an answer that joins a password and a code.
+        an answer that joins a password and a code. A rule for a key's passphrase, which names no host, does
+        not answer a server that asks in ssh's words.
         """
         found = self.expect.search(prompt.text)
-        own_words = prompt.kind not in {PromptKind.KEYBOARD_INTERACTIVE, PromptKind.OTHER}
+        by_server = prompt.kind is PromptKind.KEYBOARD_INTERACTIVE
+        own_words = not by_server and prompt.kind is not PromptKind.OTHER
         # a choice in a menu is no secret, and a person reads the prompt
         if found is None or own_words or isinstance(self.answer, Ask | Text):
             return ""
+        if by_server and self.hop is None and (words_of_ssh := _OF_A_KEY.search(prompt.text)):
+            return words_of_ssh.group()
         words = [(str(word.lastgroup), word) for word in _THINGS.finditer(prompt.text)]
         if {"code", "new"}.isdisjoint(thing for thing, _ in words):
             return ""
@@ -114,7 +143,7 @@ class Rule:
 
 
 def parse_rule(value: object, where: str) -> Rule:
-    """Read a rule as it stands in the settings: `expect`, `answer` and perhaps `hop`.
+    """Read a rule as it stands in the settings: `expect`, `answer` and perhaps `hop` and `echo`.
 
     Raises:
         SettingsError: a key is unknown or missing, a value has the wrong type, or `expect` is no usable
@@ -123,7 +152,7 @@ def parse_rule(value: object, where: str) -> Rule:
     if not isinstance(value, Mapping):
         what = f"a rule is a table, not {type(value).__name__}"
         raise wrong(where, what, "write expect = … and answer = …")
-    check_keys(value, where, needed=("expect", "answer"), allowed=("hop",))
+    check_keys(value, where, needed=("expect", "answer"), allowed=("hop", "echo"))
     pattern = text_value(value["expect"], f"{where}.expect")
     try:
         expect = re.compile(pattern)
@@ -132,7 +161,8 @@ def parse_rule(value: object, where: str) -> Rule:
     if expect.search(""):
         raise wrong(f"{where}.expect", "it matches every prompt", "name words of the prompt")
     hop = text_value(value["hop"], f"{where}.hop") if "hop" in value else None
-    return Rule(expect, parse_answer(value["answer"], f"{where}.answer"), hop=hop, source=where)
+    echo = flag_value(value.get("echo", False), f"{where}.echo")
+    return Rule(expect, parse_answer(value["answer"], f"{where}.answer"), hop=hop, echo=echo, source=where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +172,7 @@ class Profile:
     Attributes:
         role: `password`, `code`, `password_then_code`, `pin_then_code`, `pin_then_push` or `menu:TEXT`.
         second_factor: the row counts only if this was chosen: "push" or "code".
+        echo: the system lets the answer be shown.
     """
 
     name: str
@@ -149,6 +180,7 @@ class Profile:
     role: str
     _: KW_ONLY
     second_factor: str | None = None
+    echo: bool = False
 
 
 _DUO = r"(?i)^Passcode or option \(1-\d+\):\s*$"
@@ -165,7 +197,7 @@ _PROFILES: tuple[Profile, ...] = (
     Profile("OLCF", r"^(?:Enter )?PASSCODE:?\s*$", "pin_then_code"),
     # Duo numbers the ways in the order of the person's devices; 1 is the push of the first one.
     Profile("Duo", _DUO, "menu:1", second_factor="push"),
-    Profile("Duo", _DUO, "code", second_factor="code"),
+    Profile("Duo", _DUO, "code", second_factor="code", echo=True),
     Profile("NCHC", _NCHC, "menu:2", second_factor="push"),
     Profile("NCHC", _NCHC, "menu:1", second_factor="code"),
     Profile("OATH PAM", r"(?i)^One-time password \(OATH\) for \S+:\s*$", "code"),
@@ -225,7 +257,8 @@ def profile_rules(secrets: Mapping[str, Answer], *, second_factor: str | None = 
         answer = _role_answer(row.role, secrets)
         if answer is not None and row.second_factor in (None, factor):
             push = row.second_factor == "push"
-            rules.append(Rule(re.compile(row.pattern), answer, source=f"profile {row.name}", push=push))
+            expect, source = re.compile(row.pattern), f"{_KNOWN}{row.name}"
+            rules.append(Rule(expect, answer, echo=row.echo, source=source, push=push))
     return tuple(rules)
 
 
@@ -238,6 +271,8 @@ class Outcome(enum.Enum):
     HOST_KEY = enum.auto()  # for a person, whatever the rules say
 
 
+_SHOWN = "the terminal would show the answer; if it may, write echo = true into the rule"
+
 # A rule that was used, and the asker that got its answer.
 Given = tuple[Rule, str]
 
@@ -247,7 +282,7 @@ class Decision:
     """What to do with a prompt; with ANSWER, `given` is to be added to what was answered before.
 
     Attributes:
-        overlooked: with UNEXPECTED, why a rule that matches does not answer; or "".
+        overlooked: with UNEXPECTED, why no rule answers, where one might; or "".
     """
 
     outcome: Outcome
@@ -269,12 +304,18 @@ def choose(rules: Sequence[Rule], prompt: Prompt, answered: Sequence[Given], *, 
     """
     if prompt.kind is PromptKind.HOST_KEY:
         return Decision(Outcome.HOST_KEY)
+    if prompt.kind is PromptKind.UNCLEAR:
+        return Decision(Outcome.UNEXPECTED, overlooked=prompt.doubt)
     matching = [(rule, rule.overlooked(prompt)) for rule in rules if rule.matches(prompt)]
     rule = next((rule for rule, overlooked in matching if not overlooked), None)
-    if rule is None or prompt.kind is PromptKind.UNCLEAR:
+    if rule is None:
         reasons = (f"{one.expect.pattern!r} overlooks {words!r}" for one, words in matching if words)
         return Decision(Outcome.UNEXPECTED, overlooked=next(reasons, ""))
+    # a choice in a menu is no secret, and what a person types is the person's business
+    if prompt.echoes and not rule.echo and not isinstance(rule.answer, Ask | Text):
+        return Decision(Outcome.UNEXPECTED, overlooked=_SHOWN)
     given = (rule, prompt.asker)
     times = hops if prompt.kind is PromptKind.PASSPHRASE else 1
-    outcome = Outcome.REJECTED if answered.count(given) >= times else Outcome.ANSWER
+    before = sum(rule.repeats(one) for one, asker in answered if asker == given[1])
+    outcome = Outcome.REJECTED if before >= times else Outcome.ANSWER
     return Decision(outcome, rule=rule, given=given)

@@ -107,9 +107,14 @@ class Settings:
     @property
     def rules(self) -> tuple[Rule, ...]:
         """The rules that answer prompts: the person's own, then those for known centres."""
+        return (*self.prompts, *self.known_rules)
+
+    @property
+    def known_rules(self) -> tuple[Rule, ...]:
+        """The rules for the prompts of known centres; their secrets belong to this host alone."""
         known = {"password": self.password, "code": self.code, "pin": self.pin}
         secrets = {name: answer for name, answer in known.items() if answer is not None}
-        return (*self.prompts, *profile_rules(secrets, second_factor=self.second_factor or None))
+        return profile_rules(secrets, second_factor=self.second_factor or None)
 
 
 def parse_duration(value: object, where: str) -> int:

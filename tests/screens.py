@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opensshtransport.screen import Prompt, Screen
+from opensshtransport.screen import Prompt, Screen, Way
 
 FAILLOCK = (
     "(me@login.hpc.example) The account is locked due to 3 failed logins.\r\n"
@@ -29,10 +29,10 @@ HOST_KEY = (
 )
 
 
-def shown(text: str) -> Prompt:
-    """The prompt that stands on a fresh screen after `text`."""
-    screen = Screen()
+def shown(text: str, way: Way | None = None, *, unseen: bool = True) -> Prompt:
+    """The prompt that stands on a fresh screen after `text`; the terminal does not show what is typed."""
+    screen = Screen(way)
     screen.feed(text)
-    prompt = screen.prompt()
+    prompt = screen.prompt(unseen=unseen)
     assert prompt is not None
     return prompt

@@ -25,10 +25,10 @@ FLOORS = {
         *("entries", "paths", "errors", "answers", "screen", "prompts", "settings", "trust", "descriptors"),
         *("notation", "listings"),
     },
-    1: {"openssh", "tools", "wrapper", "ssh_config", "runlog", "activity"},
+    1: {"openssh", "hops", "tools", "wrapper", "ssh_config", "runlog", "activity"},
     2: {
         *("master", "aliases", "slots", "channel", "spares", "ending"),
-        *("login", "conversation", "budget", "sources"),
+        *("login", "conversation", "asking", "askpass", "budget", "sources"),
     },
     3: {
         *("shell", "shells"),

@@ -562,7 +562,7 @@ class TestChoose:
             "\r\n(me@h) Verification code: ",
         ):
             screen.feed(output)
-            prompt = screen.prompt()
+            prompt = screen.prompt(unseen=True)
             assert prompt is not None
             decision = choose(rules, prompt, answered)
             outcomes.append(decision.outcome)

@@ -115,7 +115,7 @@ class TestPrompt:
         screen.feed(DUO)
         screen.answered(Secret("123456"))
         screen.feed("\r\nme@target's password: ")
-        prompt = screen.prompt()
+        prompt = screen.prompt(unseen=True)
         assert prompt is not None
         assert prompt.asker == "me@target"
 
@@ -136,8 +136,9 @@ class TestPrompt:
         assert choose((rule("."), rule("Password", hop="jump")), prompt, ()).outcome is Outcome.UNEXPECTED
 
     def test_password_words_of_a_server(self) -> None:
-        """A server that writes `me@jump's password: ` itself is asked as itself, not as the jump host."""
-        assert shown("(me@evil) me@jump's password: ").hop == "evil"
+        """A server may ask in ssh's words for itself (`me@h's password: `), but for nobody else."""
+        assert shown("(me@h) me@H's password: ").hop == "h"
+        assert shown("(me@evil) me@jump's password: ").kind is PromptKind.UNCLEAR
 
     @pytest.mark.parametrize(
         "text",
@@ -236,7 +237,7 @@ class TestWholeLine:
         screen = Screen()
         screen.feed("Hello\r\nEnter the code:\r\n")
         prompt = screen.prompt()
-        assert prompt == Prompt("Enter the code:", PromptKind.OTHER, whole=True)
+        assert prompt == Prompt("Enter the code:", PromptKind.OTHER, whole=True, echoes=True)
         assert not prompt.certain
         assert screen.prompt(unseen=True) == Prompt("Enter the code:", PromptKind.OTHER)
         screen.feed("1. by phone\r\n")
@@ -323,7 +324,7 @@ class TestMessages:
             ("Grüße, 計算 🔑\r\n", ["Grüße, 計算 🔑"]),
             ("\r\n  \r\n", []),
             # An escape that never ends does not swallow what comes after the line.
-            ("\x1b]0;title\r\nnext\r\n", ["0;title", "next"]),
+            ("\x1b]0;title\r\nnext\r\n", ["next"]),
         ],
     )
     def test_terminal(self, text: str, lines: list[str]) -> None:
@@ -417,7 +418,7 @@ class TestAnswered:
         pieces = [output[start : start + size] for start in range(0, len(output), size)]
         messages = [message for piece in pieces for message in screen.feed(piece)]
         assert messages == [Message("Invalid code.", MessageKind.REJECTED)]
-        assert screen.prompt() == Prompt(
+        assert screen.prompt(unseen=True) == Prompt(
             "TOTP code for me: ", PromptKind.KEYBOARD_INTERACTIVE, user="me", hop="h"
         )
 
@@ -432,7 +433,7 @@ class TestAnswered:
         screen = Screen()
         screen.answered(Secret("OTP: "))
         screen.feed("\r\nOTP: ")
-        assert screen.prompt() == Prompt("OTP: ", PromptKind.OTHER)
+        assert screen.prompt(unseen=True) == Prompt("OTP: ", PromptKind.OTHER)
 
     def test_prompt_on_the_same_line(self) -> None:
         """A script that reads silently and prints the next prompt on the same line is understood."""
@@ -440,7 +441,7 @@ class TestAnswered:
         screen.feed("Password: ")
         screen.answered(Secret("Only-begins-alike"))
         screen.feed("OTP: ")
-        assert screen.prompt() == Prompt("OTP: ", PromptKind.OTHER)
+        assert screen.prompt(unseen=True) == Prompt("OTP: ", PromptKind.OTHER)
 
     def test_person_types(self) -> None:
         """What a person types at the terminal is in no message, up to the end of the line."""
