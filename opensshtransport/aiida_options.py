@@ -6,6 +6,8 @@ Those that `core.ssh_async` has too have its names, its values and its checks, s
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from opensshtransport import openssh
 from opensshtransport.errors import SettingsError
 from opensshtransport.settings import parse_duration
 
-__all__ = ["OPTIONS", "SETTINGS", "UNSET", "chosen"]
+__all__ = ["OPTIONS", "SETTINGS", "UNSET", "at_least_one", "chosen", "plain", "plain_settings"]
 
 # What an option says that is not set; as in `core.ssh_async`.
 UNSET = "None"
@@ -149,6 +151,38 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
     ),
 ]
 SETTINGS = ("authentication_script", "min_validity", "persist", "login_hook")
+
+
+def plain(value: object) -> Any:
+    """What a setting is, as config.toml would have it: from `verdi` comes text, from Python any value."""
+    if value is None or value in ("", UNSET):
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return shlex.join(str(word) for word in value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def plain_settings(given: Mapping[str, object]) -> dict[str, object]:
+    """Those that are set."""
+    return {name: value for name in given if (value := plain(given[name])) is not None}
+
+
+def at_least_one(value: object) -> int:
+    """How many operations may run at once.
+
+    Raises:
+        SettingsError: it is no number, or below 1.
+    """
+    number = plain(value)
+    if number is None:
+        return 8
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
+        return number
+    raise SettingsError(f"max_io_allowed = {value!r} is not a number above 0", advice="give 1 or more")
 
 
 def chosen(computer: Any, name: str, otherwise: object) -> object:
