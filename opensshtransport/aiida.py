@@ -42,7 +42,15 @@ from opensshtransport.aiida_files import (
     connection_fault,
     within_portal,
 )
-from opensshtransport.aiida_options import OPTIONS, SETTINGS, at_least_one, chosen, plain, plain_settings
+from opensshtransport.aiida_options import (
+    IGNORED,
+    OPTIONS,
+    SETTINGS,
+    at_least_one,
+    chosen,
+    plain,
+    plain_settings,
+)
 from opensshtransport.aiida_transfers import TransferTransport
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, OnceError, OpenSshTransportError
 from opensshtransport.master import Facts, Master
@@ -175,6 +183,11 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
     def max_io_allowed(self) -> int:
         """How many async operations run at once."""
         return self._max_io_allowed
+
+    @classmethod
+    def get_valid_auth_params(cls) -> list[str]:
+        """The options that count; those of other transports are accepted, and not kept."""
+        return [name for name in cls.auth_options if name not in IGNORED]
 
     @classmethod
     def _get_host_suggestion_string(cls, computer: Any) -> str:

@@ -18,7 +18,7 @@ from opensshtransport import openssh
 from opensshtransport.errors import SettingsError
 from opensshtransport.settings import parse_duration
 
-__all__ = ["OPTIONS", "SETTINGS", "UNSET", "at_least_one", "chosen", "plain", "plain_settings"]
+__all__ = ["IGNORED", "OPTIONS", "SETTINGS", "UNSET", "at_least_one", "chosen", "plain", "plain_settings"]
 
 # What an option says that is not set; as in `core.ssh_async`.
 UNSET = "None"
@@ -149,6 +149,48 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
             default=UNSET,
         ),
     ),
+]
+_BY_CONFIG = "ssh_config has it; to have it written there, run: ossh aiida migrate"
+# Options of AiiDA's own transports that have nothing to say here. They are accepted where an exported
+# configuration has them, so that it can be used as it is.
+IGNORED = {
+    # core.ssh_async
+    "backend": "",
+    "use_sftp": "",
+    "data_node_host": "files go through the login host",
+    "script_before": "give it as authentication_script",
+    # core.ssh
+    **dict.fromkeys(("username", "port", "key_filename", "proxy_jump", "proxy_command"), _BY_CONFIG),
+    **dict.fromkeys(("gss_auth", "gss_kex", "gss_deleg_creds", "gss_host"), _BY_CONFIG),
+    **dict.fromkeys(("timeout", "compress", "look_for_keys", "allow_agent", "load_system_host_keys"), ""),
+    "key_policy": "host keys are always checked",
+}
+
+
+def _ignored(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    """Say that an option counts for nothing, if it was given and says something."""
+    given = {click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP}
+    name = str(parameter.name)
+    if context.get_parameter_source(name) in given and value not in {None, "", UNSET}:
+        from aiida.cmdline.utils import echo
+
+        why = IGNORED[name] or "it has nothing to say here"
+        echo.echo_report(f"{name} = {value} is ignored: {why}")
+
+
+OPTIONS += [
+    (
+        name,
+        {
+            "type": click.UNPROCESSED,
+            "hidden": True,
+            "expose_value": False,
+            "non_interactive_default": True,
+            "prompt_fn": lambda _context: False,
+            "callback": _ignored,
+        },
+    )
+    for name in IGNORED
 ]
 SETTINGS = ("authentication_script", "min_validity", "persist", "login_hook")
 
