@@ -178,29 +178,24 @@ class Files(Questions):
         *,
         dereference: bool = False,
         preserve: bool = False,
-        follow_source: bool = False,
     ) -> None:
         """Copy a file or a tree on the server, as `cp -r` does.
 
         A new file or tree appears under its name when it is complete; a tree that is there already is merged.
-        A source that ends in `/.` or `/..` stands for the content of that directory.
 
         Args:
             source: a file, a directory or a link.
             destination: its new name, or a directory that exists.
             dereference: copy what links lead to.
             preserve: keep modes, times, and owners as far as that is allowed; hard links within a tree.
-            follow_source: copy what a link leads to that is named as the source, as `cp -H`.
         """
-        links = "L" if dereference else "H" if follow_source else "P"
-        options = f"-r{links}" + ("p" if preserve else "")
+        options = "-r" + ("L" if dereference else "P") + ("p" if preserve else "")
         if preserve and not dereference:
-            options = "-aH" if follow_source else "-a"
+            options = "-a"
         text = path_text(source)
         name = posixpath.basename(text.rstrip("/"))
-        if not name or tilde(text) == text.rstrip("/"):
+        if name in {"", ".", ".."} or tilde(text) == text.rstrip("/"):
             raise SettingsError(f"{text!r} has no name to copy it by", advice="name the directory")
-        name = "." if name == ".." else name
         script = f"copy_ {options} {quoted(source)} {quoted(destination)} {shlex.quote(name)}"
         for path in (source, destination):
             if not path_text(path):

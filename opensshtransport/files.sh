@@ -387,7 +387,7 @@ size() {
 copy_() {
 	if [ ! -e "$2" ]; then
 		case $1 in
-		*[LH]*) stat -L "$2" >/dev/null || exit ;;
+		*L*) stat -L "$2" >/dev/null || exit ;;
 		*) stat "$2" >/dev/null || exit ;;
 		esac
 	fi
@@ -396,7 +396,7 @@ copy_() {
 		case $to in */) to=$to$4 ;; *) to=$to/$4 ;; esac
 		[ "$4" ] || fail EINVAL
 	fi
-	if [ -d "$2" ] && { [ ! -L "$2" ] || case $1 in *[LH]*) ;; *) false ;; esac; }; then
+	if [ -d "$2" ] && { [ ! -L "$2" ] || case $1 in *L*) ;; *) false ;; esac; }; then
 		there "$to" && [ ! -d "$to" ] && fail ENOTDIR
 		# into itself?
 		enter "$2" || fail EACCES
@@ -425,7 +425,7 @@ copy_() {
 		fi
 	fi
 	beside "$to"
-	if cp "$1" "$2" "$draft" && { [ ! -f "$to" ] || [ "${1#*a}" != "$1" ] || [ "${1#*p}" != "$1" ] || [ -L "$draft" ] || chmod "$(stat -c %a "$to")" "$draft"; } && mv -f -T "$draft" "$to"; then
+	if cp "$1" "$2" "$draft" && { [ ! -f "$to" ] || [ "$1" = -a ] || [ "${1#*p}" != "$1" ] || [ -L "$draft" ] || chmod "$(stat -c %a "$to")" "$draft"; } && mv -f -T "$draft" "$to"; then
 		exit 0
 	fi
 	rm -rf "$draft"

@@ -8,6 +8,9 @@ import time
 from typing import Any
 
 
+_MONITOR = {"entry_point": "core.always_kill"}
+
+
 def submit(jobs: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
     """Submit calculations to the daemon, all at once, and wait for their ends.
 
@@ -29,14 +32,19 @@ def submit(jobs: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
             codes[label] = orm.InstalledCode(
                 label=f"bash-{label}", computer=computer, filepath_executable="/bin/bash"
             ).store()
-        if job["kind"] == "add":
+        if job["kind"] == "watched":
+            # it reads what the job has printed so far
+            inputs = {"x": orm.Int(1), "y": orm.Int(1), "monitors": {"kill": orm.Dict(_MONITOR)}}
+            builder = ArithmeticAddCalculation.get_builder()
+        elif job["kind"] == "add":
             inputs = {"x": orm.Int(job["x"]), "y": orm.Int(job["y"])}
             builder = ArithmeticAddCalculation.get_builder()
         else:
             inputs = {"seed": orm.Int(job["seed"]), "count": orm.Int(job["count"])}
             builder = FileHeavy.get_builder()
         builder._update({"code": codes[label], **inputs})
-        builder.metadata.options.update({"sleep": 1} if job["kind"] == "add" and "sleep" in job else {})
+        if job["kind"] == "watched":
+            builder.metadata.options["sleep"] = 40
         nodes.append(engine.submit(builder))
     deadline = time.monotonic() + seconds
     while not all(node.is_terminated for node in nodes) and time.monotonic() < deadline:
