@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import shutil
+import stat as modes
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from opensshtransport.errors import ConnectionFailed
-from opensshtransport.items import Item
+from opensshtransport.items import Item, Since, since
 
 __all__ = [
     "CHANGED",
@@ -29,6 +30,7 @@ __all__ = [
     "Writer",
     "is_zeros",
     "pack",
+    "read_beginning",
     "seconds",
     "umask",
     "unpack",
@@ -123,6 +125,7 @@ def pack(
     further: Callable[[], Mapping[str, bytes]] = dict,
     preserve: bool = False,
     failed: Callable[[Item, OSError], object],
+    written: Callable[[Item, int], object] | None = None,
     progress: Callable[[Item, int], object] = _nothing,
 ) -> None:
     """Write a tar stream of local files.
@@ -134,6 +137,8 @@ def pack(
         further: gives, when all else is packed, files that stand beside it.
         preserve: keep exact times, and hard links within the tree.
         failed: is told what cannot be read, or changed meanwhile: if any of that arrives, it is not for use.
+        written: is told of a file that was written to meanwhile, and how many bytes of it have gone: if they
+            are its beginning they are of use. None: those have failed too.
         progress: is told how many bytes of an item have gone.
     """
     seen: dict[tuple[int, int], str] = {}
@@ -168,7 +173,7 @@ def pack(
                     archive.addfile(member)
                     progress(item, item.size)
                 elif item.kind == "file":
-                    _pack_file(archive, member, item, failed, progress)
+                    _pack_file(archive, member, item, failed, written, progress)
                     if item.twin is not None:
                         seen[item.twin] = name
                 else:
@@ -193,25 +198,47 @@ def _pack_file(
     member: tarfile.TarInfo,
     item: Item,
     failed: Callable[[Item, OSError], object],
+    written: Callable[[Item, int], object] | None,
     progress: Callable[[Item, int], object],
 ) -> None:
     # a fifo that has taken the file's place must not be waited for
     descriptor = os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        member.size = item.size
-        if item.size <= _HELD:
-            content = file.read(item.size + 1)
-            after = os.fstat(file.fileno())
-            if len(content) != item.size or after.st_mtime_ns != item.mtime_ns:
-                raise OSError(errno.EBUSY, CHANGED, item.path)
-            archive.addfile(member, io.BytesIO(content))
-            progress(item, item.size)
+        seen = os.fstat(descriptor)
+        # it may have grown since it was listed
+        size = member.size = seen.st_size
+        if size < item.size or not modes.S_ISREG(seen.st_mode):
+            raise OSError(errno.EBUSY, CHANGED, item.path)
+        if size <= _HELD:
+            archive.addfile(member, io.BytesIO(read_beginning(descriptor, seen, item.path)))
+            progress(item, size)
             return
-        exactly = _Exactly(file, item.size, lambda size: progress(item, size))
+        exactly = _Exactly(file, size, lambda moved: progress(item, moved))
         archive.addfile(member, exactly)
-        after = os.fstat(file.fileno())
-    if exactly.short or (after.st_size, after.st_mtime_ns) != (item.size, item.mtime_ns):
+        became = since(seen, os.fstat(descriptor))
+    if became is Since.PERHAPS and not exactly.short and written is not None:
+        written(item, size)
+    elif became is not Since.NOTHING or exactly.short:
         failed(item, OSError(errno.EBUSY, CHANGED, item.path))
+
+
+def read_beginning(descriptor: int, seen: os.stat_result, path: str) -> bytes:
+    """What a local file held when it was looked at.
+
+    Raises:
+        OSError: EBUSY, as what was read is not its beginning.
+    """
+    content = os.pread(descriptor, seen.st_size + 1, 0)
+    became = since(seen, os.fstat(descriptor))
+    if became is Since.PERHAPS:
+        content = content[: seen.st_size]
+    if (
+        became is Since.OTHER
+        or len(content) != seen.st_size
+        or (became is Since.PERHAPS and os.pread(descriptor, seen.st_size, 0) != content)
+    ):
+        raise OSError(errno.EBUSY, CHANGED, path)
+    return content
 
 
 def _as_file(stream: Writer | Reader) -> IO[bytes]:

@@ -178,23 +178,30 @@ class Files(Questions):
         *,
         dereference: bool = False,
         preserve: bool = False,
+        follow_source: bool = False,
     ) -> None:
         """Copy a file or a tree on the server, as `cp -r` does.
 
-        A new file or tree appears under its name when it is complete; a tree that is there already is merged.
+        A new file or tree appears under its name when it is complete; one that is there stays the same file
+        (see `Transport.put`), and a tree is merged.
 
         Args:
-            source: a file, a directory or a link.
+            source: a file, a directory or a link; `DIR/.` is what is in a directory.
             destination: its new name, or a directory that exists.
             dereference: copy what links lead to.
             preserve: keep modes, times, and owners as far as that is allowed; hard links within a tree.
+            follow_source: copy what a link leads to that is the source itself, as `cp -rH`.
         """
-        options = "-r" + ("L" if dereference else "P") + ("p" if preserve else "")
+        follows = "L" if dereference else "H" if follow_source else "P"
+        options = f"-r{follows}" + ("p" if preserve else "")
         if preserve and not dereference:
-            options = "-a"
+            options = f"-a{follows}"
         text = path_text(source)
         name = posixpath.basename(text.rstrip("/"))
-        if name in {"", ".", ".."} or tilde(text) == text.rstrip("/"):
+        if name == "..":
+            # what is in it
+            name = "."
+        if not name or tilde(text) == text.rstrip("/"):
             raise SettingsError(f"{text!r} has no name to copy it by", advice="name the directory")
         script = f"copy_ {options} {quoted(source)} {quoted(destination)} {shlex.quote(name)}"
         for path in (source, destination):

@@ -339,6 +339,37 @@ appear() {
 	fi
 }
 
+# supplant FINAL PRESERVE: `draft` gets this name. A regular file that is there gets the content instead, as by cp: it
+# stays the same file, with its mode and hard links. Where that fails, the draft has all of it, and takes the name.
+supplant() {
+	if [ -f "$1" ] && over "$1" && { [ ! "$2" ] || { chmod "$(stat -c %a "$draft")" "$1" && touch -r "$draft" "$1"; }; }; then
+		rm -f "$draft"
+	else
+		mv -f -T "$draft" "$1"
+	fi
+}
+
+# over FINAL: the content of `draft` into a file that is there. What needs room comes first, so that on a full disk the
+# file is as it was.
+# shellcheck disable=SC2094 # it is written by its name while it is locked
+over() {
+	# of two that write at once, each is to be whole; not all know -w, and without it this could wait for ever
+	{
+		flock -w 10 9 2>/dev/null
+		size=$(stat -c %s "$draft") && old=$(stat -c %s "$1") || return
+		blocks=$(((old + 65535) / 65536))
+		# over what is there, holes would take room
+		if [ "$old" -gt 0 ] && sparse "$draft"; then
+			truncate -c -s 0 "$1" && scattered <"$draft" 1<>"$1"
+		elif [ "$size" -gt $((blocks * 65536)) ] && ! said dd bs=65536 skip=$blocks seek=$blocks conv=notrunc <"$draft" 1<>"$1"; then
+			truncate -c -s "$old" "$1"
+			return 1
+		else
+			said dd bs=65536 count=$blocks conv=notrunc <"$draft" 1<>"$1"
+		fi && truncate -c -s "$size" "$1"
+	} 9>>"$1"
+}
+
 append() {
 	target "$2"
 	beside "$target"
@@ -383,20 +414,20 @@ size() {
 	find "$1" -type f -print0 | xargs -0 -r stat -c %s | awk '{ s += $1 } END { printf "%.0f", s }'
 }
 
-# copy_ OPTIONS SOURCE DESTINATION NAME: as `cp -r`; what is new appears under its name when it is complete.
+# copy_ OPTIONS SOURCE DESTINATION NAME: as `cp -r`; what is new appears under its name when it is complete. NAME is `.`
+# where what is in a directory is copied, and not the directory.
 copy_() {
+	follows='' exact=yes
+	case $1 in *[HL]*) follows=yes ;; esac
 	if [ ! -e "$2" ]; then
-		case $1 in
-		*L*) stat -L "$2" >/dev/null || exit ;;
-		*) stat "$2" >/dev/null || exit ;;
-		esac
+		if [ "$follows" ]; then option=-L; else option=''; fi
+		stat $option "$2" >/dev/null || exit
 	fi
 	to=$3
-	if [ -d "$to" ]; then
+	if [ -d "$to" ] && [ "$4" != . ]; then
 		case $to in */) to=$to$4 ;; *) to=$to/$4 ;; esac
-		[ "$4" ] || fail EINVAL
 	fi
-	if [ -d "$2" ] && { [ ! -L "$2" ] || case $1 in *L*) ;; *) false ;; esac; }; then
+	if [ -d "$2" ] && { [ ! -L "$2" ] || [ "$follows" ]; }; then
 		there "$to" && [ ! -d "$to" ] && fail ENOTDIR
 		# into itself?
 		enter "$2" || fail EACCES
@@ -425,8 +456,12 @@ copy_() {
 		fi
 	fi
 	beside "$to"
-	if cp "$1" "$2" "$draft" && { [ ! -f "$to" ] || [ "$1" = -a ] || [ "${1#*p}" != "$1" ] || [ -L "$draft" ] || chmod "$(stat -c %a "$to")" "$draft"; } && mv -f -T "$draft" "$to"; then
-		exit 0
+	if cp "$1" "$2" "$draft"; then
+		if [ -f "$to" ] && [ -f "$draft" ] && [ ! -L "$draft" ]; then
+			case $1 in *[ap]*) ;; *) chmod "$(stat -c %a "$to")" "$draft" && exact='' ;; esac && supplant "$to" "$exact" && exit
+		else
+			mv -f -T "$draft" "$to" && exit
+		fi
 	fi
 	rm -rf "$draft"
 	exit 1

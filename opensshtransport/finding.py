@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from opensshtransport.entries import Stat, records
 from opensshtransport.errors import ConnectionFailed
-from opensshtransport.items import Item, from_records
+from opensshtransport.items import Item, Since, from_records, since
 from opensshtransport.paths import path_text, quoted
 from opensshtransport.placement import INLINE_FILE, WILD, How, Mover, Sources, listed
 from opensshtransport.shell import Reply
@@ -35,6 +35,7 @@ class Found:
         name: what it is called where it goes.
         stat: what it leads to.
         content: of a small file.
+        since: what became of that meanwhile.
         items: of a tree, but for what is left out.
         whole: whether these are all that is there.
         sparse: whether a large file has holes.
@@ -49,6 +50,7 @@ class Found:
     whole: bool = True
     sparse: bool = False
     unreadable: tuple[str, ...] = ()
+    since: Since = Since.NOTHING
 
     @property
     def files(self) -> int:
@@ -131,8 +133,10 @@ class Finding(Mover):
         begin = out.find(f"{mark} tree ".encode())
         if begin < 0:
             _, inline, content = out.partition(f"{mark} content\n".encode())
+            content, _, after = content.rpartition(f"{mark} after\n".encode())
+            became = since(stat, next(records(after, mark))[1]) if inline else Since.NOTHING
             sparse = not inline and f"{mark} sparse\n".encode() in out
-            return Found(path, name, stat, content if inline else None, sparse=sparse)
+            return Found(path, name, stat, content if inline else None, sparse=sparse, since=became)
         links, closed = f"{mark} links\n".encode(), f"{mark} unreadable\n".encode()
         first, end = out.index(b"\0", begin), out.find(links, begin)
         skip = first - begin - len(f"{mark} tree ") + 1

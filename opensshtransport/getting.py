@@ -1,7 +1,7 @@
 """get: from there to here.
 
 The trap: what is read there may change meanwhile; so it is looked at again when all of it has come, before it
-gets its name.
+gets its name. What has come of one that was written to, as a log that grows, must be its beginning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from opensshtransport.archive import CHANGED, BrokenStream
 from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.finding import Finding, Found
-from opensshtransport.items import Item, excluded
+from opensshtransport.items import Item, Since, excluded, since
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
 from opensshtransport.placement import (
@@ -73,11 +73,14 @@ class Getting(Finding):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         # a link is written through, as by open(2)
         final = Path(os.path.realpath(target))
-        _is_there(final)
+        if _is_there(final) and final.is_file():
+            # why it cannot be written is told before anything has moved
+            os.close(os.open(final, os.O_WRONLY | os.O_CLOEXEC))
         if found.content is not None:
             self._inline(found, final, how, meter)
         else:
-            words = (self._host, found.path, found.stat.size, found.stat.mtime_ns, final)
+            # by what it becomes alone: one that grows is gone on with
+            words = ("file", self._host, found.path, final)
             trees.sweep(final.parent)
             with claimed(*words) as key:
                 self._again(meter, lambda: self._stripes(found, final, key, how, meter))
@@ -85,10 +88,14 @@ class Getting(Finding):
 
     def _inline(self, found: Found, final: Path, how: How, meter: Meter) -> None:
         content = found.content or b""
-        if len(content) != found.stat.size:
-            raise self._error(errno.EBUSY, found.path, CHANGED)
-        if how.verify and self._files.checksum(found.path) != hashlib.sha256(content).hexdigest():
-            raise self._error(errno.EIO, found.path, DIFFER)
+        if found.since is not Since.NOTHING:
+            # what was there when it was looked at
+            content = content[: found.stat.size]
+            if found.since is Since.OTHER or len(content) < found.stat.size:
+                raise self._error(errno.EBUSY, found.path, CHANGED)
+        if how.verify or found.since is Since.PERHAPS:
+            ours = hashlib.sha256(content).hexdigest()
+            self._compare(found.path, len(content), ours, found.since)
         if final.exists() and not final.is_file():
             final.write_bytes(content)
         else:
@@ -104,21 +111,20 @@ class Getting(Finding):
                 raise
         meter.moved(len(content), found.name)
 
+    def _compare(self, path: str, size: int, ours: str, became: Since) -> None:
+        """See that what has come is the beginning of a file, and so no mixture of two versions."""
+        theirs = self._ask(f"beginning {size} {quoted(path)}", slow=True).out[:64]
+        if theirs.decode("ascii", "replace") != ours:
+            number, words = (errno.EIO, DIFFER) if became is Since.NOTHING else (errno.EBUSY, CHANGED)
+            raise self._error(number, path, words)
+
     def _settle(self, descriptor: int, draft: Path, final: Path, stat: Stat, how: How) -> None:
         """Give a complete draft its mode and times, and its name."""
-        if how.preserve:
-            os.fchmod(descriptor, permissions(stat))
-        elif final.exists():
-            os.fchmod(descriptor, modes.S_IMODE(final.stat().st_mode))
-        else:
-            os.fchmod(descriptor, permissions(stat) & ~archive.umask())
+        os.fchmod(descriptor, permissions(stat) & ~(0 if how.preserve else archive.umask()))
         os.fsync(descriptor)
         if how.preserve:
             os.utime(descriptor, ns=(stat.atime_ns, stat.mtime_ns))
-        if how.overwrite:
-            draft.replace(final)
-        else:
-            trees.rename_new(draft, final)
+        trees.appear(draft, final, exist_ok=how.overwrite, preserve=how.preserve, durable=True)
 
     def _stripes(self, found: Found, final: Path, key: str, how: How, meter: Meter) -> None:
         if final.exists() and not final.is_file():
@@ -129,10 +135,15 @@ class Getting(Finding):
         descriptor = _opened(draft, 0, final)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             try:
-                seen = (found.stat.size, found.stat.mtime_ns)
-                self._parts(file.fileno(), found.path, found.name, seen, meter, holes=found.sparse)
-                if how.verify and self._files.checksum(found.path) != trees.file_sum(draft):
-                    raise self._error(errno.EIO, found.path, DIFFER)
+                self._parts(
+                    file.fileno(),
+                    found.path,
+                    found.name,
+                    found.stat,
+                    meter,
+                    holes=found.sparse,
+                    verify=how.verify,
+                )
                 self._settle(file.fileno(), draft, final, found.stat, how)
             except OSError as reason:
                 if isinstance(reason, ConnectionFailed):
@@ -147,22 +158,24 @@ class Getting(Finding):
         descriptor: int,
         path: str,
         name: str,
-        seen: tuple[int, int],
+        seen: Stat,
         meter: Meter,
         *,
         holes: bool = True,
+        verify: bool = False,
     ) -> None:
-        """Receive what a draft has not, and see that the source still has the size and time it had.
+        """Receive what a draft has not, and see that it is still the beginning of the source.
 
         Args:
             descriptor: of the draft.
             path: of the source.
             name: for the progress.
-            seen: size and time of the source.
+            seen: the source when it was looked at; what it has got since then is left out.
             meter: counts.
             holes: whether there may be some.
+            verify: compare the sums, also where nothing was written to it meanwhile.
         """
-        size, had = seen[0], os.fstat(descriptor).st_size
+        size, had = seen.size, os.fstat(descriptor).st_size
         mibs = mibs_of_block(size)
         blocks = -(-min(had, size) // (mibs * MIB))
         there: list[str] = []
@@ -220,11 +233,13 @@ class Getting(Finding):
             short = reason
         if os.fstat(descriptor).st_size != size:
             os.ftruncate(descriptor, size)
-        after = self._files.stat(path)
-        if (after.size, after.mtime_ns) != seen:
+        became = since(seen, self._files.stat(path))
+        if became is Since.OTHER or (short is not None and became is Since.PERHAPS):
             raise self._error(errno.EBUSY, path, CHANGED)
         if short is not None:
             raise short
+        if verify or became is Since.PERHAPS:
+            self._compare(path, size, trees.beginning_sum(descriptor, size), became)
 
     # -- trees ---------------------------------------------------------------------------------------------
 
@@ -310,8 +325,8 @@ class Getting(Finding):
         large = [item for item in items if item.kind == "file" and item.size >= LARGE and item.twin is None]
         apart = {item.name for item in large}
         rest = self._not_yet(found, [item for item in items if item.name not in apart], draft, how, meter)
-        if rest:
-            self._stream(found, rest, draft, how, failed, meter)
+        if rest and not self._stream(found, rest, draft, how, failed, meter):
+            problems += self._rewritten(found, rest, draft)
         for item in large:
             self._large(item, draft, how, failed, meter)
         problems += self._incomplete(found, [item for item in items if item.name not in told], draft)
@@ -327,7 +342,8 @@ class Getting(Finding):
         how: How,
         failed: trees.Failed,
         meter: Meter,
-    ) -> None:
+    ) -> bool:
+        """Receive what is to go by tar; whether that says that nothing changed meanwhile."""
         options = "-h" if how.dereference else "''"
         word = quoted(found.path)
         size = sum(item.size + 1024 for item in todo)
@@ -348,10 +364,10 @@ class Getting(Finding):
             )
             for settle in reversed(later):
                 settle()
-            return
+            return not reply.status and self._probe()[1]
         round_trip, lists = self._probe()
         streams = streams_for(round_trip, size) if lists else 1
-        trees.receive_tree(
+        calm = trees.receive_tree(
             self._shells,
             trees.dealt(todo, streams),
             draft,
@@ -362,6 +378,36 @@ class Getting(Finding):
             refused=lambda reply: self._tree_failed(reply, found),
             meter=meter,
         )
+        # GNU's tar tells if a file was written to meanwhile (its manual, Return Values); others do not
+        return calm and lists
+
+    def _rewritten(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
+        """What has come of files that were written to meanwhile, and is not their beginning."""
+        came = [item for item in items if item.kind == "file" and os.path.lexists(draft / item.name)]
+        now = self._files.stat_many([item.path for item in came])
+        unsure = [
+            item
+            for item, seen in zip(came, now, strict=True)
+            if seen is None or (seen.size, seen.mtime_ns) != (item.size, item.mtime_ns)
+        ]
+        return self._no_beginnings(found, unsure, draft, errno.EBUSY, CHANGED)
+
+    def _no_beginnings(
+        self, found: Found, items: Sequence[Item], draft: Path, number: int, words: str
+    ) -> list[OSError]:
+        """Remove of a draft what is not the beginning of its source, and tell of each."""
+        names = b"".join(
+            os.fsencode(f"{(draft / item.name).stat().st_size}\0./{item.name}\0") for item in items
+        )
+        script = f"cd {quoted(found.path)} && beginnings"
+        theirs = sums(self._ask(script, payload=names, slow=True).out) if names else {}
+        problems = []
+        for item in items:
+            place = draft / item.name
+            if trees.file_sum(place) != theirs.get(item.name):
+                place.unlink()
+                problems.append(self._error(number, item.path, words))
+        return problems
 
     def _tree_failed(self, reply: Reply, found: Found) -> OSError:
         error = self._failed(reply, found.path)
@@ -374,7 +420,10 @@ class Getting(Finding):
             trees.make_parents(draft, item.name)
             descriptor = _opened(path, 0, path)
             with os.fdopen(descriptor, "r+b", buffering=0):
-                self._parts(descriptor, item.path, item.name, (item.size, item.mtime_ns), meter)
+                seen = self._files.stat(item.path)
+                if seen.size < item.size:
+                    raise self._error(errno.EBUSY, item.path, CHANGED)
+                self._parts(descriptor, item.path, item.name, seen, meter)
                 bits = item.mode & 0o777
                 os.fchmod(descriptor, bits if how.preserve else bits & ~archive.umask())
                 if how.preserve:
@@ -397,7 +446,7 @@ class Getting(Finding):
             except OSError:
                 missing.append(item)
                 continue
-            if item.kind == "file" and size != item.size:
+            if item.kind == "file" and size < item.size:
                 place.unlink()
                 problems.append(self._error(errno.EBUSY, item.path, CHANGED))
         if missing:
@@ -411,12 +460,9 @@ class Getting(Finding):
     def _differing(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
         files = [item for item in items if item.kind == "file" and os.path.lexists(draft / item.name)]
         theirs = self._sums(found, files)
-        problems = []
-        for item in files:
-            if trees.file_sum(draft / item.name) != theirs.get(item.name):
-                (draft / item.name).unlink()
-                problems.append(self._error(errno.EIO, item.path, DIFFER))
-        return problems
+        # of those that grow, it is another one
+        unsure = [item for item in files if trees.file_sum(draft / item.name) != theirs.get(item.name)]
+        return self._no_beginnings(found, unsure, draft, errno.EIO, DIFFER)
 
     def _sums(self, found: Found, items: Sequence[Item]) -> dict[str, str]:
         names = b"".join(os.fsencode(f"./{item.name}") + b"\0" for item in items)

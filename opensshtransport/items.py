@@ -6,6 +6,7 @@ as little as it can. And no name in a listing of the far side may lead out of th
 
 from __future__ import annotations
 
+import enum
 import errno
 import fnmatch
 import os
@@ -17,10 +18,37 @@ from typing import Literal
 
 from opensshtransport.entries import Stat
 
-__all__ = ["Exclude", "Item", "Kind", "excluded", "from_records", "list_tree"]
+__all__ = ["Exclude", "Item", "Kind", "Since", "excluded", "from_records", "list_tree", "since"]
 
 Exclude = Sequence[str] | Callable[[str], bool]
 Kind = Literal["file", "directory", "symlink", "other"]
+
+
+class Since(enum.Enum):
+    """What has become of a file since it was looked at.
+
+    `NOTHING`: it is the same. `PERHAPS`: it has grown, as a log does, or was written to, so that its content
+    alone tells whether what was read is still its beginning. `OTHER`: it was cut, or is another file.
+    """
+
+    NOTHING = enum.auto()
+    PERHAPS = enum.auto()
+    OTHER = enum.auto()
+
+
+def since(before: Stat | os.stat_result, after: Stat | os.stat_result) -> Since:
+    """What has become of a file between two looks."""
+    (file, size, *times), (file_now, size_now, *times_now) = _look(before), _look(after)
+    if file != file_now or size_now < size:
+        return Since.OTHER
+    return Since.NOTHING if (size, times) == (size_now, times_now) else Since.PERHAPS
+
+
+def _look(seen: Stat | os.stat_result) -> tuple[tuple[int, int], int, int, int]:
+    # utime(2) cannot set the time of the change itself
+    if isinstance(seen, Stat):
+        return (seen.dev, seen.ino), seen.size, seen.mtime_ns, seen.ctime_ns
+    return (seen.st_dev, seen.st_ino), seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)

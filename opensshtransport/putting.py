@@ -1,7 +1,8 @@
 """put: from here to there.
 
 The trap: what is read here may change meanwhile, and what was read of it is on its way by then; so a file is
-looked at again when all of it has gone, before it gets its name.
+looked at again when all of it has gone, before it gets its name. What has gone of one that was written to,
+as a log that grows, must be its beginning.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from opensshtransport import archive, trees
 from opensshtransport.archive import CHANGED
 from opensshtransport.errors import ConnectionFailed
-from opensshtransport.items import Item, list_tree
+from opensshtransport.items import Item, Since, list_tree, since
 from opensshtransport.meter import Meter
 from opensshtransport.paths import PathLike, path_text, quoted
 from opensshtransport.placement import (
@@ -79,11 +80,16 @@ class _Try:
 
     failures: list[OSError] = field(default_factory=list)
     spoilt: list[str] = field(default_factory=list)
+    unsure: list[tuple[Item, int]] = field(default_factory=list)
 
     def failed(self, item: Item, reason: OSError) -> None:
         """Of this nothing is to appear. Any thread may tell."""
         self.failures.append(reason)
         self.spoilt.append(item.name)
+
+    def written(self, item: Item, size: int) -> None:
+        """So much has gone of a file that was written to meanwhile. Any thread may tell."""
+        self.unsure.append((item, size))
 
 
 class Putting(Mover):
@@ -93,13 +99,15 @@ class Putting(Mover):
         """Put one file, inline or by parts."""
         name = os.path.basename(os.path.abspath(source))
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        with os.fdopen(descriptor, "rb", buffering=0):
             before = os.fstat(descriptor)
             meter.expect(1, before.st_size)
             if how.way == "inline" or (how.way is None and before.st_size <= INLINE_FILE):
-                self._inline(file.read(before.st_size + 1), before, source, destination, how, meter)
+                content = archive.read_beginning(descriptor, before, source)
+                self._inline(content, before, source, destination, how, meter)
             else:
-                words = (source, before.st_size, before.st_mtime_ns, self._host, path_text(destination))
+                # by what it becomes alone: one that grows is gone on with
+                words = ("file", source, self._host, path_text(destination))
                 with claimed(*words) as key:
                     self._again(
                         meter, lambda: self._stripes(descriptor, source, destination, key, how, meter)
@@ -115,8 +123,6 @@ class Putting(Mover):
         how: How,
         meter: Meter,
     ) -> None:
-        if len(content) != seen.st_size:
-            raise OSError(errno.EBUSY, CHANGED, source)
         name = os.path.basename(os.path.abspath(source))
         words = [
             f"put_file {len(content)} {permissions(seen):o}",
@@ -132,10 +138,18 @@ class Putting(Mover):
             raise self._failed(reply, destination)
         meter.moved(len(content), name)
 
-    def _unchanged(self, descriptor: int, before: os.stat_result, source: str) -> None:
-        after = os.fstat(descriptor)
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+    def _compare(self, descriptor: int, seen: os.stat_result, source: str, draft: str, verify: bool) -> None:
+        """See that what has gone is the beginning of a file, and so no mixture of two versions."""
+        became = since(seen, os.fstat(descriptor))
+        if became is Since.OTHER:
             raise OSError(errno.EBUSY, CHANGED, source)
+        if verify or became is Since.PERHAPS:
+            word, size = quoted(draft), seen.st_size
+            theirs = self._ask(f"whole {size} {word} && sha256sum <{word}", slow=True).out[:64]
+            if theirs.decode("ascii", "replace") != trees.beginning_sum(descriptor, size):
+                if became is Since.PERHAPS:
+                    raise OSError(errno.EBUSY, CHANGED, source)
+                raise self._error(errno.EIO, source, DIFFER)
 
     def _stripes(
         self, descriptor: int, source: str, destination: PathLike, key: str, how: How, meter: Meter
@@ -153,12 +167,7 @@ class Putting(Mover):
         path = os.fsdecode(draft)
         try:
             self._parts(descriptor, seen.st_size, source, name, path, there, destination, meter)
-            self._unchanged(descriptor, seen, source)
-            if how.verify:
-                script = f"whole {seen.st_size} {quoted(path)} && sha256sum <{quoted(path)}"
-                reply = self._ask(script, slow=True)
-                if reply.out[:64].decode("ascii", "replace") != trees.file_sum(source):
-                    raise self._error(errno.EIO, destination, DIFFER)
+            self._compare(descriptor, seen, source, path, how.verify)
             reply = self._ask(
                 f"draft={quoted(path)}; settle {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
                 f" {flag(how.overwrite)} {inode.decode()} {quoted(os.fsdecode(target))}",
@@ -287,7 +296,9 @@ class Putting(Mover):
         try:
             self._fill(items, draft, kind == b"new", sums(rest), where, tried, meter)
             commit = f"commit {kind.decode()} {flag(how.overwrite)} {_top(items, how)}"
-            reply = self._ask(f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)}", slow=True)
+            reply = self._ask(
+                f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)} {flag(how.preserve)}", slow=True
+            )
         except OSError as reason:
             if not isinstance(reason, ConnectionFailed):
                 self._remove(draft)
@@ -323,9 +334,11 @@ class Putting(Mover):
             unpack,
             preserve=how.preserve,
             failed=tried.failed,
+            written=tried.written,
             refused=lambda reply: self._tree_failed(reply, where.destination),
             meter=meter,
         )
+        self._rewritten(draft, tried)
         for item in large:
             self._large(item, draft, where, tried, meter)
         directories = [item for item in items if item.kind == "directory" and item.name]
@@ -380,16 +393,16 @@ class Putting(Mover):
         with os.fdopen(descriptor, "rb", buffering=0):
             seen = os.fstat(descriptor)
             try:
-                if (seen.st_size, seen.st_mtime_ns) != (item.size, item.mtime_ns):
+                if seen.st_size < item.size:
                     raise OSError(errno.EBUSY, CHANGED, item.path)
                 reply = self._ask(f"part_of {quoted(path)} {flag(how.resume)} {mibs} {blocks}", slow=True)
                 if reply.status:
                     raise self._failed(reply, where.destination)
                 self._parts(
-                    descriptor, item.size, item.path, item.name, path, reply.out, where.destination, meter
+                    descriptor, seen.st_size, item.path, item.name, path, reply.out, where.destination, meter
                 )
-                self._unchanged(descriptor, seen, item.path)
-                done = f"part_done {quoted(path)} {item.size} {permissions(seen):o} {_time(seen, how)}"
+                self._compare(descriptor, seen, item.path, path, verify=False)
+                done = f"part_done {quoted(path)} {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
                 reply = self._ask(done)
                 if reply.status:
                     raise self._failed(reply, where.destination)
@@ -412,13 +425,28 @@ class Putting(Mover):
             meter.there(item.size, item.name)
         return same
 
+    def _sums(self, items: Sequence[Item], draft: str) -> dict[str, str]:
+        names = b"".join(os.fsencode(f"./{item.name}") + b"\0" for item in items)
+        reply = self._ask(f"cd {quoted(f'{draft}/t')} && sums_of", payload=names, slow=True)
+        return sums(reply.out)
+
+    def _rewritten(self, draft: str, tried: _Try) -> None:
+        """Tell of what has gone of files that were written to meanwhile, and is not their beginning."""
+        if not tried.unsure:
+            return
+        theirs = self._sums([item for item, _ in tried.unsure], draft)
+        for item, size in tried.unsure:
+            if theirs.get(item.name) != _begins(item, size):
+                tried.failed(item, OSError(errno.EBUSY, CHANGED, item.path))
+
     def _verify(self, items: Sequence[Item], draft: str, where: _Tree, tried: _Try) -> None:
         files = [item for item in items if item.kind == "file" and item.name not in tried.spoilt]
-        names = b"".join(os.fsencode(f"./{item.name}") + b"\0" for item in files)
-        reply = self._ask(f"cd {quoted(f'{draft}/t')} && sums_of", payload=names, slow=True)
-        theirs = sums(reply.out)
-        for item in files:
-            if theirs.get(item.name) != trees.file_sum(item.path):
+        theirs = self._sums(files, draft)
+        unsure = [item for item in files if theirs.get(item.name) != trees.file_sum(item.path)]
+        # of those that grow, it is another one
+        there = self._files.stat_many([f"{draft}/t/{item.name}" for item in unsure])
+        for item, seen in zip(unsure, there, strict=True):
+            if seen is None or seen.size < item.size or theirs.get(item.name) != _begins(item, seen.size):
                 raise self._error(errno.EIO, where.destination, f"{DIFFER}: {item.name}")
 
     def _commit_errors(self, reply: Reply, destination: PathLike) -> Iterator[OSError]:
@@ -441,6 +469,14 @@ class Putting(Mover):
             worst.append(errno.ENOSPC)
         number = worst[0] if worst else reply_errno(reply)
         return self._error(number, destination, f"{os.strerror(number)} ({reply.errors.strip()[:300]})")
+
+
+def _begins(item: Item, size: int) -> str | None:
+    """The sum of so many bytes of a local file, if it has them."""
+    with contextlib.suppress(OSError), open(item.path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size >= size:
+            return trees.beginning_sum(file.fileno(), size)
+    return None
 
 
 def _by_parts(item: Item, how: How) -> bool:

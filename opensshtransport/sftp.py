@@ -431,10 +431,9 @@ class Sftp:
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
             final = Path(os.path.realpath(target))
-            if how.overwrite:
-                arrived.replace(final)
-            else:
-                trees.rename_new(arrived, target)
+            trees.appear(
+                arrived, final if how.overwrite else target, exist_ok=how.overwrite, preserve=how.preserve
+            )
             meter.expect(1, size)
             meter.moved(size, target.name)
             meter.done(target.name)

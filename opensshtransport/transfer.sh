@@ -14,8 +14,8 @@ place() {
 # dated TIME FILE: sets the time of the last change, SECONDS.NANOSECONDS; busybox knows seconds only.
 dated() { touch -m -d "@$1" "$2" 2>/dev/null || touch -m -d "@${1%.*}" "$2"; }
 
-# named MODE TIME EXIST_OK FINAL: `draft` gets its mode, its time and its name. MODE is exact with a TIME, else less the
-# umask where FINAL is new.
+# named MODE TIME EXIST_OK FINAL: `draft` gets its mode, its time and its name, or a file that is there its content. MODE
+# is exact with a TIME, else less the umask where FINAL is new.
 named() {
 	if [ "$2" ]; then
 		chmod "$1" "$draft" && dated "$2" "$draft"
@@ -23,7 +23,7 @@ named() {
 		chmod "$(stat -c %a "$4")" "$draft"
 	else
 		chmod "$(limited "$1")" "$draft"
-	fi && if [ "$3" ]; then mv -f -T "$draft" "$4"; else appear "$4"; fi
+	fi && if [ "$3" ]; then supplant "$4" "$2"; else appear "$4"; fi
 }
 
 # whole SIZE FILE: a file whose end is a hole gets its size; any other must have it.
@@ -35,8 +35,12 @@ whole() {
 # settle SIZE MODE TIME EXIST_OK INODE FINAL: `draft`, which has this inode, becomes FINAL. Asked again after the
 # answer was lost, it finds it done.
 settle() {
-	if [ ! -e "$draft" ] && [ -f "$6" ] && [ "$(stat -c %i "$6")" = "$5" ]; then
-		return 0
+	if [ ! -e "$draft" ] && [ -f "$6" ]; then
+		case $(stat -c %i,%s "$6") in
+		"$5,"*) return 0 ;;
+		# of one that was there already, nobody but this removes the draft
+		*,"$1") [ ! "$4" ] || return 0 ;;
+		esac
 	fi
 	whole "$1" "$draft"
 	[ ! -d "$6" ] || fail EISDIR
@@ -49,6 +53,8 @@ aim() {
 	case $final in */) if there "${final%/}"; then fail ENOTDIR; else fail ENOENT; fi ;; esac
 	[ "$1" ] || ! there "$final" || fail EEXIST
 	target "$final"
+	# why it cannot be written, as a program that runs, the shell tells
+	[ ! -f "$target" ] || : >>"$target" || exit
 }
 
 # put_file SIZE MODE TIME EXIST_OK SUM DESTINATION NAME: stdin becomes a file, complete or not at all.
@@ -72,7 +78,7 @@ put_file() {
 put_tree() {
 	tree "$d" '' "$5" "$6" "$7" >/dev/null
 	unpack "$1" "$draft" || { result=$?; rm -rf "$draft"; exit "$result"; }
-	commit "$how" "$2" "$3" "$4" "$final" "$draft"
+	commit "$how" "$2" "$3" "$4" "$final" "$draft" "$1"
 }
 
 # prepare KEY RESUME EXIST_OK MIBS COUNT DESTINATION NAME: prints the file to be written, its draft, that one's inode, and
@@ -87,6 +93,13 @@ prepare() {
 	begun "$draft"
 	printf '%s\0%s\0%s\0' "$target" "$draft" "$(stat -c %i "$draft")"
 	sums "$draft" "$4" "$5"
+}
+
+# scattered: stdin to stdout, where zeros become holes, if that can be done.
+scattered() {
+	conv=notrunc
+	if dd if=/dev/null of=/dev/null conv=sparse 2>/dev/null; then conv=notrunc,sparse; fi
+	said dd bs=65536 conv="$conv"
 }
 
 # begun FILE: makes an empty one, which nobody else can read, if there is none.
@@ -185,7 +198,8 @@ fetch() {
 			return
 		fi
 		printf '%s content\n' "$m"
-		cat "$2"
+		# it may be written to meanwhile
+		cat "$2" && printf '%s after\n' "$m" && stat_ -L "$2"
 	else
 		fail EINVAL
 	fi
@@ -217,6 +231,19 @@ sums_of() {
 	else
 		xargs -0 -r sh -c 'for f; do s=$(sha256sum <"$f") && printf "%s  %s\0" "${s%% *}" "$f"; done' sh 2>/dev/null
 	fi
+	:
+}
+
+# beginning SIZE FILE: the sum of so many bytes.
+beginning() { head -c "$1" "$2" | sha256sum; }
+
+# beginnings: of each pair of a size and a path on stdin the sum, as `sums_of` prints it.
+# shellcheck disable=SC2016 # it is another shell's to read
+beginnings() {
+	xargs -0 -r -n 200 sh -c 'while [ $# -gt 0 ]; do
+		[ ! -f "$2" ] || { s=$(head -c "$1" "$2" | sha256sum) && printf "%s  %s\0" "${s%% *}" "$2"; }
+		shift 2
+	done' sh 2>/dev/null
 	:
 }
 
@@ -285,12 +312,12 @@ unpack() {
 	fi
 }
 
-# commit HOW EXIST_OK MODE TIME FINAL DRAFT: what was unpacked to DRAFT/t appears under its names. DRAFT/spoilt names
+# commit HOW EXIST_OK MODE TIME FINAL DRAFT PRESERVE: what was unpacked to DRAFT/t appears under its names. DRAFT/spoilt names
 # files that are not to; DRAFT/modes has mode, time or nothing, and name of directories; MODE and TIME are those of the
 # top, which come last, since the draft lies within. Errors are told for each, and the others are moved.
 # shellcheck disable=SC2016 # it is another shell's to read
 commit() {
-	exist_ok=$2 to=$5 draft=$6 fresh=''
+	exist_ok=$2 to=$5 draft=$6 exact=$7 fresh=''
 	case $to in /*) ;; *) to=$PWD/$to ;; esac
 	case $draft in /*) ;; *) draft=$PWD/$draft ;; esac
 	if [ ! -d "$draft" ]; then
@@ -350,6 +377,7 @@ merge() {
 			fi
 		done' sh >"$draft/made" || result=1
 	(cd "$to" && xargs -0 -r mkdir -p -- <"$draft/made") || result=1
+	[ ! "$exist_ok" ] || overs "$exact"
 	if [ "$exist_ok" ]; then option=-f; else option=-n; fi
 	find . -type d -print0 | option=$option xargs -0 -r sh -c '
 		for d; do
@@ -361,6 +389,38 @@ merge() {
 	# of two that want one name, rename(2) leaves out one
 	[ "$exist_ok" ] || find . ! -type d -print0 | xargs -0 -r sh -c '
 		for f; do printf "ossh-file %s: File exists\n" "${f#./}" >&2; done; exit 1' sh || result=1
+}
+
+# overs PRESERVE: regular files in `to` get the content of those of the same names here, and stay the same files. What
+# cannot be written, or runs, is left to be replaced; and so is that where it fails.
+# shellcheck disable=SC2016 # it is another shell's to read
+overs() {
+	# others than this one replace what they copy to
+	case $(cp --version 2>/dev/null) in *'GNU coreutils'*) gnu=yes ;; *) gnu='' ;; esac
+	# names of one file are to be names of one file there too
+	find . -type f -links 1 -print0 | gnu=$gnu exact=$1 xargs -0 -r sh -c '
+		over() {
+			if [ "$gnu" ]; then
+				cp ${exact:+--preserve=mode,timestamps} -t "$to/$up" -- "$@" 2>/dev/null
+			else
+				for g; do
+					cat "$g" 2>/dev/null >"$to/$g" && { [ ! "$exact" ] || { chmod "$(stat -c %a "$g")" "$to/$g" && touch -r "$g" "$to/$g"; }; } || return
+				done
+			fi && rm -f -- "$@"
+		}
+		up=""
+		for f; do
+			if [ "$up" != "${f%/*}" ]; then
+				[ ! "$up" ] || [ $# -eq 0 ] || over "$@"
+				up=${f%/*}
+				set --
+			fi
+			if [ -f "$to/$f" ] && [ ! -L "$to/$f" ] && { true >>"$to/$f"; } 2>/dev/null; then
+				set -- "$@" "$f"
+			fi
+		done
+		[ $# -eq 0 ] || over "$@"
+		:' sh
 }
 
 # archive FOLLOW TOP LISTED: a tar stream of what is below a directory; of the names on stdin, or of all.

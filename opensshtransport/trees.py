@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -30,7 +31,9 @@ from opensshtransport.stripes import Part, move
 
 __all__ = [
     "Failed",
+    "appear",
     "arrange",
+    "beginning_sum",
     "dealt",
     "file_sum",
     "make_parents",
@@ -54,6 +57,15 @@ def file_sum(path: str | Path) -> str:
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - paths come as text from a listing
         while piece := file.read(_PIECE):
             digest.update(piece)
+    return digest.hexdigest()
+
+
+def beginning_sum(descriptor: int, size: int) -> str:
+    """The sha256 of so many bytes of a local file, or of all if there are less."""
+    digest, offset = hashlib.sha256(), 0
+    while offset < size and (piece := os.pread(descriptor, min(_PIECE, size - offset), offset)):
+        digest.update(piece)
+        offset += len(piece)
     return digest.hexdigest()
 
 
@@ -141,6 +153,7 @@ def send_tree(
     *,
     preserve: bool,
     failed: Callable[[Item, OSError], object],
+    written: Callable[[Item, int], object],
     refused: Callable[[Reply], OSError],
     meter: Meter,
 ) -> None:
@@ -159,7 +172,13 @@ def send_tree(
             meter.moved(size, item.name)
 
         archive.pack(
-            shares[part.offset], session, prefix=_TOP, preserve=preserve, failed=failed, progress=counted
+            shares[part.offset],
+            session,
+            prefix=_TOP,
+            preserve=preserve,
+            failed=failed,
+            written=written,
+            progress=counted,
         )
 
     parts = [Part(number, 0) for number in range(len(shares))]
@@ -177,8 +196,8 @@ def receive_tree(
     failed: Callable[[str, OSError], object],
     refused: Callable[[Reply], OSError],
     meter: Meter,
-) -> None:
-    """Unpack what a script packs.
+) -> bool:
+    """Unpack what a script packs; gives whether it had nothing to say.
 
     Args:
         shells: whose destination.
@@ -192,9 +211,12 @@ def receive_tree(
         meter: counts.
     """
     later: list[Callable[[], None]] = []
+    said: list[Reply] = []
+    mine = threading.local()
 
     def carry(session: Session, part: Part, stop: threading.Event) -> None:
         share = shares[part.offset]
+        mine.whole = False
         mtimes = {item.name: item.mtime_ns for item in share}
 
         def ask() -> None:
@@ -225,6 +247,7 @@ def receive_tree(
                     progress=counted,
                 )
             )
+            mine.whole = True
         except BaseException:
             session.halt()
             raise
@@ -232,13 +255,15 @@ def receive_tree(
             asking.join()
 
     def told(reply: Reply) -> OSError | None:
-        # tar says what it could not read, and packs the rest; what is missing is found by the caller
-        return None if later or not reply.errors else refused(reply)
+        said.append(reply)
+        # tar says what it could not read, or has changed, and packs the rest; the caller looks for that
+        return None if mine.whole or not reply.errors else refused(reply)
 
     parts = [Part(number, 0) for number in range(len(shares))]
     move(shells, parts, len(shares), lambda _: script, carry, told)
     for settle in reversed(later):
         settle()
+    return not said
 
 
 def arrange(
@@ -282,10 +307,8 @@ def arrange(
                         dated.append((place, seen))
                     Path(entry.path).chmod(0o700)
                     above.append((Path(entry.path), place))
-                elif exist_ok:
-                    os.replace(entry.path, place)  # noqa: PTH105 - both are there as text
                 else:
-                    rename_new(entry.path, place)
+                    appear(entry.path, place, exist_ok=exist_ok, preserve=preserve)
             except OSError as reason:
                 failed(OSError(reason.errno, reason.strerror, str(place)))
     for place, seen in reversed(dated):
@@ -305,6 +328,115 @@ def _made(place: Path) -> bool:
             raise
         return False
     return True
+
+
+def appear(
+    draft: str | Path, final: Path, *, exist_ok: bool, preserve: bool = False, durable: bool = False
+) -> None:
+    """Give a complete draft its name; a regular file that is there gets the content, and stays the same file.
+
+    So it does for `cp`: inode, owner, mode and hard links stay, and who has it open reads the new content.
+    The trap: that takes its time. Where it fails, the draft takes the name, which so has all of it.
+
+    Args:
+        draft: a file or a link.
+        final: its name.
+        exist_ok: whether somebody may have this name.
+        preserve: a file that is there gets the draft's mode and times too.
+        durable: what is written over is on the disk before the draft goes.
+
+    Raises:
+        FileExistsError: somebody has the name.
+        OSError: it cannot get it.
+    """
+    if not exist_ok:
+        rename_new(draft, final)
+    elif not _stays_the_same(draft, final):
+        os.replace(draft, final)  # noqa: PTH105 - it may be there as text
+    else:
+        try:
+            _write_over(draft, final, preserve, durable)
+        except BaseException as reason:
+            if not preserve:
+                os.chmod(draft, modes.S_IMODE(final.stat().st_mode))  # noqa: PTH101 - the same
+            os.replace(draft, final)  # noqa: PTH105 - the same
+            if not isinstance(reason, OSError):
+                raise
+        else:
+            os.unlink(draft)  # noqa: PTH108 - the same
+
+
+def _stays_the_same(draft: str | Path, final: Path) -> bool:
+    try:
+        ours, theirs = os.lstat(draft), final.lstat()
+    except FileNotFoundError:
+        return False
+    # names of one file are to be names of one file there too
+    return modes.S_ISREG(ours.st_mode) and modes.S_ISREG(theirs.st_mode) and ours.st_nlink == 1
+
+
+def _write_over(draft: str | Path, final: Path, preserve: bool, durable: bool) -> None:
+    """Write a draft's content into a file that is there; on a full disk that is as it was."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with (
+        open(draft, "rb", buffering=0) as source,  # noqa: PTH123 - it may be there as text
+        os.fdopen(os.open(final, flags), "wb", buffering=0) as file,
+    ):
+        _lock(file.fileno())
+        new, old = os.fstat(source.fileno()), os.fstat(file.fileno())
+        # over what is there, holes would take room
+        afresh = bool(old.st_size) and new.st_size - new.st_blocks * 512 >= _WORTHY_HOLES
+        begin = 0 if afresh else min(old.st_size, new.st_size)
+        try:
+            # what needs room comes first
+            if afresh:
+                os.ftruncate(file.fileno(), 0)
+            _copy(source.fileno(), file.fileno(), begin, new.st_size)
+            if durable and begin < new.st_size:
+                os.fsync(file.fileno())
+        except BaseException:
+            if not afresh:
+                os.ftruncate(file.fileno(), old.st_size)
+            raise
+        _copy(source.fileno(), file.fileno(), 0, begin)
+        os.ftruncate(file.fileno(), new.st_size)
+        if preserve:
+            os.fchmod(file.fileno(), modes.S_IMODE(new.st_mode))
+            os.utime(file.fileno(), ns=(new.st_atime_ns, new.st_mtime_ns))
+        if durable:
+            os.fsync(file.fileno())
+
+
+# Bytes of holes that are worth keeping.
+_WORTHY_HOLES = 1 << 20
+# Seconds that another writer of the same file is waited for, and how often it is looked.
+_LOCKED_FOR, _LOOK_AGAIN = 10.0, 0.02
+
+
+def _lock(descriptor: int) -> None:
+    """Of two that write at once, each is to be whole; a lock that is held for long has another purpose."""
+    deadline = time.monotonic() + _LOCKED_FOR
+    while not _locked(descriptor) and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as reason:
+        # some file systems have no locks
+        return reason.errno != errno.EWOULDBLOCK
+    return True
+
+
+def _copy(source: int, target: int, offset: int, end: int) -> None:
+    """Copy a range of one file to the same place in another; zeros behind its end become a hole."""
+    size = os.fstat(target).st_size
+    while offset < end and (piece := os.pread(source, min(_PIECE, end - offset), offset)):
+        view = memoryview(b"" if offset >= size and archive.is_zeros(piece) else piece)
+        while view:
+            view = view[os.pwrite(target, view, offset + len(piece) - len(view)) :]
+        offset += len(piece)
 
 
 def rename_new(source: str | Path, target: Path) -> None:
