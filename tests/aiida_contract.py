@@ -541,22 +541,26 @@ EXPECTED: dict[str, Answer | str] = {
     # it does not know how
     "chown": Answer(
         warned=(
-            "The `Transport.chown` method is deprecated and will be removed. "
-            "It is not used internally by AiiDA. (this will be removed in v3)",
+            (
+                "The `Transport.chown` method is deprecated and will be removed. "
+                "It is not used internally by AiiDA. (this will be removed in v3)"
+            ),
         )
     ),
     # its own getcwd says nothing of what AiiDA's interface says
     "getcwd": Answer(
         "'AT-HOME'",
         warned=(
-            "`getcwd()` is deprecated and will be removed in the next major version. "
-            "(this will be removed in v3)",
+            (
+                "`getcwd()` is deprecated and will be removed in the next major version. "
+                "(this will be removed in v3)"
+            ),
         ),
     ),
     # it fails; the others copy, as `cp -r` does
     "copy the content of a tree into a directory": "core.ssh",
     # all of them fail
-    "output that is not in the encoding": Answer("(0, '\\ufffd', '')"),
+    "output that is not in the encoding": Answer("(0, '\ufffd', '')"),
 }
 # Where the answer is the same, but the trees are not.
 OTHER_TREES = {

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import Any
 
-
 _MONITOR = {"entry_point": "core.always_kill"}
 
 

@@ -889,7 +889,7 @@ STOPPED_BY_MONITOR = 150
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("shared")
 def test_many_calculations(profile: Profile, slurm: Slurm, cluster_user: User) -> None:
-    """Eighteen at once, by Slurm and without it, the master killed twice: all finish, each was submitted once.
+    """Eighteen at once, with and without Slurm, the master killed twice: all end, each was submitted once.
 
     It is killed when a job has come to the queue and the answer is still on its way. There is one login
     for each master, and `verdi computer test` is content. A monitor reads a running job's output and ends it.
