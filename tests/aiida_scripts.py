@@ -31,6 +31,9 @@ def submit(jobs: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
             codes[label] = orm.InstalledCode(
                 label=f"bash-{label}", computer=computer, filepath_executable="/bin/bash"
             ).store()
+        if job["kind"] == "shell":
+            nodes.append(_shell_job(label, job["seed"]))
+            continue
         if job["kind"] == "watched":
             # it reads what the job has printed so far
             inputs = {"x": orm.Int(1), "y": orm.Int(1), "monitors": {"kill": orm.Dict(_MONITOR)}}
@@ -50,6 +53,25 @@ def submit(jobs: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
         # the database tells nobody when it changes
         time.sleep(0.5)
     return [_told(node, job) for node, job in zip(nodes, jobs, strict=True)]
+
+
+def _shell_job(label: str, number: int) -> Any:
+    """A job of aiida-shell, which only the bench has."""
+    from aiida import orm
+    from aiida.common.exceptions import NotExistent
+    from aiida_shell import ShellCode, launch_shell_job
+
+    name = f"echo@{label}"
+    try:
+        code = orm.load_code(name)
+    except NotExistent:
+        code = ShellCode(
+            label="echo",
+            computer=orm.load_computer(label),
+            filepath_executable="/bin/echo",
+            default_calc_job_plugin="core.shell",
+        ).store()
+    return launch_shell_job(code, arguments=f"job {number}", submit=True)[1]
 
 
 def _told(node: Any, job: dict[str, Any]) -> dict[str, Any]:
