@@ -34,7 +34,7 @@ from aiida_contract import (
     expected,
     recorded,
 )
-from aiida_profile import Profile, missing_for_aiida
+from aiida_profile import Profile, missing_for_aiida, too_old_for_profiles
 from conftest import Keep, require
 from nodes import config_through, missing_programs
 from programs import OSSH, ossh
@@ -418,7 +418,7 @@ def test_blocking_method_within_a_loop(open_transport: Any) -> None:
 
 async def _stands_still(work: Callable[[], object]) -> tuple[object, float]:
     """Call something within a portal, as AiiDA does; what it gives, and how long the loop stood still."""
-    from plumpy import run_with_portal
+    portals = pytest.importorskip("plumpy.greenback_bridge", reason="this AiiDA has no portals")
 
     longest = 0.0
 
@@ -431,7 +431,7 @@ async def _stands_still(work: Callable[[], object]) -> tuple[object, float]:
 
     beating = asyncio.ensure_future(beat())
     await asyncio.sleep(0.05)
-    result = await run_with_portal(work)
+    result = await portals.run_with_portal(work)
     beating.cancel()
     return result, longest
 
@@ -836,7 +836,14 @@ def test_options_of_ssh_async(aiida: None) -> None:
 
 
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[Slurm]:
+def profiles(aiida: None) -> None:
+    """There can be profiles."""
+    if reason := too_old_for_profiles():
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def slurm(profiles: None) -> Iterator[Slurm]:
     """A Slurm cluster of one node."""
     require(missing_for_slurm())
     with Slurm() as cluster:
@@ -860,7 +867,7 @@ def cluster_user(passable: Path, slurm: Slurm) -> Iterator[User]:
 
 
 @pytest.fixture(scope="module")
-def profile(aiida: None, runtime: str) -> Iterator[Profile]:
+def profile(profiles: None, runtime: str) -> Iterator[Profile]:
     """A profile with a daemon of two workers, that tries again soon."""
     options = {"transport.task_retry_initial_interval": 1, "transport.task_maximum_attempts": 4}
     with Profile(options) as made:
@@ -973,7 +980,7 @@ def _paused(profile: Profile) -> str:
 
 
 @pytest.mark.usefixtures("shared")
-def test_configure(aiida: None, keep: Keep) -> None:
+def test_configure(profiles: None, keep: Keep) -> None:
     """`verdi` knows the plugin; what is wrong is refused; configured again, even false values stay."""
     profile = keep(Profile())
     assert "OpenSSH" in profile.verdi("plugin", "list", "aiida.transports", "openssh")
@@ -999,7 +1006,7 @@ def test_configure(aiida: None, keep: Keep) -> None:
 
 
 @pytest.mark.usefixtures("shared")
-def test_moving_over(aiida: None, keep: Keep, isolated: Path, own_node: Sandbox) -> None:
+def test_moving_over(profiles: None, keep: Keep, isolated: Path, own_node: Sandbox) -> None:
     """A computer of AiiDA's own transports goes over: by its exported configuration, and by one command."""
     profile = keep(Profile())
     setup = ("computer", "setup", "--non-interactive", "--scheduler", "core.direct", "--work-dir", "/tmp")
