@@ -33,7 +33,7 @@ def missing_for_aiida() -> str:
 
 
 def too_old_for_profiles() -> str:
-    """Say why there are no profiles of ours here; empty if there are: those of older releases want services."""
+    """Say why there are no profiles here; empty if there are: those of older releases want services."""
     found = importlib.metadata.version("aiida-core")
     if tuple(int(part) for part in found.split(".")[:2]) >= (2, 9):
         return ""
