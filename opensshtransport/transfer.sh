@@ -150,7 +150,8 @@ receive() {
 	conv=notrunc
 	if [ "$2" ] && dd if=/dev/null of=/dev/null conv=sparse 2>/dev/null; then conv=notrunc,sparse; fi
 	while IFS=' ' read -r from mibs rest; do
-		into 1<>"$1" || exit
+		# a draft that was given up is not to be made again
+		[ -f "$1" ] && into 1<>"$1" || exit
 	done
 }
 

@@ -233,16 +233,16 @@ class Transport(Files):
     ) -> Transferred:
         """Move files and trees there, as `cp -r` does. A new file appears under its name when it is complete.
 
-        A file that is there already stays the same file, as for `cp`: inode, owner, mode and hard links. It is
-        written when all of the new content has arrived beside it. That costs: the content is written twice and
-        needs its room twice; who reads meanwhile sees some of both; and where the machine dies meanwhile it is
-        half written, and the draft `.ossh-…` beside it has all, with which the same call goes on. Where it
-        cannot be written to the end, as on a full disk, the draft takes its name. To change what others read
-        at once, put to a new name and `replace`.
+        A file that is there already stays the same file, as for `cp`: inode, owner, mode and hard links. It
+        is written when all of the new content has arrived beside it. That costs: the content is written
+        twice, and needs its room twice; who reads meanwhile sees some of both; and where the machine or the
+        connection dies meanwhile it is half written, and the draft `.ossh-…` beside it has all, with which
+        the same call goes on. Where it cannot be written to the end, as on a full disk, the draft takes its
+        name. To change what others read at once, put to a new name and `replace`.
 
         Of a file that grows meanwhile, as a log does, the beginning is moved that was there when it was
-        looked at. One that is cut, replaced or rewritten meanwhile is an error (EBUSY), so that a mixture of two
-        versions never arrives.
+        looked at. One that is cut, replaced or rewritten meanwhile is an error (EBUSY): a mixture of two versions
+        never arrives.
 
         Args:
             source: a local path, with `~` and patterns as in a shell, or several.
