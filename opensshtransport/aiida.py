@@ -32,10 +32,27 @@ from aiida.transports.transport import TransportInternalError
 
 from opensshtransport import aliases, openssh
 from opensshtransport import master as masters
-from opensshtransport.aiida_files import AnyPath, ConnectionFault, awaited, checked
-from opensshtransport.aiida_options import OPTIONS, SETTINGS, UNSET, chosen
+from opensshtransport.aiida_archives import ArchiveTransport
+from opensshtransport.aiida_files import (
+    AnyPath,
+    ConnectionFault,
+    awaited,
+    checked,
+    connected,
+    connection_fault,
+    within_portal,
+)
+from opensshtransport.aiida_options import (
+    IGNORED,
+    OPTIONS,
+    SETTINGS,
+    at_least_one,
+    chosen,
+    plain,
+    plain_settings,
+)
 from opensshtransport.aiida_transfers import TransferTransport
-from opensshtransport.errors import ConnectionFailed, OnceError, OpenSshTransportError
+from opensshtransport.errors import CommandTimeout, ConnectionFailed, OnceError, OpenSshTransportError
 from opensshtransport.master import Facts, Master
 from opensshtransport.openssh import Destination
 from opensshtransport.process import RemoteProcess
@@ -63,6 +80,8 @@ _DIRECT = re.compile(r"\s*\(bash .* > /dev/null 2>&1 & echo \$!\) &\s*", re.DOTA
 _MARK = "ossh-submission"
 # More submissions of one calculation than AiiDA and its user ever have the patience for.
 _MOST_SUBMISSIONS = 100
+# So many letters of what a command had printed are in the words of an error.
+_SHOWN = 200
 
 
 def submission_key(command: str, workdir: AnyPath | None) -> str | None:
@@ -130,16 +149,16 @@ atexit.register(_connections.close)
 # -- the transport -------------------------------------------------------------------------------------
 
 
-class OpenSshTransport(TransferTransport):
+class OpenSshTransport(TransferTransport, ArchiveTransport):
     """The system's own OpenSSH over one login, shared with all daemon workers, programs and shells.
 
     Args:
         machine: the computer's hostname.
         host: a name of ssh_config; the hostname by default.
-        max_io_allowed: how many async operations run at once.
+        max_io_allowed: how many async operations run at once; at least 1.
         ssh_config: another file than ~/.ssh/config, or "None".
         authentication_script, min_validity, persist, login_hook: as in config.toml, before which they count;
-            "None" where they are not set.
+            "None" where they are not set. Times may be numbers of seconds.
         safe_interval: seconds to wait before a login; where a master lives there is no wait.
         use_login_shell: whether commands run in a login shell.
     """
@@ -149,13 +168,9 @@ class OpenSshTransport(TransferTransport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.host: str = kwargs.get("host") or kwargs["machine"]
-        given = {name: kwargs.get(name, UNSET) for name in (*SETTINGS, "ssh_config")}
-        settings = {name: value for name, value in given.items() if value not in {UNSET, "", None}}
-        self._ssh_config: str | None = settings.pop("ssh_config", None)
-        self._settings: dict[str, object] = {
-            name: int(value) if value.isdigit() else value for name, value in settings.items()
-        }
-        self._max_io_allowed = int(kwargs.get("max_io_allowed") or 8)
+        self._settings: dict[str, object] = plain_settings({name: kwargs.get(name) for name in SETTINGS})
+        self._ssh_config: str | None = plain(kwargs.get("ssh_config"))
+        self._max_io_allowed = at_least_one(kwargs.get("max_io_allowed", 8))
         self._connection: _Connection | None = None
         self._line: Transport | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -168,6 +183,11 @@ class OpenSshTransport(TransferTransport):
     def max_io_allowed(self) -> int:
         """How many async operations run at once."""
         return self._max_io_allowed
+
+    @classmethod
+    def get_valid_auth_params(cls) -> list[str]:
+        """The options that count; those of other transports are accepted, and not kept."""
+        return [name for name in cls.auth_options if name not in IGNORED]
 
     @classmethod
     def _get_host_suggestion_string(cls, computer: Any) -> str:
@@ -185,7 +205,8 @@ class OpenSshTransport(TransferTransport):
 
     @property
     def _key(self) -> tuple[object, ...]:
-        return (self.host, self._ssh_config, *sorted(self._settings.items()))
+        # a value may be a list
+        return (self.host, self._ssh_config, repr(sorted(self._settings.items())))
 
     def _resolve(self) -> Destination:
         return openssh.resolve(self.host, self._ssh_config, overrides=self._settings)
@@ -198,14 +219,25 @@ class OpenSshTransport(TransferTransport):
         return masters.ensure(master.destination, person=False)
 
     def get_safe_open_interval(self) -> float:
-        """Seconds to wait before opening: 0 while a master lives, since opening is no login then."""
+        """Seconds to wait before opening: 0 while a master lives, since opening is no login then.
+
+        AiiDA asks within its event loop, so no program is started: a master that was opened by another name
+        is not found before the first opening.
+        """
         try:
-            known = _connections.last(self._key)
-            master = known.master if known else Master(self._resolve())
-            lives = master.listening() is not None
+            lives = self._known_to_live()
         except (OpenSshTransportError, OSError):
             lives = False
         return 0.0 if lives else float(self._safe_open_interval)
+
+    def _known_to_live(self) -> bool:
+        if known := _connections.last(self._key):
+            return known.master.listening() is not None
+        return any(
+            masters.listens(Path(facts.socket))
+            for facts in masters.known()
+            if (facts.host, facts.ssh_config) == (self.host, self._ssh_config)
+        )
 
     @checked
     def open(self) -> OpenSshTransport:
@@ -222,7 +254,7 @@ class OpenSshTransport(TransferTransport):
             self._facts(master)
         except ConnectionFailed as reason:
             # `verdi computer test` shows no exception, but this
-            fault = ConnectionFault(reason)
+            fault = connection_fault(reason)
             self.logger.error("%s", fault)
             raise fault from reason
         self._connection = _connections.get(
@@ -233,6 +265,7 @@ class OpenSshTransport(TransferTransport):
         self._line = self._connection.transport
         self._cwd = ""
         self._is_open = True
+        connected(self.host)
         return self
 
     def close(self) -> None:
@@ -288,7 +321,6 @@ class OpenSshTransport(TransferTransport):
         with self._ssh.start(text, cwd=where, login_shell=login_shell) as process:
             yield process
 
-    @checked
     def exec_command_wait_bytes(
         self,
         command: str,
@@ -314,7 +346,12 @@ class OpenSshTransport(TransferTransport):
             CommandTimeout: it was ended. It is a TimeoutError.
             ConnectionFault: the connection failed.
         """
-        return self._execute(command, stdin, workdir, timeout, None)
+        if portal := within_portal():
+            answer: Answer = portal.await_(
+                self.exec_command_wait_bytes_async(command, stdin, workdir, timeout)
+            )
+            return answer
+        return _EXECUTE(self, command, stdin, workdir, timeout, None)
 
     def _execute(
         self,
@@ -382,9 +419,14 @@ class OpenSshTransport(TransferTransport):
         timeout: float | None = None,
         **kwargs: object,
     ) -> tuple[int, str, str]:
-        """As `exec_command_wait_bytes`, with the output as text."""
-        status, out, err = self.exec_command_wait_bytes(command, stdin, workdir, timeout, **kwargs)
-        return status, out.decode(encoding), err.decode(encoding)
+        """As `exec_command_wait_bytes`, with the output as text; what is not in the encoding becomes U+FFFD.
+
+        Raises:
+            CommandTimeout: it was ended; `stdout` and `stderr` have what it had printed.
+        """
+        with _as_text(encoding):
+            status, out, err = self.exec_command_wait_bytes(command, stdin, workdir, timeout, **kwargs)
+        return status, out.decode(encoding, "replace"), err.decode(encoding, "replace")
 
     async def exec_command_wait_bytes_async(
         self,
@@ -422,8 +464,9 @@ class OpenSshTransport(TransferTransport):
         **kwargs: object,
     ) -> tuple[int, str, str]:
         """As `exec_command_wait`; where it is cancelled, the remote command is ended."""
-        answer = await self.exec_command_wait_bytes_async(command, stdin, workdir, timeout, **kwargs)
-        return answer[0], answer[1].decode(encoding), answer[2].decode(encoding)
+        with _as_text(encoding):
+            answer = await self.exec_command_wait_bytes_async(command, stdin, workdir, timeout, **kwargs)
+        return answer[0], answer[1].decode(encoding, "replace"), answer[2].decode(encoding, "replace")
 
     @checked
     def whoami(self) -> str:
@@ -451,6 +494,21 @@ class OpenSshTransport(TransferTransport):
 
 
 _EXECUTE = checked(OpenSshTransport._execute)
+
+
+@contextlib.contextmanager
+def _as_text(encoding: str) -> Iterator[None]:
+    """A timeout's error tells what had been printed, as text and in its words, which AiiDA reports."""
+    try:
+        yield
+    except CommandTimeout as reason:
+        done = reason.completed
+        reason.stdout, reason.stderr = (
+            _raw(getattr(done, name, None)).decode(encoding, "replace") for name in ("stdout", "stderr")
+        )
+        if printed := f"{reason.stdout}{reason.stderr}":
+            reason.message = f"{reason.message}; it had printed {printed[-_SHOWN:]!r}"
+        raise
 
 
 def _raw(output: bytes | str | None) -> bytes:

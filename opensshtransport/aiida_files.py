@@ -11,32 +11,46 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import math
 import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePath, PurePosixPath
+from pathlib import PurePath
 from typing import Any, TypeVar, cast
 
 from aiida.common.exceptions import RemoteOperationError
+from aiida.common.warnings import warn_deprecation
 from aiida.transports.transport import Transport as AiidaTransport
 from aiida.transports.transport import TransportInternalError
 from aiida.transports.util import FileAttribute
 
 from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionFailed
+from opensshtransport.shell import Abandon
 from opensshtransport.transport import Transport
 
-__all__ = ["MAGIC", "AnyPath", "ConnectionFault", "FileTransport", "awaited", "checked"]
+__all__ = [
+    "MAGIC",
+    "AnyPath",
+    "ConnectionFault",
+    "FileTransport",
+    "awaited",
+    "checked",
+    "connected",
+    "connection_fault",
+    "within_portal",
+]
 
 AnyPath = str | PurePath
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _T = TypeVar("_T")
 MAGIC = re.compile(r"[*?\[]")
-_FORMATS = {"tar": "", "tar.gz": "z", "tar.bz2": "j", "tar.xz": "J"}
 
 
 class ConnectionFault(RemoteOperationError):  # type: ignore[misc]  # AiiDA is not there when types are checked
@@ -51,15 +65,81 @@ class ConnectionFault(RemoteOperationError):  # type: ignore[misc]  # AiiDA is n
         self.started = reason.started
 
 
-def checked(method: _Method) -> _Method:
-    """A method whose faults of the connection are told from those of files."""
+# When a host was first found to need a person, by its name; see `connection_fault`.
+_needs_a_person_since: dict[str | None, float] = {}
 
-    @functools.wraps(method)
-    def call(self: FileTransport, /, *args: Any, **kwargs: Any) -> Any:
+
+def connection_fault(reason: ConnectionFailed) -> ConnectionFault:
+    """What is raised for a connection that failed.
+
+    Where only a person can help, AiiDA tries again for some minutes, in which the person may come. After that
+    a process is paused at once, and its status says what is to be done.
+    """
+    if "ossh login" not in reason.advice:
+        return ConnectionFault(reason)
+    now = time.monotonic()
+    since = _needs_a_person_since.setdefault(reason.host, now)
+    return ConnectionFault(reason) if now - since < _patience() else _pausing_fault()(reason)
+
+
+def connected(host: str) -> None:
+    """A host has a connection again, and needs nobody."""
+    _needs_a_person_since.pop(host, None)
+
+
+def _patience() -> float:
+    """Seconds for which AiiDA goes on trying; without a configuration there are no processes to pause."""
+    from aiida.manage import configuration
+
+    if configuration.CONFIG is None:
+        return math.inf
+    first = float(configuration.get_config_option("transport.task_retry_initial_interval"))
+    # it waits twice as long each time
+    return first * (2.0 ** (int(configuration.get_config_option("transport.task_maximum_attempts")) - 1) - 1)
+
+
+@functools.cache
+def _pausing_fault() -> type[ConnectionFault]:
+    # only where there are processes: `verdi` has no time to load it
+    from plumpy.process_states import PauseInterruption
+
+    class LoginFault(ConnectionFault, PauseInterruption):  # type: ignore[misc]  # as above
+        """A fault for which AiiDA pauses the process, with these words as its status."""
+
+        def __init__(self, reason: ConnectionFailed) -> None:
+            super().__init__(reason)
+            # older releases take the text of the error itself
+            paused = PauseInterruption(f"Pausing after failed transport task: {self}")
+            self.msg = getattr(paused, "msg", None)
+
+    return LoginFault
+
+
+def within_portal() -> Any:
+    """greenback, if the present task has a portal of it."""
+    # where nobody has loaded it, nobody has opened a portal
+    greenback = sys.modules.get("greenback")
+    return greenback if greenback is not None and greenback.has_portal() else None
+
+
+def checked(method: _Method) -> _Method:
+    """A blocking method that tells faults of the connection from those of files, and never stops the loop.
+
+    AiiDA's schedulers and monitors call blocking methods within the loop. It opens a portal of greenback for
+    them, through which the call waits for a thread while the loop goes on. Without a portal it blocks.
+    """
+
+    def work(self: FileTransport, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
         except ConnectionFailed as reason:
-            raise ConnectionFault(reason) from reason
+            raise connection_fault(reason) from reason
+
+    @functools.wraps(method)
+    def call(self: FileTransport, /, *args: Any, **kwargs: Any) -> Any:
+        if portal := within_portal():
+            return portal.await_(self._in_thread(functools.partial(work, self, *args, **kwargs)))
+        return work(self, *args, **kwargs)
 
     return cast(_Method, call)
 
@@ -84,10 +164,21 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
     _cwd: str
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        """Do something in a thread; where the task is cancelled, what it asks of the far side is given up."""
         if self._threads is None:
             # of its own: the loop's default ones are for others, and are few
             self._threads = ThreadPoolExecutor(self._max_io_allowed, thread_name_prefix="openssh")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        abandon = Abandon()
+
+        def act() -> _T:
+            with abandon:
+                return work()
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, act)
+        except asyncio.CancelledError:
+            abandon()
+            raise
 
     @property
     def _ssh(self) -> Transport:
@@ -105,18 +196,30 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
         # AiiDA's paths know no `~`
         return posixpath.join(self._cwd, text) if self._cwd else f"./{text}"
 
-    @checked
     def chdir(self, path: AnyPath) -> None:
-        """Where relative paths begin. AiiDA has deprecated it."""
-        where = self._ssh.realpath(self._path(path))
-        if not self._ssh.is_dir(where):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), where)
-        self._cwd = where
+        """Where relative paths begin; an empty path changes nothing. AiiDA has deprecated it."""
+        _deprecated(
+            "`chdir()` is deprecated and will be removed in the next major version. "
+            "Use absolute paths instead.",
+        )
+        if str(path):
+            self._chdir(path)
 
     @checked
+    def _chdir(self, path: AnyPath) -> None:
+        where = self._ssh.realpath(self._path(path))
+        if not self._ssh.is_dir(where):
+            raise NotADirectoryError(errno.ENOTDIR, f"'{where}' is not a valid directory", where)
+        self._cwd = where
+
     def getcwd(self) -> str:
-        """Where relative paths begin. AiiDA has deprecated it."""
-        return self._cwd or self._ssh.home()
+        """Where relative paths begin. AiiDA has deprecated it, and drops it in version 3."""
+        _deprecated("`getcwd()` is deprecated and will be removed in the next major version.")
+        return self._cwd or self._home()
+
+    @checked
+    def _home(self) -> str:
+        return self._ssh.home()
 
     @checked
     def normalize(self, path: AnyPath = ".") -> str:
@@ -259,9 +362,9 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
         old, new = self._path(oldpath), self._path(newpath)
         (source, target) = self._ssh.stat_many([old, new], follow_symlinks=False)
         if source is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), old)
+            raise FileNotFoundError(errno.ENOENT, "The source does not exist", old)
         if target is not None:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+            raise FileExistsError(errno.EEXIST, "The destination already exists", new)
         try:
             self._ssh.rename(old, new)
         except OSError as reason:
@@ -298,9 +401,16 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
             raise NotImplementedError("a link has no mode of its own")
         self._ssh.chmod(self._path(path), mode)
 
-    @checked
     def chown(self, path: AnyPath, uid: int, gid: int) -> None:
-        """As os.chown."""
+        """As os.chown. AiiDA has deprecated it, and drops it in version 3."""
+        _deprecated(
+            "The `Transport.chown` method is deprecated and will be removed. "
+            "It is not used internally by AiiDA."
+        )
+        self._chown(path, uid, gid)
+
+    @checked
+    def _chown(self, path: AnyPath, uid: int, gid: int) -> None:
         self._ssh.chown(self._path(path), uid, gid)
 
     # -- copies on the far side ----------------------------------------------------------------------------
@@ -314,7 +424,10 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
         recursive: bool = True,
         preserve: bool = False,
     ) -> None:
-        """Copy files or trees, as `cp -r` does; the source may be a pattern.
+        """Copy files or trees, as `cp -rH` does; the source may be a pattern.
+
+        A link that is named as a source is followed; those in a tree are where `dereference` says so. A
+        source that ends in `/.` or `/..` stands for the content of that directory.
 
         Raises:
             ValueError: a path is empty, both are the same, or the destination is a pattern.
@@ -338,7 +451,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
                 raise ValueError("Cannot copy from itself to itself")
             if not recursive and self._ssh.is_dir(path):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            self._ssh.copy(path, there, dereference=dereference, preserve=preserve)
+            self._ssh.copy(path, there, dereference=dereference, preserve=preserve, follow_source=recursive)
 
     def copyfile(
         self,
@@ -360,90 +473,14 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
         """As `copy`, of a tree."""
         self.copy(remotesource, remotedestination, dereference, preserve=preserve)
 
-    @checked
-    def compress(
-        self,
-        format: str,  # noqa: A002 - AiiDA's name
-        remotesources: AnyPath | list[AnyPath],
-        remotedestination: AnyPath,
-        root_dir: AnyPath,
-        overwrite: bool = True,
-        dereference: bool = False,
-    ) -> None:
-        """Put files and trees into a tar archive, by their names below a directory.
-
-        Args:
-            format: `tar`, `tar.gz`, `tar.bz2` or `tar.xz`.
-            remotesources: paths and patterns.
-            remotedestination: the archive.
-            root_dir: the directory.
-            overwrite: whether an archive that is there is replaced.
-            dereference: whether links are followed.
-
-        Raises:
-            ValueError: another format, or a source that is not below the directory.
-            OSError: of its kinds.
-        """
-        root, archive = self._path(root_dir), self._path(remotedestination)
-        top, target = self._ssh.stat_many([root, archive])
-        if top is None or not stat.S_ISDIR(top.mode):
-            raise OSError(f"The relative root {root_dir} does not exist, or is not a directory.")
-        if target is not None and stat.S_ISDIR(target.mode):
-            raise OSError(f"The remote destination {archive} is a directory, should include a filename.")
-        if target is not None and not overwrite:
-            raise FileExistsError(f"The remote destination {archive} already exists.")
-        if format not in _FORMATS:
-            raise ValueError(f"Unsupported compression format: {format}")
-        sources = remotesources if isinstance(remotesources, list) else [remotesources]
-        found: list[str] = []
-        for source in sources:
-            names = self.glob(source)
-            if not names:
-                raise FileNotFoundError(f"The remote path {source} does not exist, or nothing matches it.")
-            found += [str(PurePosixPath(self._path(name)).relative_to(root)) for name in names]
-        self._ssh.makedirs(posixpath.dirname(archive) or ".", exist_ok=True)
-        flags = f"-c{_FORMATS[format]}{'h' if dereference else ''}f"
-        self._tar([flags, archive, "-C", root, "--", *found], "creating")
-
-    @checked
-    def extract(
-        self,
-        remotesource: AnyPath,
-        remotedestination: AnyPath,
-        overwrite: bool = True,
-        strip_components: int = 0,
-    ) -> None:
-        """Unpack an archive into a directory, which is made where it is missing.
-
-        Raises:
-            NotImplementedError: `overwrite` is False, as in AiiDA's own transports.
-            OSError: of its kinds.
-        """
-        if not overwrite:
-            raise NotImplementedError("The overwrite=False is not implemented yet")
-        archive, where = self._path(remotesource), self._path(remotedestination)
-        if not self._ssh.exists(archive):
-            raise FileNotFoundError(f"The remote path {remotesource} does not exist")
-        self._ssh.makedirs(where, exist_ok=True)
-        self._tar([f"--strip-components={strip_components}", "-xf", archive, "-C", where], "extracting")
-
-    def _tar(self, words: Sequence[str], what: str) -> None:
-        done = self._ssh.run(["tar", *words], encoding="utf-8")
-        if done.returncode:
-            raise OSError(f"Error while {what} the tar archive (status {done.returncode}): {done.stderr!s}")
-        if done.stderr:
-            self.logger.warning("There was nonempty stderr in the tar command: %s", done.stderr)
-
     # -- the same to await ---------------------------------------------------------------------------------
 
     chdir_async = awaited(chdir)
     chmod_async = awaited(chmod)
     chown_async = awaited(chown)
-    compress_async = awaited(compress)
     copy_async = awaited(copy)
     copyfile_async = awaited(copyfile)
     copytree_async = awaited(copytree)
-    extract_async = awaited(extract)
     get_attribute_async = awaited(get_attribute)
     get_mode_async = awaited(get_mode)
     glob_async = awaited(glob)
@@ -460,6 +497,11 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
     rmdir_async = awaited(rmdir)
     rmtree_async = awaited(rmtree)
     symlink_async = awaited(symlink)
+
+
+def _deprecated(words: str) -> None:
+    """Warn as AiiDA does, of what called us."""
+    warn_deprecation(words, version=3, stacklevel=4)
 
 
 def _attributes(seen: Stat) -> Any:

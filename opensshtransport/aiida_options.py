@@ -6,6 +6,8 @@ Those that `core.ssh_async` has too have its names, its values and its checks, s
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from opensshtransport import openssh
 from opensshtransport.errors import SettingsError
 from opensshtransport.settings import parse_duration
 
-__all__ = ["OPTIONS", "SETTINGS", "UNSET", "chosen"]
+__all__ = ["IGNORED", "OPTIONS", "SETTINGS", "UNSET", "at_least_one", "chosen", "plain", "plain_settings"]
 
 # What an option says that is not set; as in `core.ssh_async`.
 UNSET = "None"
@@ -148,7 +150,81 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         ),
     ),
 ]
+_BY_CONFIG = "ssh_config has it; to have it written there, run: ossh aiida migrate"
+# Options of AiiDA's own transports that have nothing to say here. They are accepted where an exported
+# configuration has them, so that it can be used as it is.
+IGNORED = {
+    # core.ssh_async
+    "backend": "",
+    "use_sftp": "",
+    "data_node_host": "files go through the login host",
+    "script_before": "give it as authentication_script",
+    # core.ssh
+    **dict.fromkeys(("username", "port", "key_filename", "proxy_jump", "proxy_command"), _BY_CONFIG),
+    **dict.fromkeys(("gss_auth", "gss_kex", "gss_deleg_creds", "gss_host"), _BY_CONFIG),
+    **dict.fromkeys(("timeout", "compress", "look_for_keys", "allow_agent", "load_system_host_keys"), ""),
+    "key_policy": "host keys are always checked",
+}
+
+
+def _ignored(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    """Say that an option counts for nothing, if it was given and says something."""
+    given = {click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP}
+    name = str(parameter.name)
+    if context.get_parameter_source(name) in given and value not in {None, "", UNSET}:
+        from aiida.cmdline.utils import echo
+
+        why = IGNORED[name] or "it has nothing to say here"
+        echo.echo_report(f"{name} = {value} is ignored: {why}")
+
+
+OPTIONS += [
+    (
+        name,
+        {
+            "type": click.UNPROCESSED,
+            "hidden": True,
+            "expose_value": False,
+            "non_interactive_default": True,
+            "prompt_fn": lambda _context: False,
+            "callback": _ignored,
+        },
+    )
+    for name in IGNORED
+]
 SETTINGS = ("authentication_script", "min_validity", "persist", "login_hook")
+
+
+def plain(value: object) -> Any:
+    """What a setting is, as config.toml would have it: from `verdi` comes text, from Python any value."""
+    if value is None or value in ("", UNSET):
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return shlex.join(str(word) for word in value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def plain_settings(given: Mapping[str, object]) -> dict[str, object]:
+    """Those that are set."""
+    return {name: value for name in given if (value := plain(given[name])) is not None}
+
+
+def at_least_one(value: object) -> int:
+    """How many operations may run at once.
+
+    Raises:
+        SettingsError: it is no number, or below 1.
+    """
+    number = plain(value)
+    if number is None:
+        return 8
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
+        return number
+    raise SettingsError(f"max_io_allowed = {value!r} is not a number above 0", advice="give 1 or more")
 
 
 def chosen(computer: Any, name: str, otherwise: object) -> object:

@@ -7,10 +7,12 @@ stands for the content of a local directory.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import os
 import posixpath
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ class TransferTransport(FileTransport):
             raise ValueError("Pathname patterns are not allowed in the remotepath")
         found = sorted(glob.glob(local))  # noqa: PTH207 - AiiDA's own rules are those of this module
         if len(found) > 1 and not self._ssh.is_dir(remote):
-            raise NotADirectoryError(errno.ENOTDIR, "Remote remotepath is not a directory", remote)
+            raise _no_directory(remote, there=self._ssh.exists(remote))
         for name in found:
             self._put(name, remote, dereference, overwrite, preserve)
 
@@ -70,13 +72,14 @@ class TransferTransport(FileTransport):
         if os.path.isdir(local):  # noqa: PTH112 - a path that keeps its last slash
             self._put_tree(local, remote, dereference, overwrite, preserve)
         else:
-            self._ssh.put(
-                glob.escape(local),
-                remote,
-                dereference=dereference,
-                overwrite=overwrite,
-                preserve=preserve,
-            )
+            with _refused():
+                self._ssh.put(
+                    glob.escape(local),
+                    remote,
+                    dereference=dereference,
+                    overwrite=overwrite,
+                    preserve=preserve,
+                )
 
     def _put_tree(self, local: str, remote: str, dereference: bool, overwrite: bool, preserve: bool) -> None:
         if not overwrite and self._ssh.exists(remote):
@@ -86,7 +89,8 @@ class TransferTransport(FileTransport):
             source = f"{source}/."
 
         def put() -> None:
-            self._ssh.put(source, remote, recursive=True, dereference=dereference, preserve=preserve)
+            with _refused(remote):
+                self._ssh.put(source, remote, recursive=True, dereference=dereference, preserve=preserve)
 
         try:
             put()
@@ -157,7 +161,7 @@ class TransferTransport(FileTransport):
         else:
             found = self.glob(remote)
             if len(found) > 1 and not os.path.isdir(local):  # noqa: PTH112 - a path that keeps its last slash
-                raise NotADirectoryError(errno.ENOTDIR, "localpath is not a directory", local)
+                raise _no_directory(local, there=os.path.exists(local))  # noqa: PTH110 - likewise
         for name in found:
             try:
                 self._get(name, local, None, dereference, overwrite, preserve)
@@ -178,14 +182,15 @@ class TransferTransport(FileTransport):
             raise FileExistsError(errno.EEXIST, "Can't overwrite existing files", local)
 
         def get() -> None:
-            self._ssh.get(
-                glob.escape(remote),
-                local,
-                recursive=recursive,
-                dereference=dereference,
-                overwrite=overwrite,
-                preserve=preserve,
-            )
+            with _refused(local):
+                self._ssh.get(
+                    glob.escape(remote),
+                    local,
+                    recursive=recursive,
+                    dereference=dereference,
+                    overwrite=overwrite,
+                    preserve=preserve,
+                )
 
         try:
             get()
@@ -265,6 +270,34 @@ class TransferTransport(FileTransport):
     put_async = awaited(put)
     putfile_async = awaited(putfile)
     puttree_async = awaited(puttree)
+
+
+# -- AiiDA's words -----------------------------------------------------------------------------------------
+
+
+def _no_directory(path: str, *, there: bool) -> OSError:
+    """Several files have no place to go to."""
+    words = "is not a directory" if there else "does not exist"
+    return OSError(errno.ENOTDIR if there else errno.ENOENT, f"The directory for several files {words}", path)
+
+
+@contextlib.contextmanager
+def _refused(tree: str | None = None) -> Iterator[None]:
+    """What stands in the way of a transfer is told as AiiDA's own transports do.
+
+    Args:
+        tree: where a tree would go to.
+    """
+    try:
+        yield
+    except FileExistsError as reason:
+        words = "Destination already exists: not overwriting it"
+        raise FileExistsError(errno.EEXIST, words, reason.filename) from reason
+    except NotADirectoryError as reason:
+        if tree is None or not str(reason.filename).endswith(tree.rstrip("/")):
+            raise
+        words = "Cannot copy a directory into a file"
+        raise NotADirectoryError(errno.ENOTDIR, words, reason.filename) from reason
 
 
 def _absolute(path: AnyPath) -> str:

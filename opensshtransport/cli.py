@@ -261,6 +261,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("shell", choices=("bash", "zsh", "fish"))
 
+    added = command(
+        "aiida",
+        _aiida,
+        "let a computer of AiiDA go over to this transport",
+        "ossh aiida migrate daint --dry-run",
+    )
+    added.add_argument("action", choices=("migrate",), help="from core.ssh_async or core.ssh to openssh")
+    _add_ssh_config(added)
+    added.add_argument("--dry-run", action="store_true", help="only tell what would change")
+    added.add_argument("--profile", metavar="NAME", help="AiiDA's profile; its default one if not given")
+    added.add_argument("computer", metavar="COMPUTER", help="its label")
+
     added = command("sandbox", _sandbox, "start a throw-away login node on loopback", "ossh sandbox")
     added.add_argument(
         "--second-factor",
@@ -627,6 +639,20 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         print(doctor.summary(findings))
     return doctor.status(findings)
+
+
+def _aiida(arguments: argparse.Namespace) -> int:
+    from opensshtransport import aiida_migration
+
+    file = arguments.ssh_config
+    aiida_migration.migrate(
+        arguments.computer,
+        profile=arguments.profile,
+        config=None if file is None else Path(file).expanduser().absolute(),
+        dry_run=arguments.dry_run,
+        say=lambda line: print(printable(line), flush=True),
+    )
+    return 0
 
 
 def _agent(_arguments: argparse.Namespace) -> int:

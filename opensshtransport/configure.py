@@ -58,7 +58,7 @@ from opensshtransport.plan import (
 from opensshtransport.settings import config_file, load, runtime_directory
 from opensshtransport.sources import ANOTHER_KEYRING, NO_KEYRING, dump_no_core
 
-__all__ = ["setup"]
+__all__ = ["setup", "write_block"]
 
 _SERVICE = "opensshtransport"
 _STORED = {
@@ -96,6 +96,13 @@ def setup(request: Request, person: Person | None, say: Callable[[str], None]) -
     if not request.dry_run:
         work.add_to_agent(plan)
     work.reach_hops(plan)
+
+
+def write_block(
+    request: Request, name: str, options: Mapping[str, str | None], say: Callable[[str], None]
+) -> None:
+    """Write the `Host` block of a name alone; all else as for `setup`."""
+    _Setup(request, None, say)._write_block(name, options)
 
 
 class _Setup:

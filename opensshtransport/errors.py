@@ -134,9 +134,11 @@ class CommandTimeout(OpenSshTransportError, TimeoutError):
 
     Attributes:
         completed: the command's `CompletedCommand` with what it had printed, or None.
+        stdout: what it had printed, as text, where text was asked for.
     """
 
     completed: object = None
+    stdout: str = ""
 
 
 class OnceError(OpenSshTransportError):

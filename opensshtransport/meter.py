@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opensshtransport.errors import SettingsError, ToolMissing
+from opensshtransport.shell import abandoned
 
 __all__ = ["Meter", "Progress", "Transferred"]
 
@@ -76,6 +77,8 @@ class Meter:
         self._told = 0.0
         self._telling = threading.Lock()
         self._free = self._began
+        # whoever moves something comes by here
+        self._go_on = abandoned()
         self.bytes = self.files = self.total_bytes = self.total_files = 0
         self.found = 0
         self.name = ""
@@ -87,7 +90,11 @@ class Meter:
             self.total_bytes += size
 
     def moved(self, size: int, name: str) -> None:
-        """So many bytes have been moved; waits where that is faster than the limit."""
+        """So many bytes have been moved; waits where that is faster than the limit.
+
+        It raises where nobody waits for the transfer any more.
+        """
+        self._go_on()
         pause = 0.0
         with self._guard:
             self.bytes += size

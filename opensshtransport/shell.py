@@ -19,6 +19,7 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -185,8 +186,16 @@ class Abandon:
         """
         with self._guard:
             self._pending = pending
-            if self._given_up:
-                raise _GivenUp
+        self.check()
+
+    def check(self) -> None:
+        """Go on only if it has not been given up.
+
+        Raises:
+            _GivenUp: it has.
+        """
+        if self._given_up:
+            raise _GivenUp
 
 
 # What the present thread asks, if it is within an `Abandon`.
@@ -198,6 +207,12 @@ def watch(pending: Pending | None) -> None:
     abandon: Abandon | None = getattr(_calls, "abandon", None)
     if abandon is not None:
         abandon.watch(pending)
+
+
+def abandoned() -> Callable[[], None]:
+    """What threads call that work for the present one: it raises where their work was given up."""
+    abandon: Abandon | None = getattr(_calls, "abandon", None)
+    return abandon.check if abandon is not None else lambda: None
 
 
 @cache

@@ -292,7 +292,17 @@ def versions() -> dict[str, str]:
 def aiida(round_trips: Sequence[float], python: Path) -> dict[str, Any]:
     """What the calls of one job cost, from an environment of its own: it wants older peers."""
     say("AiiDA")
-    argv = [python, HERE / "bench_aiida.py", "--rtt", *map(str, round_trips)]
+    return _printed([python, HERE / "bench_aiida.py", "--rtt", *map(str, round_trips)])
+
+
+def aiida_jobs(kind: str, python: Path) -> dict[str, Any]:
+    """What whole calculations take, through AiiDA's engine."""
+    say("AiiDA, whole calculations")
+    size = ["--count", "20", "--files", "50"] if kind == "quick" else ["--count", "100", "--files", "200"]
+    return {"calculations": int(size[1]), **_printed([python, HERE / "bench_jobs.py", *size])}
+
+
+def _printed(argv: Sequence[str | Path]) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout)
     return found
 
@@ -309,7 +319,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     ]
     if arguments.aiida:
         # first, since this takes minutes of processor time where it is made anew
-        set_up = [HERE / "set-up", "--for", "bench", "--extra", "aiida"]
+        set_up = [HERE / "set-up", "--for", "bench", "--extra", "aiida-jobs"]
         done = subprocess.run(set_up, stdout=subprocess.PIPE, check=True, text=True)
         python = Path(done.stdout.strip(), "python")
     begin = time.monotonic()
@@ -323,6 +333,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             keep(results, arguments.json, begin)
     if arguments.aiida:
         results["aiida"] = aiida([trip for trip in wanted if trip in (0, 50)] or wanted, python)
+        keep(results, arguments.json, begin)
+        results["aiida jobs"] = aiida_jobs(pace.kind, python)
     keep(results, arguments.json, begin)
     say("")
     return results

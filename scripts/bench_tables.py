@@ -70,6 +70,14 @@ def show(results: Mapping[str, Any]) -> None:
         title = f"AiiDA, calls of one job, round trip {trip} ms: ms"
         _block(title, times, lambda seconds: f"{seconds * 1000:.0f}", width=21)
         _block("", {"logins": table["logins"]}, "{:.0f}".format, width=21, head=False)
+    if jobs := results.get("aiida jobs"):
+        _block(
+            f"AiiDA, {jobs['calculations']} calculations: s",
+            {"until all ended": jobs["seconds"]},
+            "{:.0f}".format,
+            width=21,
+        )
+        _block("", {name: jobs[name] for name in ("logins", "failed")}, "{:.0f}".format, width=21, head=False)
     sys.stdout.write(f"\na {results['kind']} run, in {results['seconds']} s\n")
     sys.stdout.flush()
 

@@ -1,21 +1,28 @@
-"""What AiiDA expects of a transport: scenarios that run on `core.local` and on ours, both answers compared.
+"""What AiiDA expects of a transport: scenarios and transports, whose answers are compared.
 
 Each scenario gets a transport and two directories, one on each side, with the same trees. An answer is a
-result, or the class of an exception, and what the two trees are at the end.
+result or an exception with its text, the warnings, what has changed in the trees, and which files that were
+there before are still the same inodes.
+
+The answers of AiiDA's own transports are recorded in `aiida_answers.json`, by `record_aiida.py`, and never
+asked for in a test: as root, `core.local` removes the working directory where it is asked to remove "".
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
+import os
+import pwd
+import re
 import stat
 import tarfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-from opensshtransport.errors import OpenSshTransportError
 
 Scenario = Callable[[Any, Path, Path], object]
 
@@ -54,10 +61,22 @@ class Places:
     def neutral(self, value: object) -> object:
         """A value in which paths are the same for any place; times and owners are left out."""
         if isinstance(value, str):
-            return value.replace(str(self.there), "THERE").replace(str(self.here), "HERE")
+            named = {str(self.there): "THERE", str(self.here): "HERE", str(Path.home()): "AT-HOME"}
+            for path, name in named.items():
+                value = value.replace(path, name)
+            return value
         if isinstance(value, list | tuple):
             return type(value)(self.neutral(one) for one in value)
         return value
+
+    def inodes(self) -> dict[str, int]:
+        """Which inode each plain file is."""
+        return {
+            f"{top.name}/{path.relative_to(top)}": path.stat().st_ino
+            for top in (self.there, self.here)
+            for path in top.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        }
 
     def trees(self) -> dict[str, str]:
         """What lies in both places: names, kinds, contents, and where links lead."""
@@ -77,32 +96,123 @@ class Places:
         return found
 
 
-class Awaiting:
-    """A transport whose methods are those with `_async`, each awaited in a loop of its own."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a transport did with a scenario.
 
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
+    Attributes:
+        result: repr of what it returned.
+        kinds: names of the classes of what it raised, the most particular first.
+        text: what that said.
+        warned: texts of warnings.
+        trees: what was added, changed or (None) removed.
+        replaced: files that were there, and whose content is that of another inode now.
+    """
+
+    result: str = "None"
+    kinds: tuple[str, ...] = ()
+    text: str = ""
+    warned: tuple[str, ...] = ()
+    trees: Mapping[str, str | None] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Answer:
+        """From what `aiida_answers.json` has."""
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
+
+    def written(self) -> dict[str, Any]:
+        """For `aiida_answers.json`: what is not as in `Answer()`."""
+        return {name: value for name, value in asdict(self).items() if value and value != "None"}
+
+
+class Awaiting:
+    """A transport whose methods are those with `_async`, each in a loop of its own or the given one."""
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._transport, self._loop = transport, loop
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._transport, f"{name}_async")
-        return lambda *args, **kwargs: asyncio.run(method(*args, **kwargs))
+        run = self._loop.run_until_complete if self._loop else asyncio.run
+        return lambda *args, **kwargs: run(method(*args, **kwargs))
 
 
-def answer(scenario: Scenario, transport: Any, places: Places) -> tuple[object, type[BaseException] | None]:
-    """Run a scenario: its result, or the class of the exception that it ends with."""
-    try:
-        return places.neutral(scenario(transport, places.there, places.here)), None
-    except (OSError, ValueError, NotImplementedError, OpenSshTransportError) as reason:
-        return None, type(reason)
+def answer(scenario: Scenario, transport: Any, places: Places) -> Answer:
+    """Run a scenario."""
+    before, inodes = places.trees(), places.inodes()
+    result: object = None
+    raised: Exception | None = None
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            result = scenario(transport, places.there, places.here)
+        except Exception as reason:
+            raised = reason
+    after, now = places.trees(), places.inodes()
+    names = before.keys() | after.keys()
+    changed = {name: after.get(name) for name in names if after.get(name) != before.get(name)}
+    both = changed.keys() & inodes.keys() & now.keys()
+    kinds = type(raised).__mro__ if raised else ()
+    return Answer(
+        repr(places.neutral(result)),
+        tuple(kind.__name__ for kind in kinds if issubclass(kind, Exception)),
+        str(places.neutral(str(raised))) if raised else "",
+        tuple(sorted({str(places.neutral(str(one.message))) for one in warned})),
+        dict(sorted(changed.items())),
+        tuple(sorted(name for name in both if inodes[name] != now[name])),
+    )
 
 
-def _seen(attributes: Any) -> tuple[int, int, int, int, int]:
+# What AiiDA, its plugins and its tests look for in errors. Each stands for one meaning.
+_WORDS = (
+    "already exist|destination exists",
+    "does not exist|[Nn]ot found|No such file|not found",
+    "not a (valid )?directory|not a folder|Not a directory",
+    "must be an absolute path",
+    "(must be|with) a non.empty|empty argument|not a valid (string|path)|non.empty",
+    "[Pp]atterns? are not allowed|cannot have patterns",
+    "more than one file",
+    "[Cc]an.?t overwrite existing|not overwriting",
+    "directory into a file",
+    "itself",
+    "Unsupported compression format",
+    "not implemented",
+    "should include a filename",
+    "Error while (creating|extracting) the tar archive",
+    "You can only pass strings",
+)
+
+
+def expected(name: str, theirs: Mapping[str, Answer]) -> Answer:
+    """What ours is to answer."""
+    wanted = EXPECTED.get(name, "core.local")
+    return theirs[wanted] if isinstance(wanted, str) else wanted
+
+
+def common_words(theirs: Mapping[str, Answer]) -> list[str]:
+    """The meanings that are in the words of all of them, if more than one fails."""
+    texts = [one.text for one in theirs.values() if one.kinds]
+    return [words for words in _WORDS if len(texts) > 1 and all(re.search(words, text) for text in texts)]
+
+
+def recorded() -> dict[str, dict[str, Answer]]:
+    """The answers of AiiDA's own transports, by scenario and transport."""
+    table = json.loads((Path(__file__).parent / "aiida_answers.json").read_text())
+    return {
+        name: {transport: Answer.read(values) for transport, values in answers.items()}
+        for name, answers in table["answers"].items()
+    }
+
+
+def _seen(attributes: Any) -> tuple[int, int, bool, bool, int]:
     return (
         attributes.st_mode,
         # a directory's size is the file system's own affair
         attributes.st_size if stat.S_ISREG(attributes.st_mode) else 0,
-        attributes.st_uid,
-        attributes.st_gid,
+        attributes.st_uid == os.getuid(),
+        attributes.st_gid == os.getgid(),
         len(attributes.keys()),
     )
 
@@ -238,7 +348,25 @@ SCENARIOS: dict[str, Scenario] = {
     "chmod through a link": lambda t, a, _: (t.chmod(a / "link", 0o600), (a / "a.txt").stat().st_mode),
     "chmod of nothing": lambda t, a, _: t.chmod(a / "missing", 0o600),
     "chmod of no name": lambda t, *_: t.chmod("", 0o600),
+    "rmtree of no name": lambda t, *_: t.rmtree(""),
+    "rmdir of no name": lambda t, *_: t.rmdir(""),
+    "remove no name": lambda t, *_: t.remove(""),
+    "chown": lambda t, a, _: t.chown(a / "a.txt", os.getuid(), os.getgid()),
+    "getcwd": lambda t, *_: t.getcwd(),
+    "chdir": lambda t, a, _: (t.chdir(a), t.chdir(""), t.isdir("sub"), t.chdir(str(Path.home())))[2],
+    "chdir to nothing": lambda t, a, _: t.chdir(a / "missing"),
+    "chdir to a file": lambda t, a, _: t.chdir(a / "a.txt"),
     # copies on the far side
+    "copy a link": lambda t, a, _: t.copy(a / "link", a / "new"),
+    "copy a broken link": lambda t, a, _: t.copy(a / "broken", a / "new"),
+    "copy a link to a directory": lambda t, a, _: t.copy(a / "dirlink", a / "new"),
+    "copy a link to a directory into one": lambda t, a, _: t.copy(a / "dirlink", a / "empty"),
+    "copytree of a link to a directory": lambda t, a, _: t.copytree(a / "dirlink", a / "new"),
+    "copy links by a pattern": lambda t, a, _: t.copy(a / "dirl*", a / "empty"),
+    "copy the content of a tree": lambda t, a, _: t.copy(f"{a}/sub/.", a / "new"),
+    "copytree of the content of a tree": lambda t, a, _: t.copytree(f"{a}/sub/.", a / "new"),
+    "copy the content of a tree into a directory": lambda t, a, _: t.copy(f"{a}/sub/.", a / "empty"),
+    "copy the content of the tree above": lambda t, a, _: t.copy(f"{a}/sub/.h/..", a / "new"),
     "copy to a new file": lambda t, a, _: t.copy(a / "a.txt", a / "new"),
     "copy into a directory": lambda t, a, _: t.copy(str(a / "with blank"), str(a / "empty")),
     "copy over a file": lambda t, a, _: t.copy(a / "a.txt", a / "b.txt"),
@@ -398,13 +526,41 @@ SCENARIOS: dict[str, Scenario] = {
     "output in another encoding": lambda t, *_: t.exec_command_wait(r"printf '\344'", encoding="latin-1"),
     "output that is not in the encoding": lambda t, *_: t.exec_command_wait(r"printf '\344'"),
     "output of megabytes": lambda t, *_: len(t.exec_command_wait("head -c 3000000 /dev/zero")[1]),
-    "whoami": lambda t, *_: t.whoami(),
+    "whoami": lambda t, *_: t.whoami() == pwd.getpwuid(os.getuid()).pw_name,
 }
 
-# Where ours is not as `core.local`, and why. Ours raises OSError there.
-DIFFERENT = {
-    "makedirs where a file is": "core.local says that all is well where a file stands in the way",
-    "rmtree 'broken'": "core.local says that it has removed a link that leads nowhere, and has not",
+_WRONG = Answer(kinds=("OSError", "Exception"))
+# Where ours is not as `core.local`, and why.
+EXPECTED: dict[str, Answer | str] = {
+    # it says that all is well where a file stands in the way
+    "makedirs where a file is": _WRONG,
+    # it says that it has removed a link that leads nowhere, and has not
+    "rmtree 'broken'": _WRONG,
+    # it removes the working directory; core.ssh refuses
+    "rmtree of no name": Answer(kinds=("ValueError", "Exception")),
+    # it does not know how
+    "chown": Answer(
+        warned=(
+            (
+                "The `Transport.chown` method is deprecated and will be removed. "
+                "It is not used internally by AiiDA. (this will be removed in v3)"
+            ),
+        )
+    ),
+    # its own getcwd says nothing of what AiiDA's interface says
+    "getcwd": Answer(
+        "'AT-HOME'",
+        warned=(
+            (
+                "`getcwd()` is deprecated and will be removed in the next major version. "
+                "(this will be removed in v3)"
+            ),
+        ),
+    ),
+    # it fails; the others copy, as `cp -r` does
+    "copy the content of a tree into a directory": "core.ssh",
+    # all of them fail
+    "output that is not in the encoding": Answer("(0, '\ufffd', '')"),
 }
 # Where the answer is the same, but the trees are not.
 OTHER_TREES = {

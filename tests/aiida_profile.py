@@ -5,6 +5,7 @@ The person's own `~/.aiida` is neither read nor written: AIIDA_PATH leads elsewh
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -29,6 +30,14 @@ def missing_for_aiida() -> str:
     if importlib.util.find_spec("aiida") is None:
         return "AiiDA is not installed (run: scripts/test --extra aiida)"
     return ""
+
+
+def too_old_for_profiles() -> str:
+    """Say why there are no profiles here; empty if there are: those of older releases want services."""
+    found = importlib.metadata.version("aiida-core")
+    if tuple(int(part) for part in found.split(".")[:2]) >= (2, 9):
+        return ""
+    return f"AiiDA {found} has no broker of its own, as 2.9 has"
 
 
 @dataclass(eq=False)

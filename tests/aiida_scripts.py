@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Any
 
+_MONITOR = {"entry_point": "core.always_kill"}
+
 
 def submit(jobs: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
     """Submit calculations to the daemon, all at once, and wait for their ends.
@@ -29,20 +31,47 @@ def submit(jobs: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
             codes[label] = orm.InstalledCode(
                 label=f"bash-{label}", computer=computer, filepath_executable="/bin/bash"
             ).store()
-        if job["kind"] == "add":
+        if job["kind"] == "shell":
+            nodes.append(_shell_job(label, job["seed"]))
+            continue
+        if job["kind"] == "watched":
+            # it reads what the job has printed so far
+            inputs = {"x": orm.Int(1), "y": orm.Int(1), "monitors": {"kill": orm.Dict(_MONITOR)}}
+            builder = ArithmeticAddCalculation.get_builder()
+        elif job["kind"] == "add":
             inputs = {"x": orm.Int(job["x"]), "y": orm.Int(job["y"])}
             builder = ArithmeticAddCalculation.get_builder()
         else:
             inputs = {"seed": orm.Int(job["seed"]), "count": orm.Int(job["count"])}
             builder = FileHeavy.get_builder()
         builder._update({"code": codes[label], **inputs})
-        builder.metadata.options.update({"sleep": 1} if job["kind"] == "add" and "sleep" in job else {})
+        if job["kind"] == "watched":
+            builder.metadata.options["sleep"] = 40
         nodes.append(engine.submit(builder))
     deadline = time.monotonic() + seconds
     while not all(node.is_terminated for node in nodes) and time.monotonic() < deadline:
         # the database tells nobody when it changes
         time.sleep(0.5)
     return [_told(node, job) for node, job in zip(nodes, jobs, strict=True)]
+
+
+def _shell_job(label: str, number: int) -> Any:
+    """A job of aiida-shell, which only the bench has."""
+    from aiida import orm
+    from aiida.common.exceptions import NotExistent
+    from aiida_shell import ShellCode, launch_shell_job
+
+    name = f"echo@{label}"
+    try:
+        code = orm.load_code(name)
+    except NotExistent:
+        code = ShellCode(
+            label="echo",
+            computer=orm.load_computer(label),
+            filepath_executable="/bin/echo",
+            default_calc_job_plugin="core.shell",
+        ).store()
+    return launch_shell_job(code, arguments=f"job {number}", submit=True)[1]
 
 
 def _told(node: Any, job: dict[str, Any]) -> dict[str, Any]:

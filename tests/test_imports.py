@@ -43,9 +43,20 @@ FLOORS = {
         "transport",
         *("links", "credentials", "far_side", "plan"),
         # parts of the AiiDA transport
-        *("aiida_options", "aiida_files", "aiida_transfers"),
+        *("aiida_options", "aiida_files", "aiida_archives", "aiida_transfers"),
     },
-    4: {"cli", "sandbox", "doctor", "configure", "completion", "copying", "status", "aiida", "__main__"},
+    4: {
+        "cli",
+        "sandbox",
+        "doctor",
+        "configure",
+        "completion",
+        "copying",
+        "aiida",
+        "aiida_migration",
+        "status",
+        "__main__",
+    },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # These may start the others of their floor.
