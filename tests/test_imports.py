@@ -21,8 +21,8 @@ HOUSE = Path(opensshtransport.__file__).parent
 
 # A new room gets its place here.
 FLOORS = {
-    0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings"},
-    1: {"openssh", "tools", "wrapper", "ssh_config"},
+    0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings", "greeting"},
+    1: {"openssh", "tools", "wrapper", "ssh_config", "versions"},
     2: {
         *("master", "aliases", "slots", "channel", "spares", "ending"),
         *("login", "conversation", "budget", "sources"),
@@ -53,7 +53,7 @@ STARTERS = {
     "sh": {"tools"},
     "pexpect": {"conversation"},
     "subprocess": {
-        *("openssh", "master", "aliases", "channel", "ending"),
+        *("openssh", "versions", "master", "aliases", "channel", "ending"),
         *("execution", "direct", "sftp", "copying", "sandbox", "far_side", "conversation"),
     },
     "multiprocessing": set[str](),
