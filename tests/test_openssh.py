@@ -829,6 +829,8 @@ class TestGuard:
     def test_odd_directory(self, place: Place, isolated: Path, name: str) -> None:
         """A socket in a directory with an odd name is reached as it stands."""
         where = place.resolve(isolated)
+        if '"' in name and version(where.ssh) < (8, 7):
+            pytest.skip("before 8.7 scp and sftp cannot be told of a path with a quote and a blank")
         directory = isolated / name
         directory.mkdir()
         with live_master(where, directory / "s") as path:
