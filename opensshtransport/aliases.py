@@ -99,7 +99,7 @@ def publish(master: Master, facts: Facts) -> None:
 def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
     destination = master.destination
     now = time.time()
-    watched = list(_watched(destination))
+    watched = list(dict.fromkeys(_watched(destination)))
     stamps = [(path, _mtime(path)) for path in watched]
     try:
         again = openssh.resolve(destination.host, destination.ssh_config)

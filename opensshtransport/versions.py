@@ -71,7 +71,7 @@ def files_read(argv: Sequence[str]) -> list[Path]:
 
 
 def system_files(argv: Sequence[str]) -> list[Path]:
-    """The system-wide ssh_config of an ssh, of which each build has its own, such as PREFIX/etc/ssh_config.
+    """The system-wide files of an ssh, of which each build has its own, such as PREFIX/etc/ssh_config.
 
     ssh names it with `-v` where it is there. Where it may come yet, the program's own bytes tell; those of a
     script do not, and the usual place is given.
@@ -80,9 +80,10 @@ def system_files(argv: Sequence[str]) -> list[Path]:
         argv: a question that is asked without -F, which would set that file aside.
     """
     own = set(ssh_config.included(ssh_config.person_file()))
-    # it is read behind the person's own
-    named = [file for file in files_read(argv) if file not in own][:1]
-    return named or _built_in(argv[0]) or [ssh_config.SYSTEM_FILE]
+    # what it includes is among them
+    named = [file for file in files_read(argv) if file not in own]
+    # some builds read one where another one is missing
+    return list(dict.fromkeys([*named, *_built_in(argv[0])])) or [ssh_config.SYSTEM_FILE]
 
 
 @functools.cache

@@ -399,8 +399,9 @@ def penal() -> Iterator[PenalisingNode]:
         pytest.skip("no sshd of 9.8 or later is here; get one by: scripts/openssh trixie")
     require(missing_programs("ssh-keygen"))
     # the failure of one login by key counts as long as that
-    with PenalisingNode("authfail:60s noauth:0s min:1s max:60s") as node:
-        yield node
+    made = PenalisingNode("authfail:60s noauth:0s min:1s max:60s")
+    with made:
+        yield made
 
 
 @pytest.mark.client

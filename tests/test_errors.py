@@ -26,12 +26,14 @@ from opensshtransport.errors import (
     ConfigurationError,
     ConnectionFailed,
     ConnectionLost,
+    HostKeyError,
     HostKeyUnknown,
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
     SessionRefused,
     SettingsError,
+    TooManyFailures,
     Unreachable,
     classify,
     connection_error,
@@ -251,6 +253,31 @@ class TestClassify:
     def test_words_without_a_meaning(self, text: str) -> None:
         """Silence, warnings and notes tell no error."""
         assert classify(text, 255) is None
+
+    @pytest.mark.parametrize(
+        ("text", "error"),
+        [
+            # the master was asked: whether the command has started is not known
+            ("mux_client_request_session: unexpected response from master 0x80000001", ConnectionLost),
+            ("mux_client_request_session: write packet: Broken pipe", ConnectionLost),
+            ("mux_client_request_session: master alive request failed", MasterGone),
+            ("mux_client_hello_exchange: write packet: Broken pipe", MasterGone),
+            ("muxclient: master hello exchange failed", MasterGone),
+            # not that the master is gone
+            ("muxclient: master forward request failed", None),
+            ("Certificate invalid: expired\r\nHost key verification failed.", HostKeyError),
+            ("host key ssh-rsa not permitted by HostkeyAlgorithms", HostKeyError),
+            ("Received disconnect from 192.0.2.1 port 22:11: Maintenance", Unreachable),
+            (
+                "Received disconnect from 192.0.2.1 port 22:2: Too many authentication failures",
+                TooManyFailures,
+            ),
+            ("Something that no release has said yet", None),
+        ],
+    )
+    def test_words_of_the_source(self, text: str, error: type[ConnectionFailed] | None) -> None:
+        """What stands in OpenSSH's source and is hard to bring about."""
+        assert classify(f"{text}\r\n", 255) is error
 
 
 class TestConnectionError:

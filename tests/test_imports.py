@@ -67,7 +67,7 @@ STARTERS = {
     "sh": {"tools"},
     "pexpect": {"conversation"},
     "subprocess": {
-        *("openssh", "master", "aliases", "channel", "ending"),
+        *("openssh", "versions", "master", "aliases", "channel", "ending"),
         *("execution", "direct", "sftp", "copying", "sandbox", "far_side", "conversation"),
     },
     "multiprocessing": set[str](),

@@ -54,6 +54,7 @@ from opensshtransport.openssh import (
 )
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.settings import Settings, config_file
+from opensshtransport.versions import old_protocol
 
 
 class TestCheckDestination:
@@ -681,13 +682,14 @@ class Work:
     def of(cls, where: Destination, control_path: str, directory: Path, home: Path) -> Work:
         """Say words, put a file by scp, get it back by scp's older protocol, and put it again by sftp."""
         source, batch = directory / "source", directory / "batch"
+        old = old_protocol(locate("scp"))
         source.write_text("bytes")
         batch.write_text(f'put "{source}" "{home}/put.sftp"\nls -1 "{home}/put.sftp"\n')
         return cls(
             guarded_ssh(where, control_path, command="echo it worked", no_stdin=True),
             guarded_scp(where, control_path, ["-q", "--", str(source), f"{where.host}:{home}/put"]),
             guarded_scp(
-                where, control_path, ["-q", "-O", "--", f"{where.host}:{home}/put", str(directory / "got")]
+                where, control_path, ["-q", *old, "--", f"{where.host}:{home}/put", str(directory / "got")]
             ),
             guarded_sftp(where, control_path, ["-q", "-b", str(batch)]),
         )
@@ -836,6 +838,8 @@ class TestGuard:
     def test_odd_directory(self, place: Place, isolated: Path, name: str) -> None:
         """A socket in a directory with an odd name is reached as it stands."""
         where = place.resolve(isolated)
+        if '"' in name and version(where.ssh) < (8, 7):
+            pytest.skip("before 8.7 scp and sftp cannot be told of a path with a quote and a blank")
         directory = isolated / name
         directory.mkdir()
         with live_master(where, directory / "s") as path:
@@ -851,7 +855,8 @@ class TestConfigurationOfSessions:
         "more",
         [
             "RequestTTY force\nRemoteCommand echo theirs\n",
-            "SessionType none\n",
+            # before 8.7 it is not known
+            "IgnoreUnknown SessionType\nSessionType none\n",
             "LocalForward 127.0.0.1:{local} [::1]:1\nRemoteForward 127.0.0.1:{remote} [::1]:1\n",
             "ControlMaster auto\nControlPath {directory}/theirs\nControlPersist yes\nLogLevel QUIET\n",
             "PermitLocalCommand yes\nLocalCommand echo local\n",
