@@ -150,11 +150,8 @@ def _look(subject: _Subject) -> tuple[State, Path | None, Facts | None]:
     if facts is not None:
         timeout = (destination.settings if destination else Settings()).check_timeout
         socket = Path(facts.socket)
-        return (
-            master.state_at(socket, destination.ssh if destination else ssh, timeout, facts.pid),
-            socket,
-            facts,
-        )
+        ssh = destination.ssh if destination else openssh.locate("ssh")
+        return master.state_at(socket, ssh, timeout, facts.pid), socket, facts
     if destination is None:
         return State.NONE, None, None
     shared = Master(destination)
