@@ -567,7 +567,9 @@ def _told(arguments: argparse.Namespace, work: Callable[[], int]) -> int:
     except OSError as error:
         for one in getattr(error, "failures", ()) or (error,):
             name = f"{one.filename}: " if one.filename else ""
-            print(f"ossh {arguments.command}: {printable(f'{name}{one.strerror}')}", file=sys.stderr)
+            # what a program there has said may have several lines
+            words = "; ".join(str(one.strerror).splitlines())
+            print(f"ossh {arguments.command}: {printable(f'{name}{words}')}", file=sys.stderr)
         return 1
 
 

@@ -91,7 +91,6 @@ def collect(hosts: Sequence[str], ssh_config: str | None) -> Report:
     directory = runtime_directory()
     master.sweep(directory)
     found = master.known(directory)
-    ssh = openssh.locate("ssh")
     report = Report([], [], [])
 
     def resolved(name: tuple[str, str | None]) -> Destination | None:
@@ -111,7 +110,7 @@ def collect(hosts: Sequence[str], ssh_config: str | None) -> Report:
             report.problems.clear()
             pairs_of_facts = zip(found, destinations, strict=True)
             subjects = [_Subject(facts.host, destination, facts) for facts, destination in pairs_of_facts]
-        looks = list(pool.map(lambda subject: _look(subject, ssh), subjects))
+        looks = list(pool.map(_look, subjects))
     report.rows.extend(_row(subject, *seen) for subject, seen in zip(subjects, looks, strict=True))
     return report
 
@@ -146,16 +145,13 @@ def _named(host: str, destination: Destination | None, noted: Sequence[Facts]) -
     return now + [_Subject(host, destination, facts) for facts in noted if facts.socket not in reached]
 
 
-def _look(subject: _Subject, ssh: str) -> tuple[State, Path | None, Facts | None]:
+def _look(subject: _Subject) -> tuple[State, Path | None, Facts | None]:
     destination, facts = subject.destination, subject.facts
     if facts is not None:
         timeout = (destination.settings if destination else Settings()).check_timeout
         socket = Path(facts.socket)
-        return (
-            master.state_at(socket, destination.ssh if destination else ssh, timeout, facts.pid),
-            socket,
-            facts,
-        )
+        ssh = destination.ssh if destination else openssh.locate("ssh")
+        return master.state_at(socket, ssh, timeout, facts.pid), socket, facts
     if destination is None:
         return State.NONE, None, None
     shared = Master(destination)

@@ -377,6 +377,16 @@ def test_several_hosts(own_node: Sandbox, keep: Keep, isolated: Path) -> None:
         assert ossh(*wrong).returncode == 255
 
 
+def test_what_is_too_much() -> None:
+    """A word too many is no option."""
+    for words, told in (
+        (["doctor", "daint", "key"], b"ossh doctor: unexpected argument 'key', see ossh doctor --help\n"),
+        (["logout", "--al1"], b"ossh logout: there is no option --al1, see ossh logout --help\n"),
+    ):
+        done = ossh(*words)
+        assert (done.returncode, done.stderr) == (255, told)
+
+
 def test_ssh_command(own_node: Sandbox, tmp_path: Path) -> None:
     """The printed command line serves rsync and a plain shell over the master, and never logs in."""
     config, host = own_node.ssh_config, own_node.host
