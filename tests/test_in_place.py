@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from test_transfer import DIRECTIONS, MIB, Direction, Sides, drafts, far, make, sides, small_disk
 
-from opensshtransport import trees
+from opensshtransport import appearing
+from opensshtransport.appearing import appear
 from opensshtransport.transfer import Way
 
 __all__ = ["far", "sides", "small_disk"]
@@ -159,7 +160,7 @@ def test_holes_are_kept(tmp_path: Path) -> None:
     expected = draft.read_bytes()
     final.write_bytes(content(4 * MIB))
     inode = final.stat().st_ino
-    trees.appear(draft, final, exist_ok=True)
+    appear(draft, final, exist_ok=True)
     assert final.read_bytes() == expected
     assert final.stat().st_ino == inode
     assert final.stat().st_blocks * 512 < 2 * MIB
@@ -172,11 +173,11 @@ def test_a_lock_of_somebody_else_is_not_waited_for_long(
     """A program that keeps its file locked does not stop a transfer."""
     import fcntl
 
-    monkeypatch.setattr(trees, "_LOCKED_FOR", 0.1)
+    monkeypatch.setattr(appearing, "_LOCKED_FOR", 0.1)
     draft, final = tmp_path / "draft", tmp_path / "final"
     draft.write_bytes(b"new")
     final.write_bytes(b"old")
     with final.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        trees.appear(draft, final, exist_ok=True)
+        appear(draft, final, exist_ok=True)
         assert held.read() == b"new"
