@@ -1,7 +1,7 @@
 """How a complete draft becomes what it is of: a new file by its name, one that is there by its content.
 
-The trap: rename(2) happens at once, and makes another file of it: who has the old one open never sees the new
-content, and neither do its other names. So a file that is there is written over, as by cp, which takes its time.
+The trap: rename(2) happens at once, and makes another file of it: who has the old one open never sees the
+new content, and neither do its other names. So a file that is there is written over, which takes its time.
 """
 
 from __future__ import annotations
