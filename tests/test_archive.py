@@ -311,7 +311,7 @@ def test_holes_are_bounded_by_what_was_listed(tmp_path: Path) -> None:
 
 
 def test_nothing_but_what_was_listed(tmp_path: Path) -> None:
-    """Of a larger file its beginning; no other kind, no other name, nothing twice, no link to a larger one."""
+    """Of a larger file its beginning; no other kind, no other name, nothing twice, no link to a larger."""
     names = ("larger", "directory", "file", "link", "twice", "big", "twin")
     sizes = {"big": 9, "twin": 1}
     listed = {
@@ -366,7 +366,7 @@ def test_nobody_is_given_others_rights(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_packed_is_told(tmp_path: Path) -> None:
-    """Fifos, sockets, and files that vanish or are cut are told; the archive has the others, as they are now."""
+    """Fifos, sockets, and files that vanish or are cut are told; the archive has the others as they are."""
     top = tmp_path / "tree"
     top.mkdir()
     os.mkfifo(top / "fifo")
