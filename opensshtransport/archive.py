@@ -297,8 +297,9 @@ def unpack(
         reader: gives the stream.
         top: the directory.
         preserve: keep modes and times; else modes are subject to the umask.
-        listed: what was listed, by its path below the top: nothing else is unpacked, nothing twice, nothing
-            that is larger by now; times are taken from there. It is emptied. None where there is no listing.
+        listed: what was listed, by its path below the top: nothing else is unpacked, nothing twice, and of
+            a file that is larger by now its beginning; times are taken from there. It is emptied. None where
+            there is no listing.
         failed: is told what was refused or cannot be written.
         progress: is told how many bytes of a member have come.
 
@@ -334,6 +335,9 @@ def unpack(
                     continue
                 try:
                     if item is not None:
+                        if member.isfile() and item.kind == "file":
+                            # it may have grown since it was listed
+                            member.size = min(member.size, item.size)
                         if not _fits(member, item, place):
                             # nor what an earlier try has left of it; that it is missing is seen at the end
                             place.path(name).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from opensshtransport import archive, trees
+from opensshtransport.appearing import appear
 from opensshtransport.archive import CHANGED, BrokenStream
 from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionFailed
@@ -121,11 +122,11 @@ class Getting(Finding):
 
     def _settle(self, descriptor: int, draft: Path, final: Path, stat: Stat, how: How) -> None:
         """Give a complete draft its mode and times, and its name."""
-        os.fchmod(descriptor, permissions(stat) & ~(0 if how.preserve else archive.umask()))
         os.fsync(descriptor)
         if how.preserve:
             os.utime(descriptor, ns=(stat.atime_ns, stat.mtime_ns))
-        trees.appear(draft, final, exist_ok=how.overwrite, preserve=how.preserve, durable=True)
+        mode = permissions(stat) & ~(0 if how.preserve else archive.umask())
+        appear(draft, final, exist_ok=how.overwrite, preserve=how.preserve, mode=mode, durable=True)
 
     def _stripes(self, found: Found, final: Path, key: str, how: How, meter: Meter) -> None:
         if final.exists() and not final.is_file():

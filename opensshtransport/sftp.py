@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport import openssh, trees, versions
+from opensshtransport.appearing import appear
 from opensshtransport.channel import Client
 from opensshtransport.errors import (
     ConnectionFailed,
@@ -430,9 +431,7 @@ class Sftp:
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
             final = Path(os.path.realpath(target))
-            trees.appear(
-                arrived, final if how.overwrite else target, exist_ok=how.overwrite, preserve=how.preserve
-            )
+            appear(arrived, final if how.overwrite else target, exist_ok=how.overwrite, preserve=how.preserve)
             meter.expect(1, size)
             meter.moved(size, target.name)
             meter.done(target.name)

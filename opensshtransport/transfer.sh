@@ -17,13 +17,17 @@ dated() { touch -m -d "@$1" "$2" 2>/dev/null || touch -m -d "@${1%.*}" "$2"; }
 # named MODE TIME EXIST_OK FINAL: `draft` gets its mode, its time and its name, or a file that is there its content. MODE
 # is exact with a TIME, else less the umask where FINAL is new.
 named() {
+	if [ "$3" ] && [ -f "$4" ] && over "$4"; then
+		{ [ ! "$2" ] || { chmod "$1" "$4" && dated "$2" "$4"; }; } && rm -f "$draft"
+		return
+	fi
 	if [ "$2" ]; then
 		chmod "$1" "$draft" && dated "$2" "$draft"
 	elif [ -f "$4" ]; then
 		chmod "$(stat -c %a "$4")" "$draft"
 	else
 		chmod "$(limited "$1")" "$draft"
-	fi && if [ "$3" ]; then supplant "$4" "$2"; else appear "$4"; fi
+	fi && if [ "$3" ]; then mv -f -T "$draft" "$4"; else appear "$4"; fi
 }
 
 # whole SIZE FILE: a file whose end is a hole gets its size; any other must have it.

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import require
 from nodes import missing_programs
+from test_growing import growing, is_beginning
 from test_transfer import DIRECTIONS, MIB, Direction, Far, Sides, drafts, listing, make
 from users import ShellName, missing_for_users, temporary_user
 
@@ -105,4 +106,27 @@ def test_a_large_file(
     sides.move(direction, source / "file", target, progress=told.append, verify=True)
     assert told[0].bytes > 2 * MIB
     assert (target / "file").read_bytes() == content
+    assert drafts(sides.here, sides.there) == []
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("preserve", [False, True])
+def test_files_that_are_there_and_grow(preserve: bool, direction: Direction, sides: Sides) -> None:
+    """Files that are there stay the same ones, and logs that grow arrive, alone and in a tree."""
+    source, target = sides.ends(direction)
+    names = {"small": 1000, "large": 3 * MIB, "tree/log": 1000, "tree/sub/large": 2 * MIB, "tree/sub/b": 10}
+    for top, seed in ((source, 1), (target, 2)):
+        make(top, {name: random.Random(seed).randbytes(size * seed) for name, size in names.items()})
+    for name in names:
+        (target / name).chmod(0o640)
+    sides.give(source)
+    sides.give(target)
+    before = {name: (target / name).stat().st_ino for name in names}
+    with growing(*(source / name for name in names)):
+        for name in ("small", "large", "tree"):
+            sides.move(direction, source / name, target, preserve=preserve)
+    for name, size in names.items():
+        assert is_beginning(target / name, source / name, size)
+        assert (target / name).stat().st_ino == before[name]
+        assert (target / name).stat().st_mode & 0o777 == (0o644 if preserve else 0o640)
     assert drafts(sides.here, sides.there) == []

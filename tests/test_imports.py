@@ -37,7 +37,7 @@ FLOORS = {
         "async_process",
         "execution",
         "direct",
-        *("session", "meter", "items", "archive", "stripes", "trees", "sftp"),
+        *("session", "meter", "items", "archive", "appearing", "stripes", "trees", "sftp"),
         *("questions", "files"),
         *("placement", "putting", "finding", "getting", "transfer"),
         "transport",
