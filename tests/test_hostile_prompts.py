@@ -384,6 +384,20 @@ def test_desk_closes(isolated: Path, hint: str) -> None:
             assert (said, child.returncode) == ((b"went on\n", 0) if given_hint else (b"", -15))
 
 
+def test_whoever_adopts_the_program_is_left_alone(isolated: Path) -> None:
+    """Where ssh has died before, the process that its orphans go to is not ended in its place."""
+    with desk(isolated / "ask") as opened:
+        assert opened is not None
+        # a parent of another group is not what has asked
+        argv = ["sh", "-c", 'setsid "$SSH_ASKPASS" x; echo lives']
+        env = {**os.environ, **opened.environment}
+        child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE)
+        question = opened.question()
+        assert question is not None
+        question.refuse()
+        assert child.communicate(timeout=20)[0] == b"lives\n"
+
+
 def test_no_place_for_a_desk(isolated: Path) -> None:
     """Where no program can be put, there is no desk, and the login goes by the terminal."""
     (isolated / "file").touch()
