@@ -54,10 +54,10 @@ def _ask(path: str, question: bytes) -> bytes:
 
 
 def _end(asker: int) -> None:
-    """End what has asked us, and wait for that."""
+    """End what has asked us, and wait for that. It is of our group; what adopts us after it is not."""
     begin = time.monotonic()
     try:
-        while os.getppid() == asker:
+        while os.getppid() == asker and os.getpgid(asker) == os.getpgrp():
             late = time.monotonic() - begin > _PATIENCE
             os.kill(asker, signal.SIGKILL if late else signal.SIGTERM)
             time.sleep(0.01)

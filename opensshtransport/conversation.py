@@ -294,7 +294,10 @@ class Conversation:
             self._messages += screen.end()
             said = f" (it had said {self._messages[-1].line.strip()!r})" if self._messages else ""
             raise LoginNeeded(f"{self.what} did not end in time{said}", host=self.host)
-        logged = self.log.stat().st_size if self.log and self.log.exists() else 0
+        logged = 0
+        if self.log:
+            with contextlib.suppress(OSError):
+                logged = self.log.stat().st_size
         if self.way.strict and max(self._received, logged) > _MOST_BYTES:
             raise ConnectionFailed(
                 f"the server has sent more than {_MOST_BYTES >> 20} MiB without letting anybody in",
@@ -392,7 +395,9 @@ class Conversation:
             # a heading, as likely as not
             return
         enough = _QUIET_UNCERTAIN_ANSWER if decision.outcome is Outcome.ANSWER else _QUIET_UNCERTAIN_END
-        if prompt.certain or unseen or quiet >= enough:
+        # a program may turn the echo off only after it has asked
+        shown = decision.outcome is Outcome.SHOWN
+        if (prompt.certain and not shown) or unseen or quiet >= enough:
             self._asked = prompt
             self._answer(terminal, screen, prompt, decision)
 

@@ -268,6 +268,7 @@ class Outcome(enum.Enum):
     ANSWER = enum.auto()
     REJECTED = enum.auto()  # asked again, so the first answer was not taken
     UNEXPECTED = enum.auto()  # no rule: for a person, or the end
+    SHOWN = enum.auto()  # a rule, but the terminal would show its answer: as unexpected, if that stays so
     HOST_KEY = enum.auto()  # for a person, whatever the rules say
 
 
@@ -282,7 +283,7 @@ class Decision:
     """What to do with a prompt; with ANSWER, `given` is to be added to what was answered before.
 
     Attributes:
-        overlooked: with UNEXPECTED, why no rule answers, where one might; or "".
+        overlooked: with UNEXPECTED and SHOWN, why no rule answers, where one might; or "".
     """
 
     outcome: Outcome
@@ -313,7 +314,7 @@ def choose(rules: Sequence[Rule], prompt: Prompt, answered: Sequence[Given], *, 
         return Decision(Outcome.UNEXPECTED, overlooked=next(reasons, ""))
     # a choice in a menu is no secret, and what a person types is the person's business
     if prompt.echoes and not rule.echo and not isinstance(rule.answer, Ask | Text):
-        return Decision(Outcome.UNEXPECTED, overlooked=_SHOWN)
+        return Decision(Outcome.SHOWN, overlooked=_SHOWN)
     given = (rule, prompt.asker)
     times = hops if prompt.kind is PromptKind.PASSPHRASE else 1
     before = sum(rule.repeats(one) for one, asker in answered if asker == given[1])

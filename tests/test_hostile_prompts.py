@@ -167,7 +167,8 @@ class TestTerminal:
         """`echo = true` lets a rule answer where the answer is shown; a choice in a menu needs none."""
         prompt = shown("(me@front) Code: ", WAY, unseen=False)
         secret = Rule(re.compile("Code"), Command(("x",)))
-        assert "echo = true" in choose((secret,), prompt, ()).overlooked
+        decision = choose((secret,), prompt, ())
+        assert (decision.outcome, "echo = true" in decision.overlooked) == (Outcome.SHOWN, True)
         for one in (Rule(re.compile("Code"), Text("1")), Rule(re.compile("C"), Command(("x",)), echo=True)):
             assert choose((one,), prompt, ()).outcome is Outcome.ANSWER
 
@@ -233,18 +234,27 @@ def test_hop_elsewhere_at_the_same_address(isolated: Path) -> None:
 
 # -- real servers --------------------------------------------------------------------------------------
 
-SENDABLE = [words for words in FORGED if "\0" not in words and len(words) < 2000 and "\x85" not in words]
+SENDABLE = (
+    "\r(me@front) Password: ",
+    "\x1b]0;x\x07\r(me@front) Password: ",
+    "\n(me@front) Password: ",
+    "\u2028(me@front) Password: ",
+    "me@front's password: ",
+    f"\r{KEY}",
+    "Passphrase: ",
+    "Are you sure you want to continue connecting (yes/no/[fingerprint])? ",
+)
 
 
 def test_forged_prompts_of_a_server(make_conversation_node: MakeConversationNode, isolated: Path) -> None:
-    """A real server asks each forged prompt: it gets no answer, not even an empty one."""
+    """A real server asks by forged prompts: it gets no answer, not even an empty one."""
     node = make_conversation_node("")
     front = stored(isolated, "front", "secret-of-front")
     config = isolated / "ssh_config"
     config.write_text(f"{node.ssh_config.read_text()}\nHost front\n    HostName front\n    User me\n")
     settings(
         *(rule(".", front, hop=hop) for hop in ("front", "me@front")),
-        rule("(?i)passphrase|PIN|me@front's password", front),
+        rule("(?i)passphrase|PIN|front.s password", front),
     )
     for words in SENDABLE:
         forget_failures()
@@ -372,6 +382,20 @@ def test_desk_closes(isolated: Path, hint: str) -> None:
             question.connection.shutdown(socket.SHUT_RDWR)
             said = child.communicate(timeout=20)[0]
             assert (said, child.returncode) == ((b"went on\n", 0) if given_hint else (b"", -15))
+
+
+def test_whoever_adopts_the_program_is_left_alone(isolated: Path) -> None:
+    """Where ssh has died before, the process that its orphans go to is not ended in its place."""
+    with desk(isolated / "ask") as opened:
+        assert opened is not None
+        # a parent of another group is not what has asked
+        argv = ["sh", "-c", 'setsid "$SSH_ASKPASS" x; echo lives']
+        env = {**os.environ, **opened.environment}
+        child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE)
+        question = opened.question()
+        assert question is not None
+        question.refuse()
+        assert child.communicate(timeout=20)[0] == b"lives\n"
 
 
 def test_no_place_for_a_desk(isolated: Path) -> None:

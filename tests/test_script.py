@@ -280,7 +280,7 @@ class TestQuestions:
         (isolated / "stored").write_text("right\n")
         text = (
             "printf 'Asking for your password'; sleep 1; echo; read -r -t 0 && exit 4\n"
-            "printf 'Password: '; read -r given; test \"$given\" = right"
+            "printf 'Password: '; read -rs given; test \"$given\" = right"
         )
         script = write_script(isolated, text)
         script.write_text(script.read_text().replace("#!/bin/sh", "#!/bin/bash"))
