@@ -32,6 +32,7 @@ from opensshtransport.placement import (
     How,
     claimed,
     flag,
+    followed,
     permissions,
     sums,
 )
@@ -72,7 +73,7 @@ class Getting(Finding):
         if not how.overwrite and os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         # a link is written through, as by open(2)
-        final = Path(os.path.realpath(target))
+        final = followed(target)
         _is_there(final)
         if found.content is not None:
             self._inline(found, final, how, meter)
@@ -235,7 +236,7 @@ class Getting(Finding):
         target = (os.path.join(place, found.name) if inside else place).rstrip("/") or "/"
         if os.path.lexists(target) and (not os.path.isdir(target) or (inside and os.path.islink(target))):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
-        final = Path(os.path.realpath(target))
+        final = followed(target)
         items = found.items or []
         skip = len(found.path.rstrip("/")) + 1
         lost = [

@@ -252,6 +252,7 @@ tree() {
 	fi
 	final=${final%/}
 	[ "$final" ] || final=/
+	trusted "$final"
 	other=$d d=$1
 	if [ -d "$final" ]; then
 		[ -w "$final" ] || fail EACCES
