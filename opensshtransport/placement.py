@@ -271,8 +271,8 @@ def outcome(failures: Sequence[OSError], meter: Meter) -> Transferred:
 def followed(path: str) -> Path:
     """As os.path.realpath, but for somebody else's link in a directory to which everybody can write.
 
-    Linux follows none either where fs.protected_symlinks is set (proc(5)), but looks at the last link only, and
-    containers may have it off.
+    Linux follows none either where fs.protected_symlinks is set (proc(5)), but looks at the last link only,
+    and containers may have it off.
 
     Raises:
         PermissionError: there is such a link.

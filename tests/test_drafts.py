@@ -1,4 +1,4 @@
-"""Drafts and destinations in directories to which others can write, on both sides; needs root, who is one of them."""
+"""Drafts and destinations where others can write, on both sides; needs root, who is one of them."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ def test_nobody_elses_draft_is_used(kind: Plant, tree: bool, shared: Shared) -> 
     for path in (secret.parent, secret):
         os.chown(path, shared.writer, -1)
     host, seen = shared.transport.host, source.stat()
-    if shared.writer:
-        words = (source, host, final) if tree else (source, seen.st_size, seen.st_mtime_ns, host, final)
-    else:
-        words = (host, source, final) if tree else (host, source, seen.st_size, seen.st_mtime_ns, final)
+    size = () if tree else (seen.st_size, seen.st_mtime_ns)
+    words: tuple[object, ...] = (
+        (source, *size, host, final) if shared.writer else (host, source, *size, final)
+    )
     with claimed(*words) as key:
         draft = shared.top / f".ossh-{key}"
     with acting_as(shared.other):
@@ -161,7 +161,7 @@ def test_links_of_others_are_not_followed(mode: int, shared: Shared) -> None:
                 lambda path=path: there.truncate(path, 0),
                 lambda path=path: there.copy(source, path),
             ):
-                with pytest.raises(OSError, match="Permission denied|No such file"):
+                with pytest.raises(OSError, match=r"Permission denied|No such file"):
                     change()
     assert {path.name: path.stat().st_size for path in inner.iterdir()} == {"file": 4}
     # ours
