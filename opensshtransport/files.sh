@@ -354,7 +354,7 @@ write() {
 	# nobody reads what he may not, meanwhile
 	if [ -f "$target" ] || [ "$2" != 666 ]; then umask 077; fi
 	(set -C && keep "$1") || exit
-	if [ -f "$target" ]; then
+	if [ -f "$target" ] && [ ! -L "$target" ]; then
 		chmod "$(stat -c %a "$target")" "$draft"
 	elif [ "$2" != 666 ]; then
 		chmod "$(limited "$2")" "$draft"
@@ -466,7 +466,7 @@ copy_() {
 		fi
 	fi
 	beside "$to"
-	if cp "$1" "$2" "$draft" && { [ ! -f "$to" ] || [ "$1" = -a ] || [ "${1#*p}" != "$1" ] || [ -L "$draft" ] || chmod "$(stat -c %a "$to")" "$draft"; } && mv -f -T "$draft" "$to"; then
+	if cp "$1" "$2" "$draft" && { [ ! -f "$to" ] || [ -L "$to" ] || [ "$1" = -a ] || [ "${1#*p}" != "$1" ] || [ -L "$draft" ] || chmod "$(stat -c %a "$to")" "$draft"; } && mv -f -T "$draft" "$to"; then
 		exit 0
 	fi
 	rm -rf "$draft"
