@@ -279,6 +279,7 @@ class Getting(Finding):
         failures += lost + problems
 
     def _settle_top(self, found: Found, final: Path, new: bool, how: How) -> None:
+        trees.no_link(final)
         # last: without write permission nothing could be moved
         if how.preserve:
             archive.chmod_directory(final, found.stat.permissions)
