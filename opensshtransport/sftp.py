@@ -198,16 +198,16 @@ class Sftp:
         out, _ = self._run(lines, path)
         shows, _, rest = out.partition("\n")
         if decoded(shows) != f"sftp> {SHOWS}":
-            words = "this sftp does not print all names in its locale; set LANG to one of UTF-8"
-            raise OSError(errno.EILSEQ, words, f"{self._host}:{path}")
+            raise self._error(
+                errno.EILSEQ, path, "sftp does not print all names: set LANG to a locale of UTF-8"
+            )
         listing = rest.partition("\n")[2]
         try:
             printed = parse_listing(listing, f"./{top}" if top.startswith("-") else top)
         except ValueError:
             if listing.rstrip("\n") == top.rstrip("/"):
                 raise self._error(errno.ENOTDIR, path) from None
-            words = "the listing of sftp cannot be understood"
-            raise OSError(errno.EBADMSG, words, f"{self._host}:{path}") from None
+            raise self._error(errno.EBADMSG, path, "the listing of sftp cannot be understood") from None
         names = {name for name in printed if decoded(name) == name}
         return names | self._told_apart([name for name in printed if name not in names], top)
 
@@ -221,8 +221,7 @@ class Sftp:
         said = re.split(r"^sftp> ", out, flags=re.MULTILINE)[1:]
         found = {one for one, words in zip(candidates, said, strict=True) if words.partition("\n")[2]}
         if len(found) != sum(1 for name in printed if "\n" not in name):
-            words = "the listing of sftp has names that cannot be told apart"
-            raise OSError(errno.EBADMSG, words, f"{self._host}:{top}")
+            raise self._error(errno.EBADMSG, top, "the listing of sftp has names that cannot be told apart")
         return found | {decoded(name) for name in printed if "\n" in name}
 
     def kind(self, path: str) -> str | None:
@@ -500,5 +499,5 @@ class Sftp:
         # the old protocol gives the path to a shell over there
         return f"{self._shells.master.destination.host}:{quoted(path)}"
 
-    def _error(self, number: int, path: str) -> OSError:
-        return OSError(number, os.strerror(number), f"{self._host}:{path}")
+    def _error(self, number: int, path: str, words: str = "") -> OSError:
+        return OSError(number, words or os.strerror(number), f"{self._host}:{path}")
