@@ -40,7 +40,7 @@ from opensshtransport.listings import SHOWS, decoded, left_out, parse_listing, u
 from opensshtransport.master import Facts, listens
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
-from opensshtransport.placement import WILD, How, claimed
+from opensshtransport.placement import WILD, How, claimed, followed
 from opensshtransport.shells import Shells
 from opensshtransport.slots import PATIENCE
 
@@ -194,16 +194,16 @@ class Sftp:
         out, _ = self._run(lines, path)
         shows, _, rest = out.partition("\n")
         if decoded(shows) != f"sftp> {SHOWS}":
-            words = "this sftp does not print all names in its locale; set LANG to one of UTF-8"
-            raise OSError(errno.EILSEQ, words, f"{self._host}:{path}")
+            raise self._error(
+                errno.EILSEQ, path, "sftp does not print all names: set LANG to a locale of UTF-8"
+            )
         listing = rest.partition("\n")[2]
         try:
             printed = parse_listing(listing, f"./{top}" if top.startswith("-") else top)
         except ValueError:
             if listing.rstrip("\n") == top.rstrip("/"):
                 raise self._error(errno.ENOTDIR, path) from None
-            words = "the listing of sftp cannot be understood"
-            raise OSError(errno.EBADMSG, words, f"{self._host}:{path}") from None
+            raise self._error(errno.EBADMSG, path, "the listing of sftp cannot be understood") from None
         names = {name for name in printed if decoded(name) == name}
         return names | self._told_apart([name for name in printed if name not in names], top)
 
@@ -217,8 +217,7 @@ class Sftp:
         said = re.split(r"^sftp> ", out, flags=re.MULTILINE)[1:]
         found = {one for one, words in zip(candidates, said, strict=True) if words.partition("\n")[2]}
         if len(found) != sum(1 for name in printed if "\n" not in name):
-            words = "the listing of sftp has names that cannot be told apart"
-            raise OSError(errno.EBADMSG, words, f"{self._host}:{top}")
+            raise self._error(errno.EBADMSG, top, "the listing of sftp has names that cannot be told apart")
         return found | {decoded(name) for name in printed if "\n" in name}
 
     def kind(self, path: str) -> str | None:
@@ -400,6 +399,7 @@ class Sftp:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target))
         if how.recursive is False and not self._legacy and self.kind(source) == "d":
             how.check_tree(f"{self._host}:{source}")
+        followed(str(target))
         trees.sweep(target.parent)
         with self._draft(source, target) as draft:
             arrived = draft / "it"
@@ -430,7 +430,7 @@ class Sftp:
             size = arrived.stat().st_size
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-            final = Path(os.path.realpath(target))
+            final = followed(str(target))
             appear(arrived, final if how.overwrite else target, exist_ok=how.overwrite, preserve=how.preserve)
             meter.expect(1, size)
             meter.moved(size, target.name)
@@ -451,7 +451,7 @@ class Sftp:
         problems: list[OSError] = []
         trees.arrange(
             arrived,
-            target,
+            followed(str(target)),
             new=not os.path.lexists(target),
             exist_ok=how.overwrite,
             preserve=how.preserve,
@@ -486,5 +486,5 @@ class Sftp:
         # the old protocol gives the path to a shell over there
         return f"{openssh.copy_host(self._shells.master.destination)}:{quoted(path)}"
 
-    def _error(self, number: int, path: str) -> OSError:
-        return OSError(number, os.strerror(number), f"{self._host}:{path}")
+    def _error(self, number: int, path: str, words: str = "") -> OSError:
+        return OSError(number, words or os.strerror(number), f"{self._host}:{path}")
