@@ -96,7 +96,13 @@ def typist(request: pytest.FixtureRequest, isolated: Path) -> Iterator[Typist]:
     somebody.child.close(force=True)
 
 
-IN_EACH_SHELL = pytest.mark.parametrize("typist", SHELLS, indirect=True)
+# what is ours does not know who started it, so one shell will do for the second program
+IN_EACH_SHELL = pytest.mark.parametrize(
+    ("typist", "program"),
+    [*((shell, [OSSH_RUN]) for shell in SHELLS), ("bash", [OSSH, "run"])],
+    ids=[*SHELLS, "bash-python"],
+    indirect=["typist"],
+)
 
 
 def in_master(node: Sandbox) -> None:
@@ -116,7 +122,6 @@ def call(program: list[Path | str], node: Sandbox, *words: str) -> str:
     return " ".join(map(str, [*program, *words, "-F", node.ssh_config, node.host]))
 
 
-@PROGRAMS
 @IN_EACH_SHELL
 def test_a_stopped_command(typist: Typist, program: list[Path | str], node: Sandbox, isolated: Path) -> None:
     """What is typed while it is stopped or in the background is the shell's, in the foreground its own."""
@@ -144,7 +149,6 @@ def test_a_stopped_command(typist: Typist, program: list[Path | str], node: Sand
     assert end.exists()
 
 
-@PROGRAMS
 @IN_EACH_SHELL
 def test_a_background_command(
     typist: Typist, program: list[Path | str], node: Sandbox, isolated: Path
@@ -162,7 +166,6 @@ def test_a_background_command(
     until(end.exists, "the command to end")
 
 
-@PROGRAMS
 @IN_EACH_SHELL
 def test_a_terminal_in_the_background(
     typist: Typist, program: list[Path | str], node: Sandbox, isolated: Path
@@ -179,7 +182,7 @@ def test_a_terminal_in_the_background(
     typist.continues()
     until(up.exists, "the command to begin")
     typist.child.sendline("first")
-    until(lambda: got.read_text() == "first\n", "the command to get what is typed")
+    until(lambda: got.exists() and got.read_text() == "first\n", "the command to get what is typed")
     typist.child.sendeof()
     until(typist.has_the_terminal, "the command to end")
     typist.types(2)
