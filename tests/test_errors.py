@@ -10,12 +10,14 @@ import copy
 import inspect
 import pickle
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from capture_stderr import CASES, STDERR, ImpossibleHereError, capture, quiet_node
 from conftest import require
+from evidence import EVIDENCE
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -31,12 +33,12 @@ from opensshtransport.errors import (
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
-    SessionRefused,
     SettingsError,
     Unreachable,
     classify,
     connection_error,
     log_error,
+    logged_status,
 )
 from opensshtransport.sandbox import Sandbox
 
@@ -286,19 +288,41 @@ class TestConnectionError:
 class TestLogError:
     """What it means that ssh ended without the command's status."""
 
-    LOST = "*-lost-while-starting.txt"
+    @pytest.mark.parametrize("name", EVIDENCE)
+    def test_evidence(self, name: str) -> None:
+        """Only what ssh says outright counts: a status, a refusal, or that it has asked nobody."""
+        case = EVIDENCE[name]
+        assert logged_status(case.log) == case.status
+        if case.error is not None:
+            error = log_error(case.log, "daint")
+            assert type(error) is case.error
+            assert error.started is case.started
 
-    @pytest.mark.parametrize("path", sorted(STDERR.glob(LOST)), ids=lambda path: path.stem)
+    @pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh", "zsh --emulate sh"])
+    def test_evidence_in_sh(self, shell: str) -> None:
+        """`ossh-run` takes the same logs for a status, and no other."""
+        require(missing_programs(shell.split(maxsplit=1)[0]))
+        script = (Path(__file__).parent.parent / "scripts" / "ossh-run").read_text()
+        (function,) = re.findall(r"^read_status\(\) \{\n.*?^\}\n", script, re.MULTILINE | re.DOTALL)
+        for name, case in EVIDENCE.items():
+            argv = [*shell.split(), "-c", f'{function}read_status; echo "$? $status"']
+            done = subprocess.run(argv, input=case.log.encode(), capture_output=True, check=True)
+            expected = "1 " if case.status is None else f"0 {case.status}"
+            assert done.stdout.decode() == f"{expected}\n", name
+
+    @pytest.mark.parametrize(
+        "path", sorted(STDERR.glob("*-lost-while-starting.txt")), ids=lambda path: path.stem
+    )
     def test_wherever_it_ends(self, path: Path) -> None:
-        """Until the master was asked for the command nothing has started; afterwards that is not known."""
+        """A log that ends anywhere, or lacks any line, proves nothing where the master was asked."""
         lines = path.read_text().splitlines(keepends=True)
-        asked = next(number for number, line in enumerate(lines) if "session request sent" in line)
         for number in range(len(lines) + 1):
-            error = log_error("".join(lines[:number]), "daint")
-            expected = MasterGone if number <= asked else ConnectionLost
-            assert type(error) is expected, lines[:number]
-            assert error.started is (False if number <= asked else None)
-        refused = "mux_client_request_session: session request failed: Session open refused by peer\n"
-        assert type(log_error("".join([*lines[: asked + 1], refused]), "daint")) is SessionRefused
-        opened = "debug1: mux_client_request_session: master session id: 2\n"
-        assert log_error("".join([*lines[: asked + 1], opened]), "daint").started is True
+            for log in (lines[:number], lines[number:], lines[:number] + lines[number + 1 :]):
+                error = log_error("".join(log), "daint")
+                assert type(error) is ConnectionLost, log
+                assert error.started is None
+
+    @pytest.mark.parametrize("path", sorted(STDERR.glob("*-guarded-log-*.txt")), ids=lambda path: path.stem)
+    def test_nobody_was_asked(self, path: Path) -> None:
+        """What ssh writes where no master listens is proof in each version."""
+        assert type(log_error(path.read_text(), "daint")) is MasterGone
