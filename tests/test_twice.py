@@ -53,10 +53,8 @@ def test_the_directory_goes(
     ossh("login", "-F", own_node.ssh_config, own_node.host)
     ran, go = isolated / "ran", isolated / "go"
     command = f"echo x >> {ran}; while [ ! -e {go} ]; do sleep 0.02; done; exit 3"
-    words = [OSSH_RUN, *flags, "-F", own_node.ssh_config, own_node.host, command]
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    ) as run:
+    argv: list[str | Path] = [OSSH_RUN, *flags, "-F", own_node.ssh_config, own_node.host, command]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as run:
         until(ran.exists, "the command to begin")
         fault()
         go.touch()
@@ -94,16 +92,8 @@ def test_containers_with_the_same_numbers(own_node: Sandbox, isolated: Path) -> 
         for number in range(2):
             up, go = isolated / f"up{number}", isolated / f"go{number}"
             command = f"echo >{up}; while [ ! -e {go} ]; do sleep 0.02; done; exit 3"
-            argv: list[str | Path] = [
-                *contained,
-                isolated / f"pid{number}",
-                OSSH_RUN,
-                "-n",
-                "-F",
-                config,
-                host,
-                command,
-            ]
+            argv: list[str | Path] = [*contained, isolated / f"pid{number}", OSSH_RUN, "-n", "-F"]
+            argv += [config, host, command]
             runs.append(stack.enter_context(subprocess.Popen(argv)))
             until(up.exists, "the command to begin")
         assert (isolated / "pid0").read_text() == (isolated / "pid1").read_text()
