@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import Keep, require
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from nodes import missing_programs
 from programs import OSSH, OSSH_RUN, ossh, ossh_run, runtime, until
@@ -24,6 +26,7 @@ from programs import OSSH, OSSH_RUN, ossh, ossh_run, runtime, until
 from opensshtransport import openssh, settings
 from opensshtransport.budget import MOST_FAILURES, Budget
 from opensshtransport.errors import AuthenticationRefused, CoolingDown, SettingsError
+from opensshtransport.master import locked
 from opensshtransport.runlog import RunLog, sweep_logs
 from opensshtransport.sandbox import Sandbox
 
@@ -137,6 +140,30 @@ class TestSweeping:
         assert not log.path.exists()
 
 
+def test_locks_that_are_removed(tmp_path: Path) -> None:
+    """Who waited for a lock whose file was removed meanwhile waits for that of the same name then."""
+    path, order = tmp_path / "lock", []
+
+    def second() -> None:
+        with locked(path):
+            order.append("second")
+
+    with locked(path):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        until(lambda: len(_descriptors(path)) == 2, "the other one to open the file")
+        path.unlink()
+        with locked(path):
+            order.append("third")
+    waiting.join()
+    assert order == ["third", "second"]
+
+
+def _descriptors(path: Path) -> list[Path]:
+    found = list(Path("/proc/self/fd").iterdir())
+    return [one for one in found if one.exists() and one.samefile(path)]
+
+
 @pytest.mark.parametrize("way", ["run", "status"])
 def test_closed_descriptors(node: Sandbox, way: str) -> None:
     """With stdin and stdout closed nothing is written elsewhere; the status is the command's, as with ssh."""
@@ -217,6 +244,7 @@ _VALUES = st.recursive(
 )
 
 
+@hypothesis_settings(deadline=None)
 @given(key=st.sampled_from(sorted(settings._READERS)), value=_VALUES)
 def test_any_value_of_any_setting(key: str, value: object) -> None:
     """Whatever stands in config.toml is taken, or told as a mistake."""
@@ -224,6 +252,7 @@ def test_any_value_of_any_setting(key: str, value: object) -> None:
         settings._read(key, value, "here")
 
 
+@hypothesis_settings(deadline=None)
 @given(
     key=st.sampled_from(["password", "code", "pin", "prompts"]),
     name=st.sampled_from(["totp", "keyring", "command", "file", "expect", "answer", "hop", "once", "digits"]),
