@@ -278,7 +278,7 @@ class Channel:
         # by this the process group can be found there (`ending`), and by nothing in the command's own words
         self.sign = f"ossh_tag={self.tag}"
         self.out, self.err = Stream(mark), Stream(mark)
-        self._log = RunLog(master.directory)
+        self.log = RunLog(master.directory)
         self._listener = _listener(facts)
         self.opened = time.monotonic()
         self._beside = slots.in_use() - 1 + slots.lingering()
@@ -295,7 +295,7 @@ class Channel:
             # a shell that begins with the right descriptors, which is all that it ever knows
             command=f'exec /bin/sh -c \'exec /bin/sh -c "$(printf %b "$0")" {self.tag}'
             f" 4<&0 5>&2 2>/dev/null' '{coded}'",
-            log=self._log.path,
+            log=self.log.path,
         )
         try:
             self.ssh = Client(
@@ -308,7 +308,7 @@ class Channel:
                 bufsize=0,
             )
         except BaseException:
-            self._log.close()
+            self.log.close()
             raise
         self._writing = threading.Lock()
         self._closed = False
@@ -390,7 +390,7 @@ class Channel:
     def words(self) -> str:
         """What ssh itself said."""
         # the log goes when the channel is closed
-        return self._log.read()
+        return self.log.read()
 
     def last_words(self) -> str:
         """What ssh itself said, when the session has broken, of which ssh is told within a moment."""
@@ -431,7 +431,7 @@ class Channel:
         except subprocess.TimeoutExpired:
             self.ssh.kill()
             self.ssh.wait()
-        self._log.close()
+        self.log.close()
         self.slots.give(self.slot, lingers=self.ssh.returncode < 0)
         _open_channels.discard(self)
 
@@ -448,7 +448,7 @@ class Channel:
     def abandon(self) -> None:
         """In a forked child: let go of the parent's pipes and process, without a trace on the far side."""
         self._closed = True
-        self._log.abandon()
+        self.log.abandon()
         for pipe in (self.ssh.stdin, self.ssh.stdout, self.ssh.stderr):
             if pipe is not None:
                 pipe.close()

@@ -526,12 +526,27 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
         BlockingIOError: somebody else holds it, and we were not to wait.
         SettingsError: the file is not ours alone.
     """
-    file = open_ours(path, os.O_RDWR | os.O_CREAT)
+    held = False
+    while not held:
+        # it may have been removed with all that was in it
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        file = open_ours(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # else the file was removed while we waited, and others hold another one of that name
+            held = _is_named(file, path)
+            if held:
+                yield file
+        finally:
+            os.close(file)
+
+
+def _is_named(file: int, path: Path) -> bool:
+    """Whether an open file is still the one of this name."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield file
-    finally:
-        os.close(file)
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

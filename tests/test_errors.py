@@ -10,11 +10,14 @@ import copy
 import inspect
 import pickle
 import re
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from capture_stderr import CASES, CLIENTS, STDERR, ImpossibleHereError, capture, kept, quiet_node
 from conftest import require
+from evidence import EVIDENCE
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -31,7 +34,6 @@ from opensshtransport.errors import (
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
-    SessionRefused,
     SettingsError,
     TooManyFailures,
     Unreachable,
@@ -322,20 +324,43 @@ class TestConnectionError:
 class TestLogError:
     """What it means that ssh ended without the command's status."""
 
+    @pytest.mark.parametrize("name", EVIDENCE)
+    def test_evidence(self, name: str) -> None:
+        """Only what ssh says outright counts: a status, a refusal, or that it has asked nobody."""
+        case = EVIDENCE[name]
+        assert logged_status(case.log) == case.status
+        if case.error is not None:
+            error = log_error(case.log, "daint")
+            assert type(error) is case.error
+            assert error.started is case.started
+
+    @pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh", "zsh --emulate sh"])
+    def test_evidence_in_sh(self, shell: str) -> None:
+        """`ossh-run` takes the same logs for a status, and no other."""
+        require(missing_programs(shell.split(maxsplit=1)[0]))
+        script = (Path(__file__).parent.parent / "scripts" / "ossh-run").read_text()
+        (function,) = re.findall(r"^read_status\(\) \{\n.*?^\}\n", script, re.MULTILINE | re.DOTALL)
+        for name, case in EVIDENCE.items():
+            argv = [*shell.split(), "-c", f'{function}read_status; echo "$? $status"']
+            done = subprocess.run(argv, input=case.log.encode(), capture_output=True, check=True)
+            expected = "1 " if case.status is None else f"0 {case.status}"
+            assert done.stdout.decode() == f"{expected}\n", name
+
     @pytest.mark.parametrize("version", _KEPT["lost-while-starting"])
     def test_wherever_it_ends(self, version: str) -> None:
-        """Until the master was asked for the command nothing has started; afterwards that is not known."""
+        """A log that ends anywhere, or lacks any line, proves nothing where the master was asked."""
         lines = _KEPT["lost-while-starting"][version].splitlines(keepends=True)
-        asked = next(number for number, line in enumerate(lines) if "session request sent" in line)
         for number in range(len(lines) + 1):
-            error = log_error("".join(lines[:number]), "daint")
-            expected = MasterGone if number <= asked else ConnectionLost
-            assert type(error) is expected, lines[:number]
-            assert error.started is (False if number <= asked else None)
-        refused = "mux_client_request_session: session request failed: Session open refused by peer\n"
-        assert type(log_error("".join([*lines[: asked + 1], refused]), "daint")) is SessionRefused
-        opened = "debug1: mux_client_request_session: master session id: 2\n"
-        assert log_error("".join([*lines[: asked + 1], opened]), "daint").started is True
+            for log in (lines[:number], lines[number:], lines[:number] + lines[number + 1 :]):
+                error = log_error("".join(log), "daint")
+                assert type(error) is ConnectionLost, log
+                assert error.started is None
+
+    @pytest.mark.parametrize("name", [name for name in _KEPT if name.startswith("guarded-log-")])
+    def test_nobody_was_asked(self, name: str) -> None:
+        """What ssh writes where no master listens is proof in each version."""
+        for version, text in _KEPT[name].items():
+            assert type(log_error(text, "daint")) is MasterGone, version
 
     @pytest.mark.parametrize("version", kept("mux-log-kill9PP", CLIENTS))
     def test_cut_while_it_ran(self, version: str) -> None:

@@ -153,7 +153,7 @@ def test_an_ssh_that_was_killed_has_told_nothing(own_node: Sandbox, keep: Keep, 
     file = tmp_path / "ran"
 
     def asked() -> list[Channel]:
-        mine = [one for one in _open_channels if one._log.path.parent == runtime()]
+        mine = [one for one in _open_channels if one.log.path.parent == runtime()]
         return [one for one in mine if "mux_client_hello_exchange" in one.words()]
 
     relay.silence()

@@ -19,7 +19,7 @@ from faults.world import World, within
 from opensshtransport.master import sweep
 
 HOLDER = """
-    import sys, time
+    import os, sys, time
     from opensshtransport import openssh
     from opensshtransport.slots import Slots
     from opensshtransport.master import Master
@@ -27,7 +27,10 @@ HOLDER = """
     slots = Slots(master)
     taken = [slots.take() for _ in range(int(sys.argv[3]))]
     with master.lock(10):
-        (master.directory / f"run.{__import__('os').getpid()}.0").touch()
+        log = master.directory / f"run.{os.getpid()}.0"
+        log.touch()
+        # one that is old is swept
+        os.utime(log, (0, 0))
         print("holds", flush=True)
         time.sleep(600)
 """

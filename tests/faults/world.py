@@ -28,6 +28,7 @@ from opensshtransport import Transport
 from opensshtransport import master as masters
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.master import Master
+from opensshtransport.runlog import sweep_logs
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.slots import Slots
 
@@ -358,6 +359,7 @@ class World:
     def sweep(self) -> None:
         """Remove what killed processes have left in the runtime directory: names that nobody holds."""
         masters.sweep(self.master.directory)
+        sweep_logs(self.master.directory, older=0)
         for name in self.master.directory.glob("moving/*"):
             with masters.locked(name, wait=False):
                 name.unlink()
