@@ -28,6 +28,7 @@ __all__ = [
     "BrokenStream",
     "Reader",
     "Writer",
+    "chmod_directory",
     "is_zeros",
     "pack",
     "read_beginning",
@@ -65,6 +66,11 @@ def umask() -> int:
         return mask
 
 
+def chmod_directory(path: Path, mode: int) -> None:
+    """Set a directory's mode; a set-group-ID bit that it has inherited stays, as with chmod(1) and cp(1)."""
+    path.chmod(mode | path.stat().st_mode & modes.S_ISGID)
+
+
 def is_zeros(piece: bytes) -> bool:
     """Whether a piece, of 256 KiB at most, is nothing but zeros: by one comparison, and not byte by byte."""
     return piece == _ZEROS[: len(piece)]
@@ -72,10 +78,6 @@ def is_zeros(piece: bytes) -> bool:
 
 def _nothing(*_: object) -> None:
     """Nobody is to be told."""
-
-
-def _all(_: str) -> bool:
-    return True
 
 
 def seconds(nanoseconds: int) -> str:
@@ -285,8 +287,7 @@ def unpack(
     top: Path,
     *,
     preserve: bool = False,
-    wanted: Callable[[str], bool] = _all,
-    mtimes: Mapping[str, int] | None = None,
+    listed: dict[str, Item] | None = None,
     failed: Callable[[str, OSError], object],
     progress: Callable[[str, int], object] = _nothing,
 ) -> list[Callable[[], None]]:
@@ -296,8 +297,9 @@ def unpack(
         reader: gives the stream.
         top: the directory.
         preserve: keep modes and times; else modes are subject to the umask.
-        wanted: whether a member, by its path below the top, is unpacked.
-        mtimes: nanoseconds, where they are known better than the stream tells them.
+        listed: what was listed, by its path below the top: nothing else is unpacked, nothing twice, and of
+            a file that is larger by now its beginning; times are taken from there. It is emptied. None where
+            there is no listing.
         failed: is told what was refused or cannot be written.
         progress: is told how many bytes of a member have come.
 
@@ -328,11 +330,20 @@ def unpack(
                 # as far as the next header is, whatever the member says of itself
                 frugal.allow(archive.offset - archive.fileobj.tell())
                 name = member.name.removeprefix("./").rstrip("/")
-                if name in {"", "."} or not wanted(name):
+                item = None if listed is None else listed.pop(name, None)
+                if name in {"", "."} or (item is None and listed is not None):
                     continue
-                if mtimes is not None and name in mtimes:
-                    member.pax_headers = {**member.pax_headers, "mtime": seconds(mtimes[name])}
                 try:
+                    if item is not None:
+                        if member.isfile() and item.kind == "file":
+                            # it may have grown since it was listed
+                            member.size = min(member.size, item.size)
+                        if not _fits(member, item, place):
+                            # nor what an earlier try has left of it; that it is missing is seen at the end
+                            place.path(name).unlink(missing_ok=True)
+                            continue
+                        # exact, where a stream may have seconds only
+                        member.pax_headers = {**member.pax_headers, "mtime": seconds(item.mtime_ns)}
                     path = _unpack_member(archive, member, name, place, preserve, progress)
                     if member.issym() or name in place.links:
                         later[name] = partial(_link, path, place.links[name], member, preserve, name, failed)
@@ -352,6 +363,18 @@ def unpack(
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as reason:
         raise BrokenStream(errno.EIO, f"the archive is broken: {reason}", str(top)) from reason
     return list(later.values())
+
+
+def _fits(member: tarfile.TarInfo, item: Item, place: _Place) -> bool:
+    """Whether it is no more than was listed: a header may claim any size of holes, and any link any file."""
+    if member.issym() or member.isdir():
+        return item.kind == ("symlink" if member.issym() else "directory")
+    size = member.size
+    if member.islnk():
+        twin = place.path(member.linkname.removeprefix("./"))
+        # hard links of links are links, which are made last
+        size = twin.lstat().st_size if os.path.lexists(twin) else 0
+    return (item.kind != "directory" and size <= item.size) or (item.kind == "symlink" and member.islnk())
 
 
 class _Frugal:
@@ -403,11 +426,13 @@ def _settle(
     failed: Callable[[str, OSError], object] | None,
 ) -> None:
     try:
-        if preserve:
-            path.chmod(member.mode if member.isdir() else member.mode & 0o777)
-            os.utime(path, ns=(_time(member), _time(member)))
+        mode = member.mode & 0o777
+        if member.isdir():
+            chmod_directory(path, member.mode if preserve else mode & ~mask)
         else:
-            path.chmod(member.mode & 0o777 & ~mask)
+            path.chmod(mode if preserve else mode & ~mask)
+        if preserve:
+            os.utime(path, ns=(_time(member), _time(member)))
     except OSError as reason:
         if failed is None:
             raise
@@ -440,7 +465,7 @@ def _unpack_member(
         if path.is_symlink():
             raise OSError(errno.EPERM, "the archive writes through a link", name)
         path.mkdir(exist_ok=True)
-        path.chmod(0o700)
+        chmod_directory(path, 0o700)
         place.made.add(path.relative_to(place.top).as_posix())
         return path
     place.links.pop(name, None)

@@ -5,6 +5,7 @@ The trap: a local name may have a colon; as for scp, what has a slash before its
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import os
@@ -13,16 +14,24 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from opensshtransport import openssh, trees
-from opensshtransport.errors import ConnectionFailed, SettingsError, connection_error, printable
+from opensshtransport.errors import (
+    ConnectionFailed,
+    OpenSshTransportError,
+    SettingsError,
+    connection_error,
+    printable,
+)
 from opensshtransport.items import Item, from_records, list_tree
+from opensshtransport.placement import TransferFailed
 from opensshtransport.transport import Transport
 
 __all__ = ["Options", "Place", "SyncOptions", "copy", "parse_place", "sync"]
@@ -191,7 +200,9 @@ def sync(source: str, destination: str, ssh_config: str | None, options: SyncOpt
         if not found:
             raise NotADirectoryError(errno.ENOTDIR, "no such directory", source)
         if options.rsync and shutil.which("rsync") and _has_rsync(transport):
-            return _rsync(transport, here, there, options)
+            inherited = _inherited(transport, there)
+            if inherited is not None:
+                return _rsync(transport, here, there, options, inherited)
         _compare(transport, here, there, options)
     return 0
 
@@ -200,14 +211,43 @@ def _has_rsync(transport: Transport) -> bool:
     return transport.run("command -v rsync >/dev/null").returncode == 0
 
 
-def _rsync(transport: Transport, here: Place, there: Place, options: SyncOptions) -> int:
+# Prints whether a directory, or one below it, is set-group-ID, and whether one is not; or of the
+# directory that it will be in.
+_SET_GROUP_ID = """
+while [ ! -d "${1:-/}" ]; do set -- "${1%/*}"; done
+set -- "${1:-/}"
+find "$1" -type d -perm -2000 2>/dev/null | head -n 1 | wc -l
+find "$1" -type d ! -perm -2000 2>/dev/null | head -n 1 | wc -l
+"""
+
+
+def _inherited(transport: Transport, place: Place) -> list[str] | None:
+    """What rsync must be told so that set-group-ID directories stay so; None where that cannot be said.
+
+    Its `-p` takes the bit from each directory that has none in the source, and what is put there then is in
+    another group.
+    """
+    script = ["sh", "-c", _SET_GROUP_ID, "sh", _absolute(place, transport)]
+    if place.host is None:
+        said = subprocess.run(script, stdin=subprocess.DEVNULL, capture_output=True, check=False).stdout
+        some, others = map(int, said.split())
+    else:
+        some, others = map(int, (transport.run(script).stdout or "").split())
+    if some and others:
+        return None
+    return ["--chmod=Dg+s"] if some else []
+
+
+def _rsync(
+    transport: Transport, here: Place, there: Place, options: SyncOptions, inherited: Sequence[str]
+) -> int:
     """By rsync, over the guarded ssh: it never logs in by itself."""
     shared = transport.master
     facts = shared.facts()
     if facts is None:
         raise ConnectionFailed("the master has gone", host=transport.host)
     guarded = openssh.guarded_options(shared.destination, openssh.literal(Path(facts.socket)))
-    argv = ["rsync", "-rlpt", "--protect-args", "-e", shlex.join(guarded)]
+    argv = ["rsync", "-rlpt", *inherited, "--protect-args", "-e", shlex.join(guarded)]
     argv += ["--delete"] if options.delete else []
     argv += ["--dry-run"] if options.dry_run else []
     argv += ["--checksum"] if options.checksum else []
@@ -224,76 +264,146 @@ def _rsync(transport: Transport, here: Place, there: Place, options: SyncOptions
 
 def _operand(place: Place, transport: Transport) -> str:
     # a slash at the end: what is in it, not the directory itself
+    path = f"{_absolute(place, transport)}/"
+    return path if place.host is None else f"{transport.host}:{path}"
+
+
+def _absolute(place: Place, transport: Transport) -> str:
     if place.host is None:
-        path = str(Path(place.path).expanduser().absolute())
-        return f"{path.rstrip('/')}/"
-    path = posixpath.join(transport.home(), _plain(place.path, transport))
-    return f"{transport.host}:{path.rstrip('/')}/"
+        return str(Path(place.path).expanduser().absolute()).rstrip("/")
+    return posixpath.join(transport.home(), _plain(place.path, transport)).rstrip("/")
 
 
 def _plain(path: str, transport: Transport) -> str:
     return transport.realpath(path) if path.startswith("~") else path
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What one side has, and of which names, and of all below these, it is not known ("" for the top)."""
+
+    items: Mapping[str, Item]
+    unknown: Mapping[str, OSError] = field(default_factory=dict)
+
+
 def _compare(transport: Transport, here: Place, there: Place, options: SyncOptions) -> None:
-    """By one listing on each side, and a stream of what differs."""
+    """By one listing on each side, and a stream of what differs; what goes wrong is told at the end."""
     upward = here.host is None
     local = Path(here.path if upward else there.path).expanduser()
     remote = there.path if upward else here.path
-    ours = _local_items(local)
-    theirs = _remote_items(transport, remote, missing_ok=upward)
-    source, target = (ours, theirs) if upward else (theirs, ours)
+    ours = _local_side(local)
+    theirs = _remote_side(transport, remote, target=upward)
+    source, target = (ours.items, theirs.items) if upward else (theirs.items, ours.items)
     same = _same(transport, source, target, local, remote, options.checksum)
     changed = sorted(name for name, item in source.items() if name not in same and item.kind != "other")
-    surplus = sorted(name for name in target if name not in source) if options.delete else []
+    unknown = {**ours.unknown, **theirs.unknown}
+    spared = _spared(unknown)
+    surplus = [name for name in target if name not in source] if options.delete else []
     # of another kind, so it is in the way
     in_the_way = [name for name in changed if name in target and target[name].kind != source[name].kind]
+    surplus = sorted(name for name in surplus if not spared(name))
     if not options.quiet:
         # a name may hold a newline too
         for name in changed:
             print(printable(name).replace("\n", "\\n"))
         for name in surplus:
             print("deleting", printable(name).replace("\n", "\\n"))
-    if options.dry_run:
-        return
-    # directories are gone through, whatever they are themselves
-    kept = {name for name in same if source[name].kind != "directory"}
-    gone = _tops([*surplus, *in_the_way]) if options.delete else []
-    if upward:
-        transport.makedirs(remote, exist_ok=True)
-        _remove_there(transport, remote, gone, theirs)
-        if changed:
-            transport.put(f"{local}/.", remote, preserve=True, exclude=kept.__contains__)
-    else:
-        local.mkdir(parents=True, exist_ok=True)
-        for name in gone:
-            if target[name].kind == "directory":
-                shutil.rmtree(local / name)
+    words = ": nothing below it is deleted" if options.delete else ""
+    failures = [
+        OSError(reason.errno, f"{reason.strerror}{words}", reason.filename) for reason in unknown.values()
+    ]
+    if not options.dry_run:
+        # directories are gone through, whatever they are themselves
+        kept = {name for name in same if source[name].kind != "directory"}
+        in_the_way = [name for name in in_the_way if not spared(name)]
+        gone = _tops([*surplus, *in_the_way]) if options.delete else []
+        with _collected(failures):
+            if upward:
+                transport.makedirs(remote, exist_ok=True)
             else:
-                (local / name).unlink()
-        if changed:
-            transport.get(f"{remote}/.", local, preserve=True, exclude=kept.__contains__)
+                local.mkdir(parents=True, exist_ok=True)
+        for remove in (
+            _removals_there(transport, remote, gone, target) if upward else _removals(local, gone, target)
+        ):
+            with _collected(failures):
+                remove()
+        with _collected(failures):
+            if changed and upward:
+                transport.put(f"{local}/.", remote, preserve=True, exclude=kept.__contains__)
+            elif changed:
+                transport.get(f"{remote}/.", local, preserve=True, exclude=kept.__contains__)
+    _raise_all(failures)
 
 
-def _local_items(top: Path) -> dict[str, Item]:
-    if not top.is_dir():
-        return {}
+def _spared(unknown: Iterable[str]) -> Callable[[str], bool]:
+    """Tell which names must not be deleted: what is not known, what is below it, and what it is in."""
+    apart = set(unknown)
+    above = {name[:end] for name in apart for end, letter in enumerate(name) if letter == "/"}
 
-    def failed(reason: OSError) -> None:
-        raise reason
+    def spared(name: str) -> bool:
+        ends = (end for end, letter in enumerate(f"{name}/") if letter == "/")
+        return "" in apart or name in above or any(name[:end] in apart for end in ends)
 
-    return {item.name: item for item in list_tree(str(top), failed=failed) if item.name}
+    return spared
 
 
-def _remote_items(transport: Transport, top: str, *, missing_ok: bool) -> dict[str, Item]:
+@contextlib.contextmanager
+def _collected(failures: list[OSError]) -> Iterator[None]:
+    """What goes wrong with a file does not keep the others from moving."""
     try:
-        listing = transport.scantree(top).items()
-        items = from_records(((name, entry.stat) for name, entry in listing), top=top)
-        return {item.name: item for item in items}
+        yield
+    except OpenSshTransportError:
+        raise
+    except OSError as error:
+        failures += getattr(error, "failures", ()) or (error,)
+
+
+def _raise_all(failures: Sequence[OSError]) -> None:
+    """Raise what has been collected; what was told of one name twice, once.
+
+    Raises:
+        OSError: the only one.
+        TransferFailed: several.
+    """
+    told = {(one.errno, posixpath.normpath(str(one.filename))): one for one in reversed(failures)}
+    found = list(reversed(told.values()))
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        error = TransferFailed(found[0].errno, found[0].strerror, found[0].filename)
+        error.failures = tuple(found)
+        raise error
+
+
+def _local_side(top: Path) -> _Side:
+    if not top.is_dir():
+        return _Side({})
+    failures: list[OSError] = []
+    items = {item.name: item for item in list_tree(str(top), failed=failures.append) if item.name}
+    return _Side(items, {_below(one, str(top)): one for one in failures})
+
+
+def _remote_side(transport: Transport, top: str, *, target: bool) -> _Side:
+    failures: list[OSError] = []
+    try:
+        listing = transport.scantree(top, onerror=failures.append).items()
     except FileNotFoundError:
-        if not missing_ok:
+        if not target:
             raise
-        return {}
+        return _Side({})
+    except PermissionError as reason:
+        if not target:
+            raise
+        return _Side({}, {"": reason})
+    items = from_records(((name, entry.stat) for name, entry in listing), top=top)
+    prefix = f"{transport.host}:{top}"
+    return _Side({item.name: item for item in items}, {_below(one, prefix): one for one in failures})
+
+
+def _below(reason: OSError, top: str) -> str:
+    """The name below the top that an error is of; the top's where that is not known."""
+    path, start = str(reason.filename), f"{top.rstrip('/')}/"
+    return path.removeprefix(start) if path.startswith(start) else ""
 
 
 def _same(
@@ -323,13 +433,28 @@ def _same(
         files = [name for name in alike if kinds[name] == "file"]
         # they go one behind the other through one session, without waiting for each
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            sums = pool.map(transport.checksum, (posixpath.join(remote, name) for name in files))
+            sums = pool.map(
+                lambda name: _sum(transport.checksum, posixpath.join(remote, name)),
+                files,
+            )
             same |= {
                 name
                 for name, total in zip(files, sums, strict=True)
-                if total == trees.file_sum(local / name) and source[name].mode == target[name].mode
+                if total is not None
+                and total == _sum(trees.file_sum, local / name)
+                and source[name].mode == target[name].mode
             }
     return same
+
+
+def _sum(of: Callable[[Any], str], path: object) -> str | None:
+    """A checksum; None where it cannot be had, of which the move will tell."""
+    try:
+        return of(path)
+    except OpenSshTransportError:
+        raise
+    except OSError:
+        return None
 
 
 def _tops(names: Sequence[str]) -> list[str]:
@@ -341,10 +466,20 @@ def _tops(names: Sequence[str]) -> list[str]:
     return kept
 
 
-def _remove_there(transport: Transport, remote: str, names: Sequence[str], items: Mapping[str, Item]) -> None:
-    files = [name for name in names if items[name].kind != "directory"]
+def _removals(top: Path, names: Sequence[str], items: Mapping[str, Item]) -> Iterator[Callable[[], object]]:
+    """What removes these names here."""
+    for name in names:
+        path = top / name
+        yield partial(shutil.rmtree, path) if items[name].kind == "directory" else path.unlink
+
+
+def _removals_there(
+    transport: Transport, top: str, names: Sequence[str], items: Mapping[str, Item]
+) -> Iterator[Callable[[], object]]:
+    """What removes these names there."""
+    files = [posixpath.join(top, name) for name in names if items[name].kind != "directory"]
     if files:
-        transport.remove_many([posixpath.join(remote, name) for name in files], missing_ok=True)
+        yield partial(transport.remove_many, files, missing_ok=True)
     for name in names:
         if items[name].kind == "directory":
-            transport.rmtree(posixpath.join(remote, name))
+            yield partial(transport.rmtree, posixpath.join(top, name))

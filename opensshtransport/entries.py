@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat as modes
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["DirEntry", "DiskUsage", "Stat", "parse_records", "parse_trees", "records"]
+from opensshtransport.errors import errno_of
+
+__all__ = ["DirEntry", "DiskUsage", "Stat", "parse_records", "parse_trees", "records", "unlisted"]
 
 
 def _moment(number: int) -> str:
@@ -174,3 +177,34 @@ def parse_trees(raw: bytes, mark: str) -> dict[str, dict[str, DirEntry]]:
             for name, entry in parse_records(entries, mark).items()
         }
     return found
+
+
+# What is no gap of a listing: what has gone meanwhile, and links in a circle, which are listed as links.
+_NO_GAP = {errno.ENOENT, errno.ELOOP}
+_CIRCLE = "File system loop detected"
+
+
+def unlisted(said: str, top: str, closed: Container[str] = ()) -> list[tuple[int, str]]:
+    """What a listing lacks, by what find and stat said: beyond PATH_MAX, of a broken disk, or not permitted.
+
+    Args:
+        said: their words.
+        top: the directory that was listed, as it was expanded there.
+        closed: directories that are known not to be readable; what is said of these is left out.
+
+    Returns:
+        For each an errno and its path; the top's where the words do not tell it.
+    """
+    gaps = []
+    for line in said.splitlines():
+        number = errno_of(line) or errno.EIO
+        if number in _NO_GAP or _CIRCLE in line:
+            continue
+        # programs put names in quotes, or not
+        path = line[line.index(top) :].rpartition(": ")[0].removesuffix("'") if top in line else top
+        above = path
+        while len(above) > len(top) and above not in closed:
+            above = above.rpartition("/")[0]
+        if number != errno.EACCES or above not in closed:
+            gaps.append((number, path))
+    return gaps

@@ -68,12 +68,16 @@ file() {
 
 stat_() { stat -c "$m$record" "$@"; }
 
-# below PATH OPTIONS...: records of what is below a directory, and then of what the links among it lead to.
+# ended STATUS: tells of an end that the program itself has not told of, as find does with 1, and xargs with 123.
+ended() { case $1 in 1 | 123) ;; *) printf 'ossh: EIO\n' >&2 ;; esac; }
+
+# below PATH OPTIONS...: records of what is below a directory, and then of what the links among it lead to. What is
+# said on stderr is what they lack.
 below() {
 	top=$1
 	shift
 	printf '%s tree %s\0' "$m" "$top"
-	find "$top/" -mindepth 1 "$@" -print0 | xargs -0 -r stat -c "$m$record" 2>/dev/null
+	{ find "$top/" -mindepth 1 "$@" -print0 || ended $?; } | { xargs -0 -r stat -c "$m$record" || ended $?; }
 	printf '%s links\n' "$m"
 	find "$top/" -mindepth 1 "$@" -type l -print0 2>/dev/null | xargs -0 -r stat -L -c "$m$record" 2>/dev/null
 	:
@@ -90,7 +94,7 @@ scan() {
 scan_all() {
 	[ -d "$1" ] || { find "$1/" -maxdepth 0; exit 1; }
 	[ -r "$1" ] && [ -x "$1" ] || fail EACCES
-	below "$1" 2>/dev/null
+	below "$1"
 	unreadable "$1"
 }
 
@@ -119,7 +123,7 @@ matching() {
 # trees WORDS...: what is below the directories that a pattern was expanded to.
 trees() {
 	for p; do
-		[ -d "$p" ] && below "$p"
+		[ -d "$p" ] && below "$p" 2>/dev/null
 	done
 	:
 }
@@ -316,7 +320,7 @@ write() {
 	beside "$target"
 	# nobody reads what he may not, meanwhile
 	if [ -f "$target" ] || [ "$2" != 666 ]; then umask 077; fi
-	(keep "$1") || exit
+	(set -C && keep "$1") || exit
 	if [ -f "$target" ]; then
 		chmod "$(stat -c %a "$target")" "$draft"
 	elif [ "$2" != 666 ]; then
@@ -373,11 +377,13 @@ over() {
 append() {
 	target "$2"
 	beside "$target"
+	exclusive=-C
 	if [ ! -w "${draft%/*}" ]; then
 		: >>"$target" || exit
 		draft=$(mktemp) || exit
+		exclusive=+C
 	fi
-	(umask 077 && keep "$1") || exit
+	(umask 077 && set "$exclusive" && keep "$1") || exit
 	cat "$draft" >>"$target"
 	status=$?
 	rm -f "$draft"
@@ -411,7 +417,7 @@ checksum() {
 
 size() {
 	there "$1" || { stat "$1" >/dev/null; exit 1; }
-	find "$1" -type f -print0 | xargs -0 -r stat -c %s | awk '{ s += $1 } END { printf "%.0f", s }'
+	{ find "$1" -type f -print0 || ended $?; } | { xargs -0 -r stat -c %s || ended $?; } | awk '{ s += $1 } END { printf "%.0f", s }'
 }
 
 # copy_ OPTIONS SOURCE DESTINATION NAME: as `cp -r`; what is new appears under its name when it is complete. NAME is `.`

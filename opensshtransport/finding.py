@@ -14,7 +14,7 @@ import stat as modes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from opensshtransport.entries import Stat, records
+from opensshtransport.entries import Stat, records, unlisted
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.items import Item, Since, from_records, since
 from opensshtransport.paths import path_text, quoted
@@ -40,6 +40,7 @@ class Found:
         whole: whether these are all that is there.
         sparse: whether a large file has holes.
         unreadable: directories that cannot be read, and links that lead nowhere where they are followed.
+        gaps: errno and path of what is missing besides.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Found:
     whole: bool = True
     sparse: bool = False
     unreadable: tuple[str, ...] = ()
+    gaps: tuple[tuple[int, str], ...] = ()
     since: Since = Since.NOTHING
 
     @property
@@ -151,8 +153,20 @@ class Finding(Mover):
                     yield place[len(top) + 1 :], seen
 
         items = from_records(wanted(), top=top, exclude=how.exclude)
-        unreadable = tuple(os.fsdecode(one) for one in out.partition(closed)[2].split(b"\0") if one)
-        return Found(path, name, stat, None, items, len(items) == count, unreadable=unreadable)
+        shut = [os.fsdecode(one) for one in out.partition(closed)[2].split(b"\0") if one]
+        missing = unlisted(reply.errors, top, set(shut))
+        if missing and not how.dereference:
+            # what is beyond PATH_MAX cannot be looked at either, and find has told of it
+            known = {item.name for item in items}
+            shut = [one for one in shut if one[len(top) + 1 :] in known]
+
+        def named(place: str) -> str:
+            """As it was asked for."""
+            return posixpath.join(path, below) if (below := place[len(top) + 1 :]) else path
+
+        unreadable = tuple(map(named, shut))
+        gaps = tuple((number, named(place)) for number, place in missing)
+        return Found(path, name, stat, None, items, len(items) == count, unreadable=unreadable, gaps=gaps)
 
 
 def _shown(path: str, pattern: str) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from opensshtransport import archive, trees
+from opensshtransport.appearing import appear
 from opensshtransport.archive import CHANGED, BrokenStream
 from opensshtransport.entries import Stat
 from opensshtransport.errors import ConnectionFailed
@@ -83,6 +84,7 @@ class Getting(Finding):
             words = ("file", self._host, found.path, final)
             trees.sweep(final.parent)
             with claimed(*words) as key:
+                key = trees.own_key(final.parent, key, modes.S_IFREG)
                 self._again(meter, lambda: self._stripes(found, final, key, how, meter))
         meter.done(found.name)
 
@@ -120,11 +122,11 @@ class Getting(Finding):
 
     def _settle(self, descriptor: int, draft: Path, final: Path, stat: Stat, how: How) -> None:
         """Give a complete draft its mode and times, and its name."""
-        os.fchmod(descriptor, permissions(stat) & ~(0 if how.preserve else archive.umask()))
         os.fsync(descriptor)
         if how.preserve:
             os.utime(descriptor, ns=(stat.atime_ns, stat.mtime_ns))
-        trees.appear(draft, final, exist_ok=how.overwrite, preserve=how.preserve, durable=True)
+        mode = permissions(stat) & ~(0 if how.preserve else archive.umask())
+        appear(draft, final, exist_ok=how.overwrite, preserve=how.preserve, mode=mode, durable=True)
 
     def _stripes(self, found: Found, final: Path, key: str, how: How, meter: Meter) -> None:
         if final.exists() and not final.is_file():
@@ -132,7 +134,7 @@ class Getting(Finding):
         draft = final.parent / f".ossh-{key}"
         if not how.resume:
             draft.unlink(missing_ok=True)
-        descriptor = _opened(draft, 0, final)
+        descriptor = _own(draft, final)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             try:
                 self._parts(
@@ -257,6 +259,9 @@ class Getting(Finding):
             for one in found.unreadable
             if not excluded(one[skip:], how.exclude)
         ]
+        lost += [
+            self._error(number, one) for number, one in found.gaps if not excluded(one[skip:], how.exclude)
+        ]
         others = [item for item in items if item.kind == "other"]
         lost += [self._error(errno.EINVAL, item.path, "neither file, directory nor link") for item in others]
         items = [item for item in items if item.kind != "other"]
@@ -265,9 +270,9 @@ class Getting(Finding):
         parent = final.parent if new else final
         trees.sweep(parent)
         with claimed(self._host, found.path, final) as key:
-            draft = parent / f".ossh-{key}"
+            draft = parent / f".ossh-{trees.own_key(parent, key, modes.S_IFDIR)}"
             try:
-                problems = self._again(meter, lambda: self._fill(found, items, draft, final, how, meter))
+                problems = self._again(meter, lambda: self._filled(found, items, draft, final, how, meter))
                 trees.arrange(
                     draft,
                     final,
@@ -282,7 +287,7 @@ class Getting(Finding):
                     raise
                 with contextlib.suppress(OSError):
                     trees.remove(draft)
-                if str(reason.filename).startswith(str(draft)):
+                if str(reason.filename).startswith((str(draft), "/proc/")):
                     raise OSError(reason.errno, reason.strerror, str(final)) from reason
                 raise
         meter.done(found.name, max(0, files - len(problems)))
@@ -291,15 +296,27 @@ class Getting(Finding):
     def _settle_top(self, found: Found, final: Path, new: bool, how: How) -> None:
         # last: without write permission nothing could be moved
         if how.preserve:
-            final.chmod(found.stat.permissions)
+            archive.chmod_directory(final, found.stat.permissions)
             os.utime(final, ns=(found.stat.atime_ns, found.stat.mtime_ns))
         elif new:
-            final.chmod(permissions(found.stat) & ~archive.umask())
+            archive.chmod_directory(final, permissions(found.stat) & ~archive.umask())
 
     def _why_closed(self, path: str, how: How) -> tuple[int, str]:
         if how.dereference:
             return errno.ENOENT, path
         return errno.EACCES, path
+
+    def _filled(
+        self, found: Found, items: Sequence[Item], draft: Path, final: Path, how: How, meter: Meter
+    ) -> list[OSError]:
+        if not how.resume:
+            trees.remove(draft)
+        with contextlib.ExitStack() as stack:
+            try:
+                inside = stack.enter_context(trees.held(draft))
+            except OSError as reason:
+                raise OSError(reason.errno, reason.strerror, str(final)) from None
+            return self._fill(found, items, inside, final, how, meter)
 
     def _fill(
         self, found: Found, items: Sequence[Item], draft: Path, final: Path, how: How, meter: Meter
@@ -307,14 +324,6 @@ class Getting(Finding):
         """Fill a draft; gives what could not be moved."""
         problems: list[OSError] = []
         told: set[str] = set()
-        if not how.resume:
-            trees.remove(draft)
-        try:
-            draft.mkdir(mode=0o700, exist_ok=True)
-        except OSError as reason:
-            raise OSError(reason.errno, reason.strerror, str(final)) from None
-        if draft.is_symlink():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(draft))
         # a link that an earlier try has made would be written through
         trees.remove_links(draft)
 
@@ -352,13 +361,11 @@ class Getting(Finding):
             reply = self._ask(f"archive {options} {word}", slow=True)
             if reply.status and not reply.out:
                 raise self._tree_failed(reply, found)
-            mtimes = {item.name: item.mtime_ns for item in todo}
             later = archive.unpack(
                 _Bytes(reply.out),
                 draft,
                 preserve=how.preserve,
-                wanted=mtimes.__contains__,
-                mtimes=mtimes,
+                listed={item.name: item for item in todo},
                 failed=failed,
                 progress=lambda name, size: meter.moved(size, name),
             )
@@ -500,6 +507,18 @@ class _Bytes:
     def read(self, size: int = _PIECE, /) -> bytes:
         piece, self._left = self._left[:size], self._left[size:]
         return bytes(piece)
+
+
+def _own(draft: Path, final: Path) -> int:
+    """Open the draft of a file, which is made where there is none; see `own_key`."""
+    try:
+        return _opened(draft, os.O_EXCL, final)
+    except FileExistsError:
+        descriptor = os.open(draft, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if trees.still_ours(os.fstat(descriptor), modes.S_IFREG, draft.parent):
+            return descriptor
+        os.close(descriptor)
+        raise
 
 
 def _opened(draft: Path, further: int, final: Path) -> int:

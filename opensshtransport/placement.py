@@ -2,7 +2,7 @@
 
 The trap: a draft is known by what it will become, so that a broken transfer finds it again; two that move the
 same at once would share it, and one would give its name to what the other has not finished. So a draft is
-claimed; who comes second gets another one.
+claimed; who comes second gets another one. Nobody else can know its name beforehand.
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from opensshtransport.entries import Stat
-from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SettingsError
+from opensshtransport.errors import (
+    ConnectionFailed,
+    ConnectionLost,
+    MasterGone,
+    OpenSshTransportError,
+    SettingsError,
+)
 from opensshtransport.files import Files
 from opensshtransport.items import Exclude
 from opensshtransport.meter import Meter, Transferred
 from opensshtransport.paths import PathLike, path_text
-from opensshtransport.settings import runtime_directory
+from opensshtransport.settings import runtime_directory, state_directory
 from opensshtransport.shell import Reply, Request
 from opensshtransport.shells import Shells
 from opensshtransport.stripes import reply_errno
@@ -185,6 +191,28 @@ def _sweep(directory: Path) -> None:
                     os.close(descriptor)
 
 
+def _secret() -> bytes:
+    """What keeps others from computing names of drafts: the words of a transfer can be seen by ps(1).
+
+    It is kept, so that a broken transfer finds its draft again. Where it cannot be, each begins anew.
+    """
+    with contextlib.suppress(OSError, OpenSshTransportError):
+        path = state_directory() / "drafts"
+        if not path.exists():
+            fresh = path.with_name(f"drafts.{secrets.token_hex(8)}")
+            try:
+                with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                    file.write(secrets.token_bytes(32))
+                # complete at once, and of several the first
+                with contextlib.suppress(FileExistsError):
+                    os.link(fresh, path)
+            finally:
+                fresh.unlink(missing_ok=True)
+        if len(secret := path.read_bytes()) == 32:
+            return secret
+    return secrets.token_bytes(32)
+
+
 @contextlib.contextmanager
 def claimed(*words: object) -> Iterator[str]:
     """The name of a draft, which nobody else of this user and machine has meanwhile.
@@ -194,7 +222,7 @@ def claimed(*words: object) -> Iterator[str]:
     """
     # another machine may have another file of the same name, size and time
     text = "\0".join(map(str, (platform.node(), os.geteuid(), *words)))
-    name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    name = hashlib.sha256(_secret() + text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     directory = runtime_directory() / "moving"
     directory.mkdir(mode=0o700, exist_ok=True)
     _sweep(directory)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Literal
 
-from opensshtransport.entries import DirEntry, DiskUsage, Stat, parse_records, parse_trees
+from opensshtransport.entries import DirEntry, DiskUsage, Stat, parse_records, parse_trees, unlisted
 from opensshtransport.errors import OpenSshTransportError, SettingsError, errno_of
 from opensshtransport.paths import PathLike, chunks, matches, path_text, quoted, select, tilde, words
 from opensshtransport.shell import Reply, Request
@@ -154,8 +154,24 @@ class Questions:
         return DiskUsage(block * total, block * (total - free), block * available)
 
     def tree_size(self, path: PathLike) -> int:
-        """Bytes in the regular files of a tree, or of one file; links are not followed."""
-        return int(self._ask("size", path, slow=True) or 0)
+        """Bytes in the regular files of a tree, or of one file; links are not followed.
+
+        Raises:
+            OSError: of the first that cannot be read, or is beyond PATH_MAX.
+        """
+        reply = self._replied("size", path)
+        for number, place in unlisted(reply.errors, os.fsdecode(path).rstrip("/")):
+            raise self._error(number, place)
+        return int(reply.out or 0)
+
+    def _replied(self, script: str, path: PathLike, mark: str = "") -> Reply:
+        """As `_ask`, with what was said beside what was printed."""
+        if not os.fsdecode(path):
+            raise self._error(errno.ENOENT, path)
+        reply = self._reply(f"{script} {quoted(path)}", slow=True, mark=mark)
+        if reply.status:
+            raise self._failed(reply, path)
+        return reply
 
     def checksum(
         self, path: PathLike, algorithm: Literal["sha256", "sha1", "sha512", "md5"] = "sha256"
@@ -233,25 +249,45 @@ class Questions:
     def scandir(self, path: PathLike = ".") -> list[DirEntry]:
         """As os.scandir, sorted: names together with what lstat tells of them."""
         mark = _mark()
-        found = parse_trees(self._ask("scan", path, mark=mark), mark)
-        entries = next(iter(found.values()), {})
+        reply = self._replied("scan", path, mark)
+        ((top, entries),) = parse_trees(reply.out, mark).items()
+        for number, place in unlisted(reply.errors, top):
+            raise self._error(number, posixpath.join(os.fsdecode(path), place[len(top) + 1 :]))
         here = posixpath.join(os.fsdecode(path), "")
         return [
             DirEntry(name, f"{here}{name}", entry.stat, entry.target)
             for name, entry in sorted(entries.items(), key=itemgetter(0))
         ]
 
-    def scantree(self, path: PathLike = ".") -> dict[str, DirEntry]:
+    def scantree(
+        self, path: PathLike = ".", *, onerror: Callable[[OSError], object] | None = None
+    ) -> dict[str, DirEntry]:
         """As `scandir` for all that is below a directory, by the path below it; in one round trip.
 
-        What is in directories that cannot be read is missing.
+        What is in directories that cannot be read, or beyond PATH_MAX, is missing.
+
+        Args:
+            path: the directory.
+            onerror: is told of what is missing, as that of os.walk.
         """
-        mark = _mark()
-        listing, _, _ = self._ask("scan_all", path, slow=True, mark=mark).partition(
-            f"{mark} unreadable\n".encode()
-        )
-        ((_, entries),) = parse_trees(listing, mark).items()
+        entries, closed, gaps = self._tree(path)
+        for number, below in [*((errno.EACCES, name) for name in sorted(closed)), *gaps]:
+            if onerror is not None:
+                onerror(self._error(number, posixpath.join(os.fsdecode(path), below) if below else path))
         return dict(sorted(entries.items()))
+
+    def _tree(self, path: PathLike) -> tuple[dict[str, DirEntry], set[str], list[tuple[int, str]]]:
+        """All below a directory, which directories of it cannot be read, and what else the listing lacks."""
+        mark = _mark()
+        reply = self._replied("scan_all", path, mark)
+        listing, _, rest = reply.out.partition(f"{mark} unreadable\n".encode())
+        ((top, entries),) = parse_trees(listing, mark).items()
+        closed = {os.fsdecode(name) for name in rest.split(b"\0") if name}
+        gaps = unlisted(reply.errors, top, closed)
+        skip = len(top) + 1
+        below = {name[skip:] for name in closed}
+        # of one that is beyond PATH_MAX find has told
+        return entries, below & entries.keys(), [(number, place[skip:]) for number, place in gaps]
 
     def walk(
         self,
@@ -262,18 +298,17 @@ class Questions:
     ) -> Iterator[tuple[str, list[str], list[str]]]:
         """As os.walk, sorted; the tree comes in one round trip, and each link that is followed in one."""
         start = os.fsdecode(top)
-        mark = _mark()
         try:
-            raw = self._ask("scan_all", top, slow=True, mark=mark)
+            entries, unreadable, gaps = self._tree(top)
         except OSError as reason:
             if isinstance(reason, OpenSshTransportError):
                 raise
             if onerror is not None:
                 onerror(reason)
             return
-        listing, _, closed = raw.partition(f"{mark} unreadable\n".encode())
-        ((real, entries),) = parse_trees(listing, mark).items()
-        unreadable = {os.fsdecode(name)[len(real) + 1 :] for name in closed.split(b"\0") if name}
+        for number, below in gaps:
+            if onerror is not None:
+                onerror(self._error(number, posixpath.join(start, below) if below else start))
         children: dict[str, list[DirEntry]] = {}
         for name, entry in entries.items():
             children.setdefault(name.rpartition("/")[0], []).append(entry)

@@ -16,12 +16,14 @@ import hashlib
 import os
 import posixpath
 import re
+import stat as modes
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport import openssh, trees
+from opensshtransport.appearing import appear
 from opensshtransport.channel import Client
 from opensshtransport.errors import (
     ConnectionFailed,
@@ -34,6 +36,7 @@ from opensshtransport.errors import (
     errno_of,
 )
 from opensshtransport.items import excluded, list_tree
+from opensshtransport.listings import SHOWS, decoded, left_out, parse_listing, utf8_locale
 from opensshtransport.master import Facts, listens
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
@@ -41,12 +44,10 @@ from opensshtransport.placement import WILD, How, claimed
 from opensshtransport.shells import Shells
 from opensshtransport.slots import PATIENCE
 
-__all__ = ["Sftp", "batch_word", "live_facts", "missing_sftp", "parse_listing"]
+__all__ = ["Sftp", "batch_word", "live_facts", "missing_sftp"]
 
 # Seconds after which it is looked whether the master still runs.
 _LOOK = 0.5
-# A line of `ls -lan`: mode, links, owner, group, size, date in three words, name.
-_LINE = re.compile(r"([-dlbcps])([-rwxsStT]{9})\S*\s+\S+\s+\S+\s+\S+\s+(\d+)\s+\w{3}\s+\d+\s+[\d:]+\s(.*)")
 
 
 def batch_word(path: str) -> str:
@@ -63,29 +64,6 @@ def batch_word(path: str) -> str:
     text = re.sub(r"^~/+", "", text) if text not in {"", "~"} else "."
     text = text or "."
     return f'"./{text}"' if text.startswith("-") else f'"{text}"'
-
-
-def parse_listing(text: str, top: str) -> dict[str, tuple[str, int]]:
-    """Kind and size by name, of what `ls -lan` prints.
-
-    Args:
-        text: what it prints.
-        top: the directory that was asked for, which is printed before each name.
-    """
-    found = {}
-    for line in text.splitlines():
-        match = _LINE.fullmatch(line)
-        if match is None:
-            continue
-        kind, _, size, name = match.groups()
-        if kind == "l":
-            name = name.partition(" -> ")[0]
-        # bytes that are no ASCII are printed as \ooo in the C locale
-        raw = re.sub(rb"\\([23][0-7]{2})", lambda byte: bytes([int(byte.group(1), 8)]), os.fsencode(name))
-        name = os.fsdecode(raw).removeprefix(top.rstrip("/") + "/")
-        if name not in {".", ".."}:
-            found[name] = (kind, int(size))
-    return found
 
 
 def live_facts(shells: Shells) -> Facts:
@@ -121,8 +99,6 @@ def missing_sftp(reason: ConnectionFailed) -> bool:
 _AGAIN = 0.1
 # It stands before each line of a batch when that begins.
 _PROMPT = b"sftp> "
-# What sftp leaves out of a tree, and says so.
-_LEFT_OUT = re.compile(r'^download "?(.*?)"?: not a regular file', re.MULTILINE)
 
 
 class Sftp:
@@ -132,8 +108,8 @@ class Sftp:
         self._shells, self._legacy = shells, legacy
         self._host = shells.host
 
-    def _run(self, lines: Sequence[str], path: str) -> str:
-        """Run a batch; the first line that fails ends it.
+    def _run(self, lines: Sequence[str], path: str) -> tuple[str, str]:
+        """Run a batch; the first line that fails ends it. Gives what was printed, and what it said on stderr.
 
         Raises:
             OSError: what sftp said of a path.
@@ -147,11 +123,11 @@ class Sftp:
     def _control_path(self) -> str:
         return openssh.literal(Path(live_facts(self._shells).socket))
 
-    def _end(self, argv: Sequence[str], text: bytes, path: str) -> str:
+    def _end(self, argv: Sequence[str], text: bytes, path: str) -> tuple[str, str]:
         out, errors, returncode = self._finish(argv, text)
         said = errors.decode("utf-8", "replace")
         if returncode == 0:
-            return (out + errors).decode("utf-8", "surrogateescape")
+            return out.decode("utf-8", "surrogateescape"), errors.decode("utf-8", "surrogateescape")
         number = errno_of(said.replace("No such file or directory.", "No such file or directory"))
         if number is None and re.search(r"not found\.?$", said.strip()):
             number = errno.ENOENT
@@ -197,7 +173,7 @@ class Sftp:
 
     def _talk(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        env = {**os.environ, "LC_ALL": "C"}
+        env = {**os.environ, "LC_ALL": utf8_locale(os.environ)}
         given: bytes | None = text
         with Client(argv, self._shells.master, live_facts(self._shells), env=env, **pipes) as program:
             while True:
@@ -217,9 +193,38 @@ class Sftp:
         """The names in a directory, sorted."""
         return sorted(self._listing(path))
 
-    def _listing(self, path: str) -> dict[str, tuple[str, int]]:
-        said = self._run([f"ls -lan {batch_word(path)}"], path)
-        return parse_listing(said, re.sub(r"^~/", "", path))
+    def _listing(self, path: str) -> set[str]:
+        top = re.sub(r"^~(?:/+|$)", "", path) or "."
+        lines = [SHOWS, f"ls -1a {batch_word(top)}"]
+        out, _ = self._run(lines, path)
+        shows, _, rest = out.partition("\n")
+        if decoded(shows) != f"sftp> {SHOWS}":
+            words = "this sftp does not print all names in its locale; set LANG to one of UTF-8"
+            raise OSError(errno.EILSEQ, words, f"{self._host}:{path}")
+        listing = rest.partition("\n")[2]
+        try:
+            printed = parse_listing(listing, f"./{top}" if top.startswith("-") else top)
+        except ValueError:
+            if listing.rstrip("\n") == top.rstrip("/"):
+                raise self._error(errno.ENOTDIR, path) from None
+            words = "the listing of sftp cannot be understood"
+            raise OSError(errno.EBADMSG, words, f"{self._host}:{path}") from None
+        names = {name for name in printed if decoded(name) == name}
+        return names | self._told_apart([name for name in printed if name not in names], top)
+
+    def _told_apart(self, printed: Sequence[str], top: str) -> set[str]:
+        r"""Names that were printed with `\ooo`: bytes, or spelled so, or one of each; which one, is asked."""
+        candidates = sorted({one for name in printed for one in (name, decoded(name)) if "\n" not in name})
+        if not candidates:
+            return {decoded(name) for name in printed}
+        lines = [f"-ls -1a {batch_word(posixpath.join(top, one))}" for one in candidates]
+        out, _ = self._run(lines, top)
+        said = re.split(r"^sftp> ", out, flags=re.MULTILINE)[1:]
+        found = {one for one, words in zip(candidates, said, strict=True) if words.partition("\n")[2]}
+        if len(found) != sum(1 for name in printed if "\n" not in name):
+            words = "the listing of sftp has names that cannot be told apart"
+            raise OSError(errno.EBADMSG, words, f"{self._host}:{top}")
+        return found | {decoded(name) for name in printed if "\n" in name}
 
     def kind(self, path: str) -> str | None:
         """`d`, `-` and so on, or None where nothing is; a link is what it leads to."""
@@ -326,7 +331,7 @@ class Sftp:
         for source, place in files:
             above, name = posixpath.split(place)
             if above not in there:
-                there[above] = set(self._listing(above)) if self.kind(above) == "d" else set()
+                there[above] = self._listing(above) if self.kind(above) == "d" else set()
             if name in there[above]:
                 failures.append(self._error(errno.EEXIST, place))
             else:
@@ -407,19 +412,19 @@ class Sftp:
                 self._scp_get(source, arrived, how.preserve)
             else:
                 option = "-R" + ("p" if how.preserve else "")
-                said = self._run([f"get {option} {batch_word(source)} {batch_word(str(arrived))}"], source)
-                failures += [self._error(errno.EOPNOTSUPP, left) for left in _LEFT_OUT.findall(said)]
+                _, said = self._run([f"get {option} {batch_word(source)} {batch_word(str(arrived))}"], source)
+                failures += [self._error(errno.EOPNOTSUPP, left) for left in left_out(said)]
             self._arrange(arrived, target, how, failures, meter)
 
     @contextlib.contextmanager
     def _draft(self, source: str, target: Path) -> Iterator[Path]:
         """A directory beside what it will become, of the same name as that of a try that was killed."""
         with claimed("sftp", self._host, source, target) as key:
-            draft = target.parent / f".ossh-{key}"
+            draft = target.parent / f".ossh-{trees.own_key(target.parent, key, modes.S_IFDIR)}"
             trees.remove(draft)
-            draft.mkdir(mode=0o700)
             try:
-                yield draft
+                with trees.held(draft) as inside:
+                    yield inside
             finally:
                 trees.remove(draft)
 
@@ -431,9 +436,7 @@ class Sftp:
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
             final = Path(os.path.realpath(target))
-            trees.appear(
-                arrived, final if how.overwrite else target, exist_ok=how.overwrite, preserve=how.preserve
-            )
+            appear(arrived, final if how.overwrite else target, exist_ok=how.overwrite, preserve=how.preserve)
             meter.expect(1, size)
             meter.moved(size, target.name)
             meter.done(target.name)
@@ -443,6 +446,11 @@ class Sftp:
         for path in sorted(arrived.rglob("*"), reverse=True):
             if excluded(str(path.relative_to(arrived)), how.exclude):
                 trees.remove(path)
+        if arrived.parent.stat().st_mode & modes.S_ISGID:
+            # sftp takes from directories what they have inherited
+            for path in (arrived, *arrived.rglob("*")):
+                if path.is_dir() and not path.is_symlink():
+                    path.chmod(path.stat().st_mode | modes.S_ISGID)
         files = [path for path in arrived.rglob("*") if path.is_symlink() or not path.is_dir()]
         size = sum(path.lstat().st_size for path in files)
         problems: list[OSError] = []

@@ -17,13 +17,17 @@ dated() { touch -m -d "@$1" "$2" 2>/dev/null || touch -m -d "@${1%.*}" "$2"; }
 # named MODE TIME EXIST_OK FINAL: `draft` gets its mode, its time and its name, or a file that is there its content. MODE
 # is exact with a TIME, else less the umask where FINAL is new.
 named() {
+	if [ "$3" ] && [ -f "$4" ] && over "$4"; then
+		{ [ ! "$2" ] || { chmod "$1" "$4" && dated "$2" "$4"; }; } && rm -f "$draft"
+		return
+	fi
 	if [ "$2" ]; then
 		chmod "$1" "$draft" && dated "$2" "$draft"
 	elif [ -f "$4" ]; then
 		chmod "$(stat -c %a "$4")" "$draft"
 	else
 		chmod "$(limited "$1")" "$draft"
-	fi && if [ "$3" ]; then supplant "$4" "$2"; else appear "$4"; fi
+	fi && if [ "$3" ]; then mv -f -T "$draft" "$4"; else appear "$4"; fi
 }
 
 # whole SIZE FILE: a file whose end is a hole gets its size; any other must have it.
@@ -57,6 +61,15 @@ aim() {
 	[ ! -f "$target" ] || : >>"$target" || exit
 }
 
+# mine KIND PATH: whether a draft is this user's alone: of this kind, which nobody else can open, and of one name.
+mine() {
+	case $1,$(stat -c '%u %a %h %F' "$2" 2>/dev/null) in
+	"file,$(id -u) 600 1 regular "*) ;;
+	"directory,$(id -u) 700 "*' directory' | "directory,$(id -u) 2700 "*' directory') ;;
+	*) return 1 ;;
+	esac
+}
+
 # put_file SIZE MODE TIME EXIST_OK SUM DESTINATION NAME: stdin becomes a file, complete or not at all.
 put_file() {
 	aim "$4" "$6" "$7"
@@ -65,7 +78,8 @@ put_file() {
 		exit
 	fi
 	beside "$target"
-	(keep "$1") || exit
+	# it gets its mode at the end
+	(umask 077 && set -C && keep "$1") || exit
 	if [ "$5" ]; then
 		case $(sha256sum <"$draft") in "$5"*) ;; *) rm -f "$draft"; fail EIO ;; esac
 	fi
@@ -86,11 +100,13 @@ put_tree() {
 prepare() {
 	aim "$3" "$6" "$7"
 	[ ! -e "$target" ] || [ -f "$target" ] || fail EINVAL
-	d=$1
+	other=$d d=$1
 	beside "$target"
+	# somebody else may have been here first
+	! there "$draft" || mine file "$draft" || { d=$other && beside "$target"; }
 	stale "$draft"
 	[ "$2" ] || rm -f "$draft"
-	begun "$draft"
+	there "$draft" || (umask 077 && set -C && : >"$draft") || exit
 	printf '%s\0%s\0%s\0' "$target" "$draft" "$(stat -c %i "$draft")"
 	sums "$draft" "$4" "$5"
 }
@@ -102,7 +118,7 @@ scattered() {
 	said dd bs=65536 conv="$conv"
 }
 
-# begun FILE: makes an empty one, which nobody else can read, if there is none.
+# begun FILE: makes an empty one, which nobody else can read, if there is none; within a draft.
 begun() { [ -f "$1" ] && [ ! -L "$1" ] || { rm -f "$1" && (umask 077 && : >"$1") || exit; }; }
 
 # stale DRAFT: removes drafts, of whatever else was to be moved here, that nobody has touched for a week. By both times:
@@ -190,7 +206,7 @@ fetch() {
 	stat_ -L "$2" || exit
 	if [ -d "$2" ]; then
 		[ -r "$2" ] && [ -x "$2" ] || fail EACCES
-		below "$2" 2>/dev/null
+		below "$2"
 		unreadable "$2"
 	elif [ -f "$2" ]; then
 		[ -r "$2" ] || fail EACCES
@@ -212,7 +228,7 @@ followed() {
 	stat_ -L "$2" || exit
 	[ -r "$2" ] && [ -x "$2" ] || fail EACCES
 	printf '%s tree %s\0' "$m" "$2"
-	find -L "$2/" -mindepth 1 ! -type l -print0 2>/dev/null | xargs -0 -r stat -L -c "$m$record" 2>/dev/null
+	{ find -L "$2/" -mindepth 1 ! -type l -print0 || ended $?; } | { xargs -0 -r stat -L -c "$m$record" || ended $?; }
 	printf '%s links\n%s unreadable\n' "$m" "$m"
 	# links that lead nowhere, and those that find takes for a circle
 	find -L "$2/" -mindepth 1 -type l -print0 2>/dev/null
@@ -268,19 +284,25 @@ tree() {
 	fi
 	final=${final%/}
 	[ "$final" ] || final=/
-	d=$1
+	other=$d d=$1
 	if [ -d "$final" ]; then
 		[ -w "$final" ] || fail EACCES
-		how=merge draft=${final%/}/.ossh-$d
+		how=merge up=${final%/}/
 	else
 		how=new
-		beside "$final"
+		above "$final"
 	fi
+	draft=$up.ossh-$d
+	for p in "$draft" "$draft.old"; do
+		# somebody else may have been here first
+		! there "$p" || mine directory "$p" || draft=$up.ossh-$other
+	done
 	stale "$draft"
 	# what was killed may still be unpacking there: it must not find what it looks for
 	rm -rf "$draft.old" || exit
 	if [ -d "$draft" ] && [ ! -L "$draft" ] && [ "$2" ]; then mv -f -T "$draft" "$draft.old" || exit; else rm -rf "$draft"; fi
-	{ mkdir -m 700 "$draft" && mkdir -m 700 "$draft/t"; } || exit
+	# by the umask: busybox's `mkdir -m` drops the set-group-ID bit
+	(umask 077 && mkdir "$draft" "$draft/t") || exit
 	if [ -d "$draft.old/t" ]; then
 		find "$draft.old/t" -mindepth 1 -maxdepth 1 -exec mv -f -t "$draft/t" {} + || exit
 	fi
@@ -306,11 +328,18 @@ part_done() {
 
 # unpack PRESERVE DRAFT: a tar stream on stdin. Nothing in a fresh draft can lead out of it.
 unpack() {
-	if [ "$1" ]; then
-		tar -x -p -o -f - -C "$2"
-	else
-		tar -x -m -o --no-same-permissions -f - -C "$2"
-	fi
+	(
+		cd -P "$2" || exit
+		# where others may write they may have put a link in its place
+		case $(stat -c %A "${2%/*}/") in
+		?????w* | ????????w*) [ "${PWD##*/}" = "${2##*/}" ] && [ "$(stat -c %u .)" = "$(id -u)" ] || fail EPERM ;;
+		esac
+		if [ "$1" ]; then
+			tar -x -p -o -f -
+		else
+			tar -x -m -o --no-same-permissions -f -
+		fi
+	)
 }
 
 # commit HOW EXIST_OK MODE TIME FINAL DRAFT PRESERVE: what was unpacked to DRAFT/t appears under its names. DRAFT/spoilt names
@@ -330,6 +359,7 @@ commit() {
 		cd "$draft/t" || exit
 		xargs -0 -r rm -f -- <"$draft/spoilt" || exit
 		words=''
+		inherit
 		if [ "$1" = new ] && ! there "$to" && words=$(mv -f -T "$draft/t" "$to" 2>&1); then
 			fresh=yes
 		elif [ -z "$words" ] || [ -d "$to" ]; then
@@ -345,11 +375,17 @@ commit() {
 		# deepest first: what is closed afterwards has its content
 		umask_=$umask_ kept=$draft/t xargs -0 -r -n 300 sh -c '
 			while [ $# -gt 2 ]; do
+				mode=""
 				if [ "$2" ]; then
 					touch -m -d "@$2" "$3" 2>/dev/null || touch -m -d "@${2%.*}" "$3"
-					chmod "$1" "$3" || bad=1
+					mode=$((0$1))
 				elif [ ! -d "$kept/$3" ] && [ $((0$1 & ~0$umask_)) -ne $((0777 & ~0$umask_)) ]; then
-					chmod "$(printf %o $((0$1 & ~0$umask_)))" "$3" || bad=1
+					mode=$((0$1 & ~0$umask_))
+				fi
+				if [ "$mode" ]; then
+					# as `keeping`
+					[ ! -g "$3" ] || mode=$((mode | 1024))
+					chmod "$(printf %o "$mode")" "$3" || bad=1
 				fi
 				shift 3
 			done
@@ -357,11 +393,26 @@ commit() {
 	fi
 	cd / && rm -rf "$draft" 2>/dev/null
 	if [ "$4" ]; then
-		{ dated "$4" "$to" && chmod "$3" "$to"; } || result=1
+		{ dated "$4" "$to" && keeping "$3" "$to"; } || result=1
 	elif [ "$fresh" ] && [ "$3" ]; then
-		chmod "$(limited "$3")" "$to" || result=1
+		keeping "$(limited "$3")" "$to" || result=1
 	fi
 	return $result
+}
+
+# inherit: as what is made in a set-group-ID directory, all that is in the present one, which is a part of such a draft,
+# has its group, and directories have the bit, which tar takes from them.
+inherit() {
+	[ -g "$draft" ] || return 0
+	group=$(stat -c %g "$draft") || return
+	find . -type d ! -perm -2000 -exec chmod g+s {} +
+	find . ! -group "$group" -exec chgrp -h "$group" {} + 2>/dev/null
+	:
+}
+
+# keeping MODE DIRECTORY: chmod, but for a set-group-ID bit that is there; busybox would take it.
+keeping() {
+	if [ -g "$2" ]; then chmod "$(printf %o $((0$1 | 1024)))" "$2"; else chmod "$1" "$2"; fi
 }
 
 # merge: from the present directory into `to`.
@@ -382,6 +433,10 @@ merge() {
 	if [ "$exist_ok" ]; then option=-f; else option=-n; fi
 	find . -type d -print0 | option=$option xargs -0 -r sh -c '
 		for d; do
+			# what is made in a set-group-ID directory has its group
+			if [ -g "$to/$d" ] && group=$(stat -c %g "$to/$d"); then
+				find "$d" -mindepth 1 -maxdepth 1 ! -type d ! -group "$group" -exec chgrp -h "$group" {} + 2>/dev/null
+			fi
 			find "$d" -mindepth 1 -maxdepth 1 ! -type d -exec mv $option -t "$to/$d" {} + || bad=1
 		done
 		exit $bad' sh || result=1

@@ -241,8 +241,8 @@ class Transport(Files):
         name. To change what others read at once, put to a new name and `replace`.
 
         Of a file that grows meanwhile, as a log does, the beginning is moved that was there when it was
-        looked at. One that is cut, replaced or rewritten meanwhile is an error (EBUSY): a mixture of two versions
-        never arrives.
+        looked at. One that is cut, replaced or rewritten meanwhile is an error (EBUSY): a mixture of two
+        versions never arrives.
 
         Args:
             source: a local path, with `~` and patterns as in a shell, or several.

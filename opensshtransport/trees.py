@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import io
 import os
 import re
+import secrets
 import shutil
 import stat as modes
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport import archive
+from opensshtransport.appearing import appear
 from opensshtransport.items import Item
 from opensshtransport.meter import Meter
 from opensshtransport.session import Session
@@ -31,20 +32,22 @@ from opensshtransport.stripes import Part, move
 
 __all__ = [
     "Failed",
-    "appear",
     "arrange",
     "beginning_sum",
     "dealt",
     "file_sum",
+    "held",
     "make_parents",
     "modes_of",
     "opened",
+    "ours_alone",
+    "own_key",
     "pack_small",
     "receive_tree",
     "remove",
     "remove_links",
-    "rename_new",
     "send_tree",
+    "still_ours",
     "sweep",
 ]
 
@@ -217,7 +220,7 @@ def receive_tree(
     def carry(session: Session, part: Part, stop: threading.Event) -> None:
         share = shares[part.offset]
         mine.whole = False
-        mtimes = {item.name: item.mtime_ns for item in share}
+        wanted = {item.name: item for item in share}
 
         def ask() -> None:
             with contextlib.suppress(OSError, ValueError):
@@ -241,8 +244,7 @@ def receive_tree(
                     session,
                     draft,
                     preserve=preserve,
-                    wanted=mtimes.__contains__,
-                    mtimes=mtimes,
+                    listed=wanted,
                     failed=failed,
                     progress=counted,
                 )
@@ -264,6 +266,52 @@ def receive_tree(
     for settle in reversed(later):
         settle()
     return not said
+
+
+def ours_alone(seen: os.stat_result, kind: int) -> bool:
+    """Whether nobody else can have a hand in a draft: by type (S_IFDIR or S_IFREG), owner, mode and names."""
+    return (
+        modes.S_IFMT(seen.st_mode) == kind
+        and seen.st_uid == os.geteuid()
+        and not seen.st_mode & 0o077
+        and (kind == modes.S_IFDIR or seen.st_nlink == 1)
+    )
+
+
+def own_key(parent: Path, key: str, kind: int) -> str:
+    """The name of a draft, or another one where somebody else has a hand in what is called so."""
+    try:
+        seen = (parent / f".ossh-{key}").lstat()
+    except OSError:
+        return key
+    return key if ours_alone(seen, kind) else secrets.token_hex(8)
+
+
+def still_ours(seen: os.stat_result, kind: int, parent: Path) -> bool:
+    """Whether a draft that was ours alone is still ours: some file systems have neither owners nor modes."""
+    if modes.S_IFMT(seen.st_mode) != kind or (kind == modes.S_IFREG and seen.st_nlink != 1):
+        return False
+    return seen.st_uid == os.geteuid() or not parent.stat().st_mode & 0o022
+
+
+@contextlib.contextmanager
+def held(draft: Path) -> Iterator[Path]:
+    """A draft, made if it is not there, by a path that leads to it even if somebody puts a link in its place.
+
+    Raises:
+        OSError: it cannot be made, or is not ours.
+    """
+    with contextlib.suppress(FileExistsError):
+        draft.mkdir(mode=0o700)
+    descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not still_ours(os.fstat(descriptor), modes.S_IFDIR, draft.parent):
+            raise FileExistsError(errno.EEXIST, "somebody else's draft is in the way", str(draft))
+        # by the process: sftp writes there, too
+        inside = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield inside if inside.is_dir() else draft
+    finally:
+        os.close(descriptor)
 
 
 def arrange(
@@ -294,18 +342,30 @@ def arrange(
                 raise
         else:
             return
+    with held(draft) as inside:
+        _merge(inside, final, exist_ok=exist_ok, preserve=preserve, failed=failed)
+    remove(draft)
+
+
+def _merge(
+    draft: Path, final: Path, *, exist_ok: bool, preserve: bool, failed: Callable[[OSError], object]
+) -> None:
     above = [(draft, final)]
     dated: list[tuple[Path, os.stat_result]] = []
     while above:
         source, target = above.pop()
+        group = _group(target)
         for entry in list(os.scandir(source)):
             place = target / entry.name
             try:
+                if group is not None and not entry.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(OSError):
+                        os.chown(entry.path, -1, group, follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
                     seen = entry.stat()
                     if _made(place) or preserve:
                         dated.append((place, seen))
-                    Path(entry.path).chmod(0o700)
+                    archive.chmod_directory(Path(entry.path), 0o700)
                     above.append((Path(entry.path), place))
                 else:
                     appear(entry.path, place, exist_ok=exist_ok, preserve=preserve)
@@ -313,10 +373,15 @@ def arrange(
                 failed(OSError(reason.errno, reason.strerror, str(place)))
     for place, seen in reversed(dated):
         with contextlib.suppress(OSError):
-            place.chmod(modes.S_IMODE(seen.st_mode))
+            archive.chmod_directory(place, modes.S_IMODE(seen.st_mode))
             if preserve:
                 os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    remove(draft)
+
+
+def _group(target: Path) -> int | None:
+    """The group that files moved to a directory are to have: where that is set-group-ID, its own."""
+    seen = target.stat()
+    return seen.st_gid if seen.st_mode & modes.S_ISGID else None
 
 
 def _made(place: Path) -> bool:
@@ -328,134 +393,6 @@ def _made(place: Path) -> bool:
             raise
         return False
     return True
-
-
-def appear(
-    draft: str | Path, final: Path, *, exist_ok: bool, preserve: bool = False, durable: bool = False
-) -> None:
-    """Give a complete draft its name; a regular file that is there gets the content, and stays the same file.
-
-    So it does for `cp`: inode, owner, mode and hard links stay, and who has it open reads the new content.
-    The trap: that takes its time. Where it fails, the draft takes the name, which so has all of it.
-
-    Args:
-        draft: a file or a link.
-        final: its name.
-        exist_ok: whether somebody may have this name.
-        preserve: a file that is there gets the draft's mode and times too.
-        durable: what is written over is on the disk before the draft goes.
-
-    Raises:
-        FileExistsError: somebody has the name.
-        OSError: it cannot get it.
-    """
-    if not exist_ok:
-        rename_new(draft, final)
-    elif not _stays_the_same(draft, final):
-        os.replace(draft, final)  # noqa: PTH105 - it may be there as text
-    else:
-        try:
-            _write_over(draft, final, preserve, durable)
-        except BaseException as reason:
-            if not preserve:
-                os.chmod(draft, modes.S_IMODE(final.stat().st_mode))  # noqa: PTH101 - the same
-            os.replace(draft, final)  # noqa: PTH105 - the same
-            if not isinstance(reason, OSError):
-                raise
-        else:
-            os.unlink(draft)  # noqa: PTH108 - the same
-
-
-def _stays_the_same(draft: str | Path, final: Path) -> bool:
-    try:
-        ours, theirs = os.lstat(draft), final.lstat()
-    except FileNotFoundError:
-        return False
-    # names of one file are to be names of one file there too
-    return modes.S_ISREG(ours.st_mode) and modes.S_ISREG(theirs.st_mode) and ours.st_nlink == 1
-
-
-def _write_over(draft: str | Path, final: Path, preserve: bool, durable: bool) -> None:
-    """Write a draft's content into a file that is there; on a full disk that is as it was."""
-    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with (
-        open(draft, "rb", buffering=0) as source,  # noqa: PTH123 - it may be there as text
-        os.fdopen(os.open(final, flags), "wb", buffering=0) as file,
-    ):
-        _lock(file.fileno())
-        new, old = os.fstat(source.fileno()), os.fstat(file.fileno())
-        # over what is there, holes would take room
-        afresh = bool(old.st_size) and new.st_size - new.st_blocks * 512 >= _WORTHY_HOLES
-        begin = 0 if afresh else min(old.st_size, new.st_size)
-        try:
-            # what needs room comes first
-            if afresh:
-                os.ftruncate(file.fileno(), 0)
-            _copy(source.fileno(), file.fileno(), begin, new.st_size)
-            if durable and begin < new.st_size:
-                os.fsync(file.fileno())
-        except BaseException:
-            if not afresh:
-                os.ftruncate(file.fileno(), old.st_size)
-            raise
-        _copy(source.fileno(), file.fileno(), 0, begin)
-        os.ftruncate(file.fileno(), new.st_size)
-        if preserve:
-            os.fchmod(file.fileno(), modes.S_IMODE(new.st_mode))
-            os.utime(file.fileno(), ns=(new.st_atime_ns, new.st_mtime_ns))
-        if durable:
-            os.fsync(file.fileno())
-
-
-# Bytes of holes that are worth keeping.
-_WORTHY_HOLES = 1 << 20
-# Seconds that another writer of the same file is waited for, and how often it is looked.
-_LOCKED_FOR, _LOOK_AGAIN = 10.0, 0.02
-
-
-def _lock(descriptor: int) -> None:
-    """Of two that write at once, each is to be whole; a lock that is held for long has another purpose."""
-    deadline = time.monotonic() + _LOCKED_FOR
-    while not _locked(descriptor) and time.monotonic() < deadline:
-        time.sleep(_LOOK_AGAIN)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as reason:
-        # some file systems have no locks
-        return reason.errno != errno.EWOULDBLOCK
-    return True
-
-
-def _copy(source: int, target: int, offset: int, end: int) -> None:
-    """Copy a range of one file to the same place in another; zeros behind its end become a hole."""
-    size = os.fstat(target).st_size
-    while offset < end and (piece := os.pread(source, min(_PIECE, end - offset), offset)):
-        view = memoryview(b"" if offset >= size and archive.is_zeros(piece) else piece)
-        while view:
-            view = view[os.pwrite(target, view, offset + len(piece) - len(view)) :]
-        offset += len(piece)
-
-
-def rename_new(source: str | Path, target: Path) -> None:
-    """Give a file a name that nobody has: link(2) takes none twice.
-
-    Raises:
-        FileExistsError: somebody has it.
-    """
-    if os.path.lexists(target):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as reason:
-        if reason.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES}:
-            raise FileExistsError(reason.errno, reason.strerror, str(target)) from None
-        # a file system without hard links
-        os.rename(source, target)  # noqa: PTH104 - both are there as text
-    else:
-        os.unlink(source)  # noqa: PTH108 - the same
 
 
 def make_parents(top: Path, name: str) -> None:
@@ -495,7 +432,7 @@ def remove_links(top: Path) -> None:
             if path.is_symlink():
                 path.unlink()
             elif name in directories:
-                path.chmod(0o700)
+                archive.chmod_directory(path, 0o700)
 
 
 # Seconds after which a draft that nobody touches is nobody's.

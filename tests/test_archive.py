@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -46,11 +47,11 @@ def crafted(*members: Members) -> io.BytesIO:
 
 
 def unpacked(
-    raw: archive.Reader, top: Path, *, preserve: bool = False, mtimes: dict[str, int] | None = None
+    raw: archive.Reader, top: Path, *, preserve: bool = False, listed: dict[str, Item] | None = None
 ) -> dict[str, OSError]:
     """Unpack all of it; gives what was refused."""
     refused: dict[str, OSError] = {}
-    later = archive.unpack(raw, top, preserve=preserve, mtimes=mtimes, failed=refused.__setitem__)
+    later = archive.unpack(raw, top, preserve=preserve, listed=listed, failed=refused.__setitem__)
     for settle in reversed(later):
         settle()
     return refused
@@ -280,8 +281,60 @@ def test_hard_links_without_preserve_are_files_of_their_own(tmp_path: Path) -> N
 
 def test_times_that_are_known_better(tmp_path: Path) -> None:
     """GNU tar's own format has whole seconds; the listing's time counts."""
-    unpacked(crafted(member("a")), tmp_path, preserve=True, mtimes={"a": 1_000_000_001})
+    item = Item("a", "file", 0, 0o600, 1_000_000_001, "top")
+    unpacked(crafted(member("a")), tmp_path, preserve=True, listed={"a": item})
     assert (tmp_path / "a").stat().st_mtime_ns == 1_000_000_001
+
+
+def of_holes(size: int) -> io.BytesIO:
+    """An archive with one file, `a`, of nothing but a hole, as GNU tar writes it."""
+    header = tarfile.TarInfo("a")
+    header.type = tarfile.GNUTYPE_SPARSE
+    raw = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    # the map has one piece, of no bytes at the end (GNU tar's manual, "Old GNU Format")
+    for at, number in ((386, size), (398, 0), (483, size)):
+        raw[at : at + 12] = bytes([0x80]) + number.to_bytes(11, "big")
+    raw[148:156] = b" " * 8
+    raw[148:156] = f"{sum(raw[:512]):06o}\0 ".encode()
+    return io.BytesIO(bytes(raw) + bytes(1024))
+
+
+def test_holes_are_bounded_by_what_was_listed(tmp_path: Path) -> None:
+    """A header that claims 1 PiB of holes is not followed, where the listing has told of less."""
+    item = Item("a", "file", 1 << 20, 0o600, 0, "top")
+    unpacked(of_holes(1 << 20), tmp_path, listed={"a": item})
+    assert (tmp_path / "a").stat().st_size == 1 << 20
+    begin = time.monotonic()
+    assert unpacked(of_holes(1 << 50), tmp_path, listed={"a": item}) == {}
+    assert time.monotonic() - begin < 5
+    assert (tmp_path / "a").stat().st_size == 1 << 20
+
+
+def test_nothing_but_what_was_listed(tmp_path: Path) -> None:
+    """Of a larger file its beginning; no other kind, no other name, nothing twice, no link to a larger one."""
+    names = ("larger", "directory", "file", "link", "twice", "big", "twin")
+    sizes = {"big": 9, "twin": 1}
+    listed = {
+        name: Item(name, "directory" if name == "file" else "file", sizes.get(name, 2), 0o600, 0, "top")
+        for name in names
+    }
+    raw = crafted(
+        member("larger", content=b"three"),
+        member("directory", tarfile.DIRTYPE),
+        member("file"),
+        member("link", tarfile.SYMTYPE, "/etc"),
+        member("other"),
+        member("twice", content=b"1"),
+        member("twice", content=b"2"),
+        member("big", content=b"123456789"),
+        member("twin", tarfile.LNKTYPE, "big"),
+    )
+    assert unpacked(raw, tmp_path, listed=listed) == {}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "larger": b"th",
+        "twice": b"1",
+        "big": b"123456789",
+    }
 
 
 @pytest.mark.parametrize("nanoseconds", [0, 1, -1, 1_500_000_000, -1_500_000_000, 10**18 + 1])
@@ -313,7 +366,7 @@ def test_nobody_is_given_others_rights(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_packed_is_told(tmp_path: Path) -> None:
-    """Fifos, sockets, and files that vanish or change are told; the archive has the others."""
+    """Fifos, sockets, and files that vanish or are cut are told; the archive has the others, as they are now."""
     top = tmp_path / "tree"
     top.mkdir()
     os.mkfifo(top / "fifo")
@@ -336,13 +389,13 @@ def test_what_cannot_be_packed_is_told(tmp_path: Path) -> None:
     busy, invalid = errno.EBUSY, errno.EINVAL
     assert told == {
         **dict.fromkeys(("fifo", "socket"), invalid),
-        **dict.fromkeys(("grown", "shrunk", "touched", "fifo now", "large shrunk"), busy),
+        **dict.fromkeys(("shrunk", "fifo now", "large shrunk"), busy),
         "gone": errno.ENOENT,
     }
     raw.seek(0)
     with tarfile.open(fileobj=raw) as made:
-        # what was on its way already is there, as long as was announced
-        assert made.getnames() == [".", "fine", "large shrunk"]
+        assert made.getnames() == [".", "fine", "grown", "touched"]
+        assert made.getmember("grown").size == 200
 
 
 def test_a_circle_of_links_is_told(tmp_path: Path) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import require
+from contracts import acting_as
+from nodes import missing_programs
 from programs import ossh
+from users import User, missing_for_users, temporary_user
 
-from opensshtransport.copying import Place, parse_place
+from opensshtransport import Transport
+from opensshtransport.copying import Place, _spared, parse_place
 from opensshtransport.errors import SettingsError
+from opensshtransport.placement import Way
 from opensshtransport.sandbox import Sandbox
 
 
@@ -209,3 +220,194 @@ def test_sync_wrong_operands(here: Path) -> None:
         done = ossh("sync", *operands)
         assert done.returncode == 255
         assert b"one of SRC and DST must be on a host" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def other(passable: Path) -> Iterator[tuple[User, Sandbox]]:
+    """A node where we are a user to whom a directory can be closed."""
+    require(missing_for_users() or missing_programs("sshd"))
+    with temporary_user(passable) as user, Sandbox("other", user.name) as node:
+        yield user, node
+
+
+def fill(top: Path, files: dict[str, str]) -> None:
+    """Make files, with the directories above them."""
+    for name, content in files.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(content)
+
+
+def deep(top: Path) -> str:
+    """A file whose path is longer than PATH_MAX, which nobody can list; gives its directory's name."""
+    name = "d" * 250
+    place = os.open(top, os.O_RDONLY)
+    for _ in range(18):
+        os.mkdir(name, dir_fd=place)
+        above, place = place, os.open(name, os.O_RDONLY, dir_fd=place)
+        os.close(above)
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=place))
+    os.close(place)
+    return name
+
+
+def test_nothing_is_deleted_that_is_not_known(
+    other: tuple[User, Sandbox], tmp_path: Path, way: list[str]
+) -> None:
+    """What could not be listed in the source is not deleted in the destination; the rest moves, status 1."""
+    user, node = other
+    source, target = user.home / f"from{len(way)}", tmp_path / "to"
+    with acting_as(user.uid):
+        fill(source, {"closed/x": "new", "open/y": "y", "file": "f"})
+        (source / "closed").chmod(0)
+    fill(target, {"closed/x": "good", "closed/sub/z": "good", "open/old": "o", "gone/g": "g"})
+    done = ossh("sync", "--delete", "-F", node.ssh_config, *way, f"other:{source}", target)
+    assert done.returncode == 1
+    assert b"closed" in done.stderr
+    assert ((target / "closed/x").read_text(), (target / "closed/sub/z").read_text()) == ("good", "good")
+    assert ((target / "open/y").read_text(), (target / "file").read_text()) == ("y", "f")
+    if way:
+        # rsync then deletes nothing at all
+        assert not (target / "open/old").exists()
+        assert not (target / "gone").exists()
+        assert b"nothing below it is deleted" in done.stderr
+
+
+def test_what_is_closed_over_there_stops_nothing_else(other: tuple[User, Sandbox], tmp_path: Path) -> None:
+    """What cannot be listed in the destination stays, and all else is moved and deleted, with status 1."""
+    user, node = other
+    source, target = tmp_path / "from", user.home / "to"
+    fill(source, {"closed/x": "new", "open/y": "y", "file": "f"})
+    with acting_as(user.uid):
+        fill(target, {"closed/kept": "k", "open/old": "o", "gone/closed/k": "k", "gone/g": "g"})
+        (target / "gone/closed").chmod(0)
+        (target / "closed").chmod(0o500)
+    done = ossh("sync", "--delete", "-F", node.ssh_config, "--no-rsync", source, f"other:{target}")
+    assert done.returncode == 1
+    assert b"gone/closed" in done.stderr
+    assert (target / "gone/closed/k").read_text() == "k"
+    assert not (target / "gone/g").exists()
+    assert not (target / "open/old").exists()
+    assert ((target / "open/y").read_text(), (target / "file").read_text()) == ("y", "f")
+
+
+@pytest.mark.parametrize("upward", [True, False])
+def test_what_is_beyond_the_longest_path_here(
+    upward: bool, node: Sandbox, here: Path, there: Path, tmp_path: Path
+) -> None:
+    """What is beyond PATH_MAX here is told, in the source and in the destination, and stops nothing else."""
+    name = deep(here / "tree")
+    fill(
+        there,
+        {"copy/gone": "g", "copy/a b": "ab, but longer", f"copy/{name}/kept": "k"}
+        if upward
+        else {"copy/n": "n"},
+    )
+    local, remote = here / "tree", f"{node.host}:{there}/copy"
+    ends = (local, remote) if upward else (remote, local)
+    done = ossh("sync", "--delete", "-F", node.ssh_config, "--no-rsync", *ends)
+    assert done.returncode == 1
+    assert b"File name too long" in done.stderr
+    if upward:
+        assert not (there / "copy/gone").exists()
+        assert (there / "copy/a b").read_text() == "ab"
+    else:
+        assert (local / "n").read_text() == "n"
+        assert not (local / "a b").exists()
+        assert (local / name).is_dir()
+    shutil.rmtree(here)
+
+
+def test_what_is_spared() -> None:
+    """A name that is not known, what is below it and what it is in are spared; its siblings are not."""
+    spared = _spared(["a/b", "c"])
+    names = ["a", "a/b", "a/b/c", "a/bc", "b", "c", "c/d", "cd"]
+    assert [name for name in names if spared(name)] == ["a", "a/b", "a/b/c", "c", "c/d"]
+    assert _spared([""])("x")
+    assert not _spared([])("x")
+
+
+def project(top: Path, uid: int) -> int:
+    """A set-group-ID directory with a tree of its own, as centres have them for projects; gives its group."""
+    group = grp.getgrnam("games").gr_gid
+    fill(top, {"old/before": "b"})
+    for place in (top, top / "old", top / "old/before"):
+        os.chown(place, uid, group)
+    for place in (top, top / "old"):
+        place.chmod(0o2775)
+    return group
+
+
+def check_project(top: Path, group: int) -> None:
+    """All of a project is its group's, and its directories are set-group-ID."""
+    paths = [top, *top.rglob("*")]
+    assert {path for path in paths if path.lstat().st_gid != group} == set()
+    assert {path for path in paths if path.is_dir() and not path.stat().st_mode & stat.S_ISGID} == set()
+
+
+def a_project(top: Path) -> Path:
+    """What is moved into a project: new directories, one that is there, links, an executable."""
+    fill(top, {"new/deeper/x": "x", "old/before": "after", "old/y": "y", "top": "t"})
+    (top / "new").chmod(0o750)
+    (top / "old/y").chmod(0o755)
+    (top / "new/link").symlink_to("deeper")
+    return top
+
+
+@pytest.mark.parametrize("around", ["project", "around it"])
+@pytest.mark.parametrize("upward", [True, False])
+def test_sync_in_a_project(
+    other: tuple[User, Sandbox], tmp_path: Path, way: list[str], upward: bool, around: str
+) -> None:
+    """In a set-group-ID directory what is synchronised has its group, and directories keep the bit."""
+    user, node = other
+    subprocess.run(["usermod", "-a", "-G", "games", user.name], check=True)
+    there = user.home / f"{upward}{around}{len(way)}"
+    with acting_as(user.uid):
+        there.mkdir()
+    source, target = (tmp_path / "from", there) if upward else (there / "from", tmp_path)
+    inner = "project" if around == "around it" else ""
+    a_project(source / inner)
+    for path in (source, *source.rglob("*")):
+        os.chown(path, user.uid, user.uid, follow_symlinks=False)
+    target = target / "to"
+    target.mkdir()
+    os.chown(target, user.uid if upward else -1, -1)
+    group = project(target / inner, user.uid if upward else 0)
+    ends = (source, f"other:{target}") if upward else (f"other:{source}", target)
+    done = ossh("sync", "-F", node.ssh_config, *way, *ends)
+    assert (done.returncode, done.stderr) == (0, b"")
+    check_project(target / inner, group)
+    modes = {name: (target / inner / name).stat().st_mode & 0o7777 for name in ("new", "old/y", "top")}
+    assert modes == {"new": 0o2750, "old/y": 0o755, "top": 0o644}
+    assert (target / inner / "old/before").read_text() == "after"
+    assert ossh("sync", "-F", node.ssh_config, *way, *ends).stdout == b""
+
+
+@pytest.mark.parametrize("preserve", [True, False])
+@pytest.mark.parametrize("transfer_way", ["inline", "tar", "sftp"])
+def test_a_tree_in_a_project(
+    other: tuple[User, Sandbox], tmp_path: Path, transfer_way: Way, preserve: bool
+) -> None:
+    """The same of trees that are put and got, new ones and such as are merged."""
+    user, node = other
+    subprocess.run(["usermod", "-a", "-G", "games", user.name], check=True)
+    source = a_project(tmp_path / "tree")
+    there = user.home / f"{transfer_way}{preserve}"
+    with acting_as(user.uid):
+        there.mkdir()
+    group = project(there / "p", user.uid)
+    here = tmp_path / "p"
+    project(here, 0)
+    with Transport("other", ssh_config=node.ssh_config) as transport:
+        if transfer_way != "sftp":
+            transport.put(source, there / "p", preserve=preserve, way=transfer_way)
+            transport.put(f"{source}/.", there / "p", preserve=preserve, way=transfer_way)
+            transport.put(f"{source}/.", there / "p", preserve=preserve, way=transfer_way)
+            check_project(there / "p", group)
+        with acting_as(user.uid):
+            a_project(there / "tree")
+            if transfer_way == "sftp":
+                (there / "tree/new/link").unlink()
+        transport.get(there / "tree", here, preserve=preserve, way=transfer_way)
+        transport.get(f"{there}/tree/.", here, preserve=preserve, way=transfer_way)
+        check_project(here, group)

@@ -534,6 +534,51 @@ def test_scantree(far: FarSide) -> None:
     there.rmtree("t")
 
 
+def _deep(top: Path) -> None:
+    """A file whose path is longer than PATH_MAX."""
+    place = os.open(top, os.O_RDONLY)
+    for _ in range(22):
+        os.mkdir("d" * 200, dir_fd=place)
+        above, place = place, os.open("d" * 200, os.O_RDONLY, dir_fd=place)
+        os.close(above)
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=place))
+    os.close(place)
+
+
+def test_what_cannot_be_listed_is_told(far: FarSide, tmp_path: Path) -> None:
+    """What cannot be read, or is beyond PATH_MAX: `tree_size` raises, `walk`, `scantree` and `get` tell."""
+    there = far.sync
+    there.mkdir("told/closed/below", parents=True)
+    there.mkdir("told/open")
+    there.write_bytes("told/open/file", b"123")
+    assert there.tree_size("told") == 3
+    there.chmod("told/closed", 0)
+    with pytest.raises(PermissionError, match="told/closed"):
+        there.tree_size("told")
+    told: list[OSError] = []
+    assert list(there.scantree("told", onerror=told.append)) == ["closed", "open", "open/file"]
+    assert [(one.errno, str(one.filename).partition(":")[2]) for one in told] == [
+        (errno.EACCES, "told/closed")
+    ]
+    there.chmod("told/closed", 0o700)
+    with acting_as(far.user.uid):
+        _deep(far.user.home / "told")
+    with pytest.raises(OSError, match="too long"):
+        there.tree_size("told")
+    told.clear()
+    walked = {here: files for here, _, files in there.walk("told", onerror=told.append)}
+    assert walked["told/open"] == ["file"]
+    assert errno.ENAMETOOLONG in {one.errno for one in told}
+    told.clear()
+    there.scantree("told", onerror=told.append)
+    assert {one.errno for one in told} == {errno.ENAMETOOLONG}
+    with pytest.raises(OSError, match="too long"):
+        there.get("told", tmp_path)
+    assert (tmp_path / "told/open/file").read_bytes() == b"123"
+    shutil.rmtree(far.user.home / "told")
+    shutil.rmtree(tmp_path / "told")
+
+
 def test_async_has_every_name() -> None:
     """What `Transport` can do with files, `AsyncTransport` can."""
     names = {name for name in vars(Files) if not name.startswith("_")}

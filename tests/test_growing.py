@@ -85,17 +85,17 @@ def test_a_log_that_grows(
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(
-    ("names", "size", "verify"),
+    ("names", "size", "verify", "way"),
     [
-        (("log", "other"), SMALL, False),
-        (("log", "other"), SMALL, True),
-        (("log", "sub/log", "sub/other"), LARGE, False),
-        (("log", "sub/log", "sub/other"), LARGE, True),
-        (("log",), HUGE, False),
+        (("log", "other"), SMALL, False, None),
+        (("log", "other"), SMALL, False, "tar"),
+        (("log", "other"), SMALL, True, None),
+        (("log", "sub/log", "sub/other"), LARGE, False, None),
+        (("log", "sub/log"), LARGE, True, None),
+        (("log",), HUGE, False, None),
     ],
-    ids=["flat", "flat-verify", "deep", "deep-verify", "by-parts"],
+    ids=["flat", "flat-tar", "flat-verify", "deep", "deep-verify", "by-parts"],
 )
-@pytest.mark.parametrize("way", [None, "tar"])
 def test_a_tree_with_logs_that_grow(
     names: tuple[str, ...], size: int, verify: bool, way: Way | None, direction: Direction, sides: Sides
 ) -> None:

@@ -21,7 +21,7 @@ HOUSE = Path(opensshtransport.__file__).parent
 
 # A new room gets its place here.
 FLOORS = {
-    0: {"entries", "paths", "errors", "answers", "screen", "prompts", "settings"},
+    0: {"entries", "listings", "paths", "errors", "answers", "screen", "prompts", "settings"},
     1: {"openssh", "tools", "wrapper", "ssh_config"},
     2: {
         *("master", "aliases", "slots", "channel", "spares", "ending"),
@@ -34,7 +34,7 @@ FLOORS = {
         "async_process",
         "execution",
         "direct",
-        *("session", "meter", "items", "archive", "stripes", "trees", "sftp"),
+        *("session", "meter", "items", "archive", "appearing", "stripes", "trees", "sftp"),
         *("questions", "files"),
         *("placement", "putting", "finding", "getting", "transfer"),
         "transport",

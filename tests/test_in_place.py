@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_transfer import DIRECTIONS, MIB, Direction, Sides, drafts, far, make, sides, small_disk
+from test_transfer import DIRECTIONS, MIB, Direction, Sides, drafts, far, listing, make, sides, small_disk
 
-from opensshtransport import trees
+from opensshtransport import appearing
+from opensshtransport.appearing import appear
 from opensshtransport.transfer import Way
 
 __all__ = ["far", "sides", "small_disk"]
@@ -159,7 +160,7 @@ def test_holes_are_kept(tmp_path: Path) -> None:
     expected = draft.read_bytes()
     final.write_bytes(content(4 * MIB))
     inode = final.stat().st_ino
-    trees.appear(draft, final, exist_ok=True)
+    appear(draft, final, exist_ok=True)
     assert final.read_bytes() == expected
     assert final.stat().st_ino == inode
     assert final.stat().st_blocks * 512 < 2 * MIB
@@ -172,11 +173,73 @@ def test_a_lock_of_somebody_else_is_not_waited_for_long(
     """A program that keeps its file locked does not stop a transfer."""
     import fcntl
 
-    monkeypatch.setattr(trees, "_LOCKED_FOR", 0.1)
+    monkeypatch.setattr(appearing, "_LOCKED_FOR", 0.1)
     draft, final = tmp_path / "draft", tmp_path / "final"
     draft.write_bytes(b"new")
     final.write_bytes(b"old")
     with final.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        trees.appear(draft, final, exist_ok=True)
+        appear(draft, final, exist_ok=True)
         assert held.read() == b"new"
+
+
+@pytest.mark.parametrize("preserve", [False, True])
+def test_copy_onto_a_file(preserve: bool, sides: Sides) -> None:
+    """copy on the server keeps the file as well; with preserve it gets mode and time."""
+    _, place = sides.ends("put")
+    make(place, {"a": content(100_000), "b": content(50, 2)})
+    (place / "a").chmod(0o700)
+    os.utime(place / "a", ns=(10**18, 10**18))
+    (place / "other").hardlink_to(place / "b")
+    sides.give(place)
+    before = seen(place / "b")
+    sides.far.transport.copy(place / "a", place / "b", preserve=preserve)
+    assert (place / "other").read_bytes() == content(100_000)
+    after = seen(place / "b")
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert after[1] == (0o700 if preserve else before[1])
+    assert ((place / "b").stat().st_mtime_ns == 10**18) is preserve
+    assert drafts(place) == []
+
+
+def cp(*words: str) -> bool:
+    """Whether cp succeeds."""
+    return subprocess.run(["cp", *words], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "source", ["dir/.", "dir/..", "dir/sub/..", "link/.", "link", "filelink", "dangling"]
+)
+@pytest.mark.parametrize("destination", ["new", "there", "old", "nodir/new"])
+@pytest.mark.parametrize("follow_source", [False, True])
+def test_copy_as_cp_does(source: str, destination: str, follow_source: bool, sides: Sides) -> None:
+    """What is in a directory, and links that are named, are copied as by `cp -rP` and `cp -rH`."""
+    _, place = sides.ends("put")
+    for top in ("ours", "theirs"):
+        make(
+            place / top,
+            {
+                "from/dir/a": b"a",
+                "from/dir/sub/b": b"b",
+                "from/dir/sub/inner": "../a",
+                "from/link": "dir",
+                "from/filelink": "dir/a",
+                "from/dangling": "nowhere",
+                "to/there/a": b"old",
+                "to/old": b"old",
+            },
+        )
+    sides.give(place)
+    option = "-rH" if follow_source else "-rP"
+    works = cp(option, f"{place}/theirs/from/{source}", f"{place}/theirs/to/{destination}")
+    failed = False
+    try:
+        sides.far.transport.copy(
+            f"{place}/ours/from/{source}",
+            f"{place}/ours/to/{destination}",
+            follow_source=follow_source,
+        )
+    except OSError:
+        failed = True
+    assert failed != works
+    assert listing(place / "ours") == listing(place / "theirs")

@@ -22,7 +22,7 @@ from opensshtransport import Transport
 from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SettingsError
 from opensshtransport.placement import TransferFailed
 from opensshtransport.sandbox import Sandbox
-from opensshtransport.sftp import batch_word, parse_listing
+from opensshtransport.sftp import batch_word
 
 _numbers = itertools.count()
 # Of scp's old protocol alone, as a restricted shell lets it through.
@@ -272,13 +272,29 @@ def test_words_of_batches(path: str, word: str) -> None:
     assert batch_word(path) == word
 
 
-def test_listings() -> None:
-    """Kinds and sizes come from `ls -lan`; the directory is taken from the names, and a link's target too."""
-    text = (
-        "drwxr-xr-x    2 1000     1000         4096 Nov 23 01:00 top/.\n"
-        "-rw-r--r--    1 1000     1000           12 Nov 23  2020 top/two words\n"
-        "lrwxrwxrwx    1 1000     1000            4 Nov 23 01:00 top/link -> file\n"
-        "-rw-r--r--    1 1000     1000            0 Nov 23 01:00 top/\\303\\274\\377\n"
-        "nonsense\n"
-    )
-    assert parse_listing(text, "top") == {"two words": ("-", 12), "link": ("l", 4), "ü\udcff": ("-", 0)}
+def test_a_listing_is_complete(by_sftp: Restricted, tmp_path: Path) -> None:
+    """Names of any bytes are listed as they are, whatever looks like an escape; a file has no listing."""
+    names = [
+        b"raw\xff",
+        b"lit\\377",
+        b"both\xff",
+        b"both\\377",
+        b"new\nline",
+        b"cr\rx",
+        b"\xe2\x80\xa8",
+        b"esc\x1b",
+    ]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(by_sftp.there) + b"/" + name)).write_bytes(name)
+    there = str(by_sftp.there)
+    assert by_sftp.transport.listdir(there) == sorted(os.fsdecode(name) for name in names)
+    with pytest.raises(NotADirectoryError):
+        by_sftp.transport.listdir(f"{there}/lit\\377")
+    by_sftp.transport.get(f"{there}/lit*", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lit\\377"]
+    source = tmp_path / "tree"
+    source.mkdir()
+    (source / "lit\\377").write_bytes(b"another")
+    with pytest.raises(FileExistsError):
+        by_sftp.transport.put(f"{source}/.", there, overwrite=False)
+    assert (by_sftp.there / "lit\\377").read_bytes() == b"lit\\377"
