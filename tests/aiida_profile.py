@@ -121,7 +121,9 @@ class Profile:
         self._daemon = True
         self.verdi("daemon", "start", str(workers))
         wait_until(
-            lambda: self.verdi("daemon", "status").count("\n") > workers, seconds=_VERDI_WITHIN, what="the daemon"
+            lambda: self.verdi("daemon", "status").count("\n") > workers,
+            seconds=_VERDI_WITHIN,
+            what="the daemon",
         )
 
     def add_computer(self, label: str, scheduler: str, workdir: str, *options: str) -> None:
