@@ -9,6 +9,7 @@ The trap: a daemon that is running knows the computer as it was, so it has to be
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,13 +73,23 @@ def planned(hostname: str, before: Mapping[str, Any], config: Path | None = None
     }
     # the other way, if any, must not stand there
     if "proxy_jump" in values:
-        options |= {"ProxyJump": str(values["proxy_jump"]), "ProxyCommand": None}
+        hops = (_hop(hop.strip(), values) for hop in str(values["proxy_jump"]).split(","))
+        options |= {"ProxyJump": ",".join(hops), "ProxyCommand": None}
     elif "proxy_command" in values:
         options |= {"ProxyCommand": str(values["proxy_command"]), "ProxyJump": None}
     notes = [text.format(value=values[name]) for name, text in _NOTES.items() if name in values]
     if values.get("key_policy") in {"AutoAddPolicy", "WarningPolicy"}:
         notes.append("host keys are always checked: log in once at a terminal, and compare the fingerprint")
     return Migration(parameters, options, tuple(notes))
+
+
+def _hop(hop: str, values: Mapping[str, Any]) -> str:
+    """A jump host of `core.ssh`, whose user and port are the target's where it names none; ssh's are not."""
+    user, at, place = hop.rpartition("@")
+    user = user if at else str(values.get("username", ""))
+    has_port = re.search(r":\d+$", place) and (place.count(":") == 1 or "]" in place)
+    port = "" if has_port or values.get("port", 22) == 22 else f":{values['port']}"
+    return f"{user}@{place}{port}" if user else f"{place}{port}"
 
 
 def _written(value: object) -> str:

@@ -150,7 +150,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         ),
     ),
 ]
-_BY_CONFIG = "ssh_config has it; to have it written there, run: ossh aiida migrate"
+_BY_CONFIG = "it belongs into ssh_config, where `ossh aiida migrate` writes it"
 # Options of AiiDA's own transports that have nothing to say here. They are accepted where an exported
 # configuration has them, so that it can be used as it is.
 IGNORED = {
@@ -171,7 +171,7 @@ def _ignored(context: click.Context, parameter: click.Parameter, value: object) 
     """Say that an option counts for nothing, if it was given and says something."""
     given = {click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP}
     name = str(parameter.name)
-    if context.get_parameter_source(name) in given and value not in {None, "", UNSET}:
+    if context.get_parameter_source(name) in given and value not in (None, "", UNSET):
         from aiida.cmdline.utils import echo
 
         why = IGNORED[name] or "it has nothing to say here"

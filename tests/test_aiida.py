@@ -946,7 +946,7 @@ def _lives_another(node: Sandbox, former: Facts) -> bool:
     return facts is not None and facts.pid != former.pid
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("shared")
 def test_person_logs_in_and_plays(profile: Profile, slurm: Slurm, cluster_user: User) -> None:
     """Only a person can log in: the calculation pauses and says so; after `ossh login` and `play` it ends."""
@@ -979,6 +979,7 @@ def _paused(profile: Profile) -> str:
     return profile.verdi("process", "list", "--paused", "--raw", "--project", "process_status")
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("shared")
 def test_configure(profiles: None, keep: Keep) -> None:
     """`verdi` knows the plugin; what is wrong is refused; configured again, even false values stay."""
@@ -1005,6 +1006,7 @@ def test_configure(profiles: None, keep: Keep) -> None:
     assert shown["login_hook"] == "None"
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("shared")
 def test_moving_over(profiles: None, keep: Keep, isolated: Path, own_node: Sandbox) -> None:
     """A computer of AiiDA's own transports goes over: by its exported configuration, and by one command."""

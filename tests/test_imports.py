@@ -60,7 +60,7 @@ FLOORS = {
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # These may start the others of their floor.
-DOORS = {"cli", "__main__"}
+DOORS = {"cli", "__main__", "aiida_migration"}
 
 # Which way to start a process has which place.
 STARTERS = {
