@@ -265,6 +265,7 @@ resolved() {
 
 touch_() {
 	# mode, exist_ok, path
+	trusted "$3"
 	case $2$3 in
 	yes*) ;;
 	*/) fail EISDIR ;;
@@ -288,9 +289,41 @@ touch_() {
 	[ $((0$limit & 0111)) -eq 0 ] || chmod "$limit" "$3"
 }
 
+# foreign LINK DIRECTORY: whether a link is of neither us nor the owner of its directory, to which everybody can write.
+foreign() {
+	ids=$(stat -c '%u,%A' "$1" "$2") || return
+	case ${ids##*,} in d???????w*) ;; *) return 1 ;; esac
+	owner=${ids%%,*} ids=${ids%,*}
+	[ "$owner" != "$(id -u)" ] && [ "$owner" != "${ids##*[!0-9]}" ]
+}
+
+# trusted PATH: ends the request where a foreign link is on the way to what is to be written, as fs.protected_symlinks
+# (proc(5)) does for the last one, whether or not the kernel does it.
+trusted() {
+	# what has been followed, what is left, how many links
+	case $1 in /*) set -- / "$1" 40 ;; *) set -- '' "$1" 40 ;; esac
+	while [ "$2" ]; do
+		case $2 in */*) set -- "$1" "${2#*/}" "$3" "${2%%/*}" ;; *) set -- "$1" '' "$3" "$2" ;; esac
+		if [ ! "$4" ]; then
+			continue
+		elif [ ! -L "$1$4" ]; then
+			set -- "$1$4/" "$2" "$3"
+			continue
+		fi
+		! foreign "$1$4" "${1:-./}" || fail EACCES
+		# of a circle the kernel tells
+		[ "$3" -gt 0 ] && link=$(readlink -n "$1$4" && echo .) || return 0
+		case $link in
+		/*) set -- / "${link%.}/$2" $(($3 - 1)) ;;
+		*) set -- "$1" "${link%.}/$2" $(($3 - 1)) ;;
+		esac
+	done
+}
+
 # target PATH: sets `target` to what writing to a path replaces.
 target() {
 	case $1 in */) fail EISDIR ;; esac
+	trusted "$1"
 	target=$1
 	if [ -L "$1" ]; then
 		target=$(real "$1") || { stat -L "$1" >/dev/null; exit 1; }
@@ -321,7 +354,7 @@ write() {
 	# nobody reads what he may not, meanwhile
 	if [ -f "$target" ] || [ "$2" != 666 ]; then umask 077; fi
 	(set -C && keep "$1") || exit
-	if [ -f "$target" ]; then
+	if [ -f "$target" ] && [ ! -L "$target" ]; then
 		chmod "$(stat -c %a "$target")" "$draft"
 	elif [ "$2" != 666 ]; then
 		chmod "$(limited "$2")" "$draft"
@@ -357,6 +390,8 @@ supplant() {
 # file is as it was.
 # shellcheck disable=SC2094 # it is written by its name while it is locked
 over() {
+	# a link is somebody's who was faster
+	[ ! -L "$1" ] || return
 	# of two that write at once, each is to be whole; not all know -w, and without it this could wait for ever
 	{
 		flock -w 10 9 2>/dev/null
@@ -391,6 +426,7 @@ append() {
 }
 
 truncate_() {
+	trusted "$2"
 	[ -e "$2" ] || { stat -L "$2" >/dev/null; exit 1; }
 	[ ! -d "$2" ] || fail EISDIR
 	[ -w "$2" ] || : >>"$2" || exit
@@ -433,6 +469,7 @@ copy_() {
 	if [ -d "$to" ] && [ "$4" != . ]; then
 		case $to in */) to=$to$4 ;; *) to=$to/$4 ;; esac
 	fi
+	trusted "$to"
 	if [ -d "$2" ] && { [ ! -L "$2" ] || [ "$follows" ]; }; then
 		there "$to" && [ ! -d "$to" ] && fail ENOTDIR
 		# into itself?
@@ -463,7 +500,7 @@ copy_() {
 	fi
 	beside "$to"
 	if cp "$1" "$2" "$draft"; then
-		if [ -f "$to" ] && [ -f "$draft" ] && [ ! -L "$draft" ]; then
+		if [ -f "$to" ] && [ ! -L "$to" ] && [ -f "$draft" ] && [ ! -L "$draft" ]; then
 			case $1 in *[ap]*) ;; *) chmod "$(stat -c %a "$to")" "$draft" && exact='' ;; esac && supplant "$to" "$exact" && exit
 		else
 			mv -f -T "$draft" "$to" && exit

@@ -33,6 +33,7 @@ from opensshtransport.placement import (
     How,
     claimed,
     flag,
+    followed,
     permissions,
     sums,
 )
@@ -73,7 +74,7 @@ class Getting(Finding):
         if not how.overwrite and os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         # a link is written through, as by open(2)
-        final = Path(os.path.realpath(target))
+        final = followed(target)
         if _is_there(final) and final.is_file():
             # why it cannot be written is told before anything has moved
             os.close(os.open(final, os.O_WRONLY | os.O_CLOEXEC))
@@ -251,7 +252,7 @@ class Getting(Finding):
         target = (os.path.join(place, found.name) if inside else place).rstrip("/") or "/"
         if os.path.lexists(target) and (not os.path.isdir(target) or (inside and os.path.islink(target))):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
-        final = Path(os.path.realpath(target))
+        final = followed(target)
         items = found.items or []
         skip = len(found.path.rstrip("/")) + 1
         lost = [
@@ -294,6 +295,7 @@ class Getting(Finding):
         failures += lost + problems
 
     def _settle_top(self, found: Found, final: Path, new: bool, how: How) -> None:
+        trees.no_link(final)
         # last: without write permission nothing could be moved
         if how.preserve:
             archive.chmod_directory(final, found.stat.permissions)

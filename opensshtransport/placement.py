@@ -53,6 +53,7 @@ __all__ = [
     "Way",
     "claimed",
     "flag",
+    "followed",
     "listed",
     "local_sources",
     "permissions",
@@ -73,6 +74,8 @@ WILD = frozenset("*?[")
 DIFFER = "the checksums differ after the transfer"
 # Seconds after which a claim that nobody holds is one of a killed transfer.
 _FORGOTTEN = 3600.0
+# As Linux follows at most (path_resolution(7)).
+_MOST_LINKS = 40
 # How often a transfer goes on that gets no further.
 _MOST_TRIES = 3
 
@@ -263,6 +266,41 @@ def outcome(failures: Sequence[OSError], meter: Meter) -> Transferred:
     )
     error.failures, error.result = tuple(failures), result
     raise error
+
+
+def followed(path: str) -> Path:
+    """As os.path.realpath, but for somebody else's link in a directory to which everybody can write.
+
+    Linux follows none either where fs.protected_symlinks is set (proc(5)), but looks at the last link only,
+    and containers may have it off.
+
+    Raises:
+        PermissionError: there is such a link.
+    """
+    done, left, links = "/", os.path.join(os.getcwd(), path).split("/")[::-1], 0
+    while left:
+        piece = left.pop()
+        if piece in {"", ".", ".."}:
+            done = os.path.dirname(done) if piece == ".." else done
+            continue
+        here = os.path.join(done, piece)
+        try:
+            seen = os.lstat(here)
+        except OSError:
+            # nothing is there yet; why else, is told by what opens it
+            seen = None
+        if seen is None or not modes.S_ISLNK(seen.st_mode) or links == _MOST_LINKS:
+            done = here
+            continue
+        links += 1
+        above = os.stat(done)
+        if above.st_mode & modes.S_IWOTH and seen.st_uid not in {os.geteuid(), above.st_uid}:
+            words = "somebody else's link, in a directory to which everybody can write"
+            raise PermissionError(errno.EACCES, words, here)
+        to = os.readlink(here)
+        done = "/" if to.startswith("/") else done
+        left += to.split("/")[::-1]
+    return Path(done)
 
 
 def listed(source: Sources) -> list[PathLike]:

@@ -166,7 +166,9 @@ class Putting(Mover):
         target, draft, inode, there = reply.out.split(b"\0", 3)
         path = os.fsdecode(draft)
         try:
-            self._parts(descriptor, seen.st_size, source, name, path, there, destination, meter)
+            self._parts(
+                descriptor, seen.st_size, source, name, path, there, destination, meter, inode.decode()
+            )
             self._compare(descriptor, seen, source, path, how.verify)
             reply = self._ask(
                 f"draft={quoted(path)}; settle {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
@@ -194,8 +196,9 @@ class Putting(Mover):
         sums_there: bytes,
         destination: PathLike,
         meter: Meter,
+        inode: str = "",
     ) -> None:
-        """Send what a draft has not."""
+        """Send what a draft has not, as long as it still is this inode."""
         there = [line.split()[0].decode("ascii") for line in sums_there.splitlines()]
         parts = missing_parts(
             size, there, block_sums(descriptor, size, len(there)), blocks_with_data(descriptor, size)
@@ -220,7 +223,7 @@ class Putting(Mover):
             self._shells,
             Missing(parts, streams),
             streams,
-            f"receive {quoted(draft)} {sparse}",
+            f"receive {quoted(draft)} {sparse} '{inode}'",
             carry,
             lambda reply: self._failed(reply, destination),
         )

@@ -40,7 +40,7 @@ from opensshtransport.listings import SHOWS, decoded, left_out, parse_listing, u
 from opensshtransport.master import Facts, listens
 from opensshtransport.meter import Meter
 from opensshtransport.paths import quoted
-from opensshtransport.placement import WILD, How, claimed
+from opensshtransport.placement import WILD, How, claimed, followed
 from opensshtransport.shells import Shells
 from opensshtransport.slots import PATIENCE
 
@@ -405,6 +405,7 @@ class Sftp:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target))
         if how.recursive is False and not self._legacy and self.kind(source) == "d":
             how.check_tree(f"{self._host}:{source}")
+        followed(str(target))
         trees.sweep(target.parent)
         with self._draft(source, target) as draft:
             arrived = draft / "it"
@@ -435,7 +436,7 @@ class Sftp:
             size = arrived.stat().st_size
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-            final = Path(os.path.realpath(target))
+            final = followed(str(target))
             appear(arrived, final if how.overwrite else target, exist_ok=how.overwrite, preserve=how.preserve)
             meter.expect(1, size)
             meter.moved(size, target.name)
@@ -456,7 +457,7 @@ class Sftp:
         problems: list[OSError] = []
         trees.arrange(
             arrived,
-            target,
+            followed(str(target)),
             new=not os.path.lexists(target),
             exist_ok=how.overwrite,
             preserve=how.preserve,

@@ -23,7 +23,7 @@ named() {
 	fi
 	if [ "$2" ]; then
 		chmod "$1" "$draft" && dated "$2" "$draft"
-	elif [ -f "$4" ]; then
+	elif [ -f "$4" ] && [ ! -L "$4" ]; then
 		chmod "$(stat -c %a "$4")" "$draft"
 	else
 		chmod "$(limited "$1")" "$draft"
@@ -46,6 +46,8 @@ settle() {
 		*,"$1") [ ! "$4" ] || return 0 ;;
 		esac
 	fi
+	# where others may write they may have put another one in its place
+	[ "$(stat -c %i "$draft")" = "$5" ] || fail EPERM
 	whole "$1" "$draft"
 	[ ! -d "$6" ] || fail EISDIR
 	named "$2" "$3" "$4" "$6"
@@ -160,19 +162,23 @@ filled() {
 	done
 }
 
-# receive DRAFT FRESH: parts of a file into a draft. Each is a line on stdin, `MIB MIBS BYTES`, from where on and how
-# much, and its bytes. Zeros are left out where nothing was before.
+# receive DRAFT FRESH INODE: parts of a file into a draft, which still has this inode, where there is /proc to tell. Each
+# is a line on stdin, `MIB MIBS BYTES`, from where on and how much, and its bytes. Zeros are left out where nothing was.
 receive() {
 	conv=notrunc
 	if [ "$2" ] && dd if=/dev/null of=/dev/null conv=sparse 2>/dev/null; then conv=notrunc,sparse; fi
 	while IFS=' ' read -r from mibs rest; do
 		# a draft that was given up is not to be made again
-		[ -f "$1" ] && into 1<>"$1" || exit
+		[ -f "$1" ] && into "$3" 1<>"$1" || exit
 	done
 }
 
-# into: the part of `receive`, to stdout. Larger blocks are written more slowly, by up to four times on some systems.
+# into INODE: the part of `receive`, to stdout. Larger blocks are written more slowly, by up to four times on some systems.
 into() {
+	if [ "$1" ]; then
+		opened=$({ stat -L -c %i /proc/self/fd/3 || echo "$1"; } 2>/dev/null) 3>&1
+		[ "$opened" = "$1" ] || fail EPERM
+	fi
 	said dd bs=65536 seek=$((from * 16)) count=$((mibs * 16)) iflag=fullblock conv="$conv" &&
 		{ [ "$rest" -eq 0 ] || said dd bs="$rest" count=1 iflag=fullblock conv="$conv"; }
 }
@@ -284,6 +290,7 @@ tree() {
 	fi
 	final=${final%/}
 	[ "$final" ] || final=/
+	trusted "$final"
 	other=$d d=$1
 	if [ -d "$final" ]; then
 		[ -w "$final" ] || fail EACCES
@@ -326,6 +333,13 @@ part_done() {
 	if [ "$4" ]; then chmod "$3" "$1" && dated "$4" "$1"; else chmod "$(limited "$3")" "$1"; fi
 }
 
+# unswapped DRAFT: where others may write they may have put a link in its place.
+unswapped() {
+	case $(stat -c %A "${1%/*}/") in
+	?????w* | ????????w*) [ "$(stat -c '%u %F' "$1")" = "$(id -u) directory" ] || fail EPERM ;;
+	esac
+}
+
 # unpack PRESERVE DRAFT: a tar stream on stdin. Nothing in a fresh draft can lead out of it.
 unpack() {
 	(
@@ -354,6 +368,7 @@ commit() {
 		[ -d "$to" ] || fail ENOENT
 		return 0
 	fi
+	unswapped "$draft"
 	result=0
 	if [ -d "$draft/t" ]; then
 		cd "$draft/t" || exit

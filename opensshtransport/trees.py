@@ -39,6 +39,7 @@ __all__ = [
     "held",
     "make_parents",
     "modes_of",
+    "no_link",
     "opened",
     "ours_alone",
     "own_key",
@@ -342,6 +343,7 @@ def arrange(
                 raise
         else:
             return
+    no_link(final)
     with held(draft) as inside:
         _merge(inside, final, exist_ok=exist_ok, preserve=preserve, failed=failed)
     remove(draft)
@@ -376,6 +378,16 @@ def _merge(
             archive.chmod_directory(place, modes.S_IMODE(seen.st_mode))
             if preserve:
                 os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def no_link(final: Path) -> None:
+    """See that a directory, whose path had no links when it was looked at, is none by now.
+
+    Raises:
+        NotADirectoryError: somebody has put one there.
+    """
+    if final.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final))
 
 
 def _group(target: Path) -> int | None:
