@@ -309,7 +309,7 @@ tree() {
 	rm -rf "$draft.old" || exit
 	if [ -d "$draft" ] && [ ! -L "$draft" ] && [ "$2" ]; then mv -f -T "$draft" "$draft.old" || exit; else rm -rf "$draft"; fi
 	# by the umask: busybox's `mkdir -m` drops the set-group-ID bit
-	(umask 077 && mkdir "$draft" "$draft/t") || exit
+	(umask 077 && mkdir "$draft" && mkdir "$draft/t") || exit
 	if [ -d "$draft.old/t" ]; then
 		find "$draft.old/t" -mindepth 1 -maxdepth 1 -exec mv -f -t "$draft/t" {} + || exit
 	fi
