@@ -562,6 +562,8 @@ EXPECTED: dict[str, Answer | str] = {
     # all of them fail
     "output that is not in the encoding": Answer("(0, '\ufffd', '')"),
 }
+# What AiiDA has no method to await for.
+NOT_AWAITED = {"getcwd"}
 # Where the answer is the same, but the trees are not.
 OTHER_TREES = {
     "compress nothing": "core.local leaves an empty directory for the archive",
