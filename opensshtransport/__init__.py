@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from opensshtransport.async_process import AsyncRemoteProcess
-    from opensshtransport.command import CompletedCommand
+    from opensshtransport.async_transport import AsyncRemoteProcess, AsyncTransport
+    from opensshtransport.commands.command import CompletedCommand
+    from opensshtransport.commands.process import RemoteProcess
     from opensshtransport.errors import OpenSshTransportError
-    from opensshtransport.process import RemoteProcess
-    from opensshtransport.transport import AsyncTransport, Transport
+    from opensshtransport.transport import Transport
 
 __all__ = [
     "AsyncRemoteProcess",
@@ -27,11 +27,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncRemoteProcess": "async_process",
-    "AsyncTransport": "transport",
-    "CompletedCommand": "command",
+    "AsyncRemoteProcess": "async_transport",
+    "AsyncTransport": "async_transport",
+    "CompletedCommand": "commands.command",
     "OpenSshTransportError": "errors",
-    "RemoteProcess": "process",
+    "RemoteProcess": "commands.process",
     "Transport": "transport",
 }
 

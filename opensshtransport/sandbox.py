@@ -34,19 +34,25 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, get_args
 
-from .errors import OpenSshTransportError, SettingsError, ToolMissing
+from opensshtransport.errors import OpenSshTransportError, SettingsError, ToolMissing
 
-__all__ = ["Sandbox", "SandboxError", "SecondFactor", "find_sshd", "run_sandbox", "totp"]
+__all__ = ["Sandbox"]
+
 
 SecondFactor = Literal["none", "code", "passphrase"]
 
 # Below 32768, where Linux takes the ports of outgoing connections from: so only another server can sit on
 # the port when a stopped sandbox comes back to it.
 _PORTS = range(20_000, 32_768)
+
 _PAM_SERVICES = Path("/etc/pam.d")
+
 _PAM_MODULES = ("/lib/*/security", "/usr/lib/*/security", "/lib*/security", "/usr/lib*/security")
+
 _START_WITHIN = 10.0  # seconds; 0.05 on an idle machine
+
 _END_WITHIN = 2.0  # seconds for what is asked to end, before it is killed
+
 _POLL = 0.005  # seconds
 
 

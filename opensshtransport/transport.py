@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import os
 import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import wraps
-from typing import IO, Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, TypeVar
 
-from opensshtransport import openssh
-from opensshtransport.async_process import AsyncRemoteProcess
-from opensshtransport.command import CompletedCommand, Request, check
+from opensshtransport.commands.command import CompletedCommand, Request, check
+from opensshtransport.commands.execution import Execution
+from opensshtransport.commands.process import RemoteProcess, Sink
 from opensshtransport.errors import SettingsError
-from opensshtransport.execution import Execution
-from opensshtransport.files import Files
-from opensshtransport.items import Exclude
-from opensshtransport.master import Master
-from opensshtransport.meter import Progress, Transferred
-from opensshtransport.paths import PathLike
-from opensshtransport.placement import How, Sources, Way
-from opensshtransport.process import RemoteProcess, Sink
-from opensshtransport.shell import Abandon
-from opensshtransport.shells import Shells
-from opensshtransport.transfer import Transfer
+from opensshtransport.files.changes import Files
+from opensshtransport.master.master import Master
+from opensshtransport.openssh.destination import resolve
+from opensshtransport.remote.paths import PathLike
+from opensshtransport.sessions.shell_pool import Shells
+from opensshtransport.transfer.items import Exclude
+from opensshtransport.transfer.meter import Progress, Transferred
+from opensshtransport.transfer.options import How, Sources, Way
+from opensshtransport.transfer.transfer import Transfer
 
-__all__ = ["AsyncTransport", "Transport"]
+__all__ = ["Transport"]
+
 
 Command = str | Sequence[str]
+
 Output = Callable[[bytes], object] | IO[bytes] | None
+
 _T = TypeVar("_T")
 
 # A command's output that nobody limits must not fill the memory unseen.
 _CHUNK = 1 << 18
-# More than there can be sessions on any common server.
-_THREADS = 64
 
 
 class Transport(Files):
@@ -70,7 +66,7 @@ class Transport(Files):
         settings: Mapping[str, object] | None = None,
     ) -> None:
         self.host = host
-        master = Master(openssh.resolve(host, ssh_config, overrides=settings))
+        master = Master(resolve(host, ssh_config, overrides=settings))
         self._execution = Execution(master, login=login, person=person)
         execution = self._execution
         super().__init__(Shells(master, execution.facts, execution.revive, execution.spares), timeout=timeout)
@@ -351,185 +347,7 @@ class Transport(Files):
                 raise
 
 
-_P = ParamSpec("_P")
-
-
-def _awaited(
-    method: Callable[Concatenate[Transport, _P], _T],
-) -> Callable[Concatenate[AsyncTransport, _P], Coroutine[Any, Any, _T]]:
-    """A method of `Transport` to await: it runs in a thread."""
-
-    @wraps(method)
-    async def call(self: AsyncTransport, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self._call(lambda: method(self._open(), *args, **kwargs))
-
-    return call
-
-
-class AsyncTransport:
-    """`Transport` with the same names to await. Never blocks the event loop.
-
-    A cancelled `run` ends its remote process group, a cancelled operation on files its remote processes.
-    """
-
-    def __init__(self, host: str, **options: Any) -> None:
-        self.host = host
-        self._options = options
-        self._transport: Transport | None = None
-        self._guard = threading.Lock()
-        # threads of its own: the loop's default ones are for others, and are few
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="opensshtransport")
-
-    async def __aenter__(self) -> AsyncTransport:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    def _open(self) -> Transport:
-        with self._guard:
-            if self._transport is None:
-                self._transport = Transport(self.host, **self._options)
-            return self._transport
-
-    async def _call(self, work: Callable[[], _T]) -> _T:
-        abandon = Abandon()
-
-        def call() -> _T:
-            with abandon:
-                return work()
-
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-        except asyncio.CancelledError:
-            abandon()
-            raise
-
-    async def close(self) -> None:
-        """Give back what is open but unused. The master lives on."""
-        transport = self._transport
-        if transport is not None:
-            await self._call(transport.close)
-        self._pool.shutdown(wait=False)
-
-    async def run(self, command: Command, **options: Any) -> CompletedCommand:
-        """As `Transport.run`."""
-        running: list[RemoteProcess] = []
-        cancelled = threading.Event()
-
-        def began(process: RemoteProcess) -> None:
-            running.append(process)
-            if cancelled.is_set():
-                process.end()
-
-        def work() -> CompletedCommand:
-            if cancelled.is_set():
-                raise SettingsError("cancelled before it began")
-            return self._open().run(command, began=began, **options)
-
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            cancelled.set()
-            for process in running[-1:]:
-                threading.Thread(target=process.end, daemon=True).start()
-            # its outcome is nobody's any more
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise
-
-    async def start(self, command: Command, **options: Any) -> AsyncRemoteProcess:
-        """As `Transport.start`."""
-        starting = self._pool.submit(lambda: self._open().start(command, **options))
-        try:
-            return await AsyncRemoteProcess.of(await asyncio.shield(asyncio.wrap_future(starting)))
-        except asyncio.CancelledError:
-            # in its thread, as the loop may have ended by then
-            starting.add_done_callback(_end_unwanted)
-            raise
-
-    async def run_many(
-        self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
-    ) -> list[CompletedCommand]:
-        """As `Transport.run_many`."""
-        gate = asyncio.Semaphore(limit or _THREADS)
-        begun: set[int] = set()
-
-        async def one(number: int, command: Command) -> CompletedCommand:
-            async with gate:
-                begun.add(number)
-                return await self.run(command, **options)
-
-        tasks = [asyncio.ensure_future(one(*item)) for item in enumerate(commands)]
-        try:
-            return [await task for task in tasks]
-        except BaseException as reason:
-            for number, task in enumerate(tasks):
-                if number not in begun or isinstance(reason, asyncio.CancelledError):
-                    task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-
-    async def walk(self, top: PathLike, **options: Any) -> AsyncIterator[tuple[str, list[str], list[str]]]:
-        """As `Transport.walk`, for `async for`."""
-        steps = await self._call(lambda: self._open().walk(top, **options))
-        while (step := await self._call(lambda: next(steps, None))) is not None:
-            yield step
-
-    stat = _awaited(Transport.stat)
-    put = _awaited(Transport.put)
-    get = _awaited(Transport.get)
-    lstat = _awaited(Transport.lstat)
-    exists = _awaited(Transport.exists)
-    lexists = _awaited(Transport.lexists)
-    is_file = _awaited(Transport.is_file)
-    is_dir = _awaited(Transport.is_dir)
-    is_symlink = _awaited(Transport.is_symlink)
-    readlink = _awaited(Transport.readlink)
-    realpath = _awaited(Transport.realpath)
-    normalize = _awaited(Transport.normalize)
-    home = _awaited(Transport.home)
-    whoami = _awaited(Transport.whoami)
-    disk_usage = _awaited(Transport.disk_usage)
-    tree_size = _awaited(Transport.tree_size)
-    checksum = _awaited(Transport.checksum)
-    stat_many = _awaited(Transport.stat_many)
-    exists_many = _awaited(Transport.exists_many)
-    remove_many = _awaited(Transport.remove_many)
-    listdir = _awaited(Transport.listdir)
-    scandir = _awaited(Transport.scandir)
-    scantree = _awaited(Transport.scantree)
-    glob = _awaited(Transport.glob)
-    rglob = _awaited(Transport.rglob)
-    mkdir = _awaited(Transport.mkdir)
-    makedirs = _awaited(Transport.makedirs)
-    rmdir = _awaited(Transport.rmdir)
-    rmtree = _awaited(Transport.rmtree)
-    remove = _awaited(Transport.remove)
-    unlink = _awaited(Transport.unlink)
-    rename = _awaited(Transport.rename)
-    replace = _awaited(Transport.replace)
-    symlink = _awaited(Transport.symlink)
-    chmod = _awaited(Transport.chmod)
-    chown = _awaited(Transport.chown)
-    touch = _awaited(Transport.touch)
-    truncate = _awaited(Transport.truncate)
-    copy = _awaited(Transport.copy)
-    read_bytes = _awaited(Transport.read_bytes)
-    read_text = _awaited(Transport.read_text)
-    write_bytes = _awaited(Transport.write_bytes)
-    write_text = _awaited(Transport.write_text)
-    append = _awaited(Transport.append)
-    head = _awaited(Transport.head)
-    tail = _awaited(Transport.tail)
-
-
 _check = check
-
-
-def _end_unwanted(started: Future[RemoteProcess]) -> None:
-    if not started.cancelled() and started.exception() is None:
-        started.result().end()
 
 
 def _later(seconds: float) -> float:

@@ -116,11 +116,11 @@ def transports(host: str, config: Path) -> dict[str, Any]:
     """Those that are compared."""
     from aiida.plugins import TransportFactory
 
-    from opensshtransport import openssh
-    from opensshtransport.aiida import OpenSshTransport
+    from opensshtransport.aiida.transport import OpenSshTransport
+    from opensshtransport.openssh import destination
 
     theirs = TransportFactory("core.ssh_async")
-    resolved = openssh.resolve(host, config).resolved
+    resolved = destination.resolve(host, config).resolved
     by_paramiko = TransportFactory("core.ssh")(
         machine=resolved.hostname,
         username=resolved.user,

@@ -17,7 +17,7 @@ from typing import Any
 from bench_server import server
 
 # isort: split
-from aiida_profile import Profile  # of the tests, which bench_server has made known
+from tests.support.aiida_profile import Profile  # of the tests, which bench_server has made known
 
 _OURS, _THEIRS = "ours", "ssh_async, asyncssh"
 # CalcJob's exit code for what a monitor has ended

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from bench_server import Stage
 
-from opensshtransport import openssh
+from opensshtransport.openssh import command_lines, destination
 from opensshtransport.transport import Transport
 
 _T = TypeVar("_T")
@@ -98,7 +98,7 @@ class OpenSsh:
     def __init__(self, host: str, config: Path, stage: Stage, socket: str) -> None:
         self.stage, self.host = stage, host
         self.ssh = ["ssh", "-F", str(config), "-S", socket]
-        self.copying = ["-F", str(config), "-o", f"ControlPath={openssh.literal(Path(socket))}", "-q"]
+        self.copying = ["-F", str(config), "-o", f"ControlPath={command_lines.literal(Path(socket))}", "-q"]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -415,5 +415,5 @@ class Fabric:
         }
 
 
-def _resolved(host: str, config: Path) -> openssh.Resolved:
-    return openssh.resolve(host, config).resolved
+def _resolved(host: str, config: Path) -> destination.Resolved:
+    return destination.resolve(host, config).resolved

@@ -26,11 +26,11 @@ from typing import Any
 from bench_peers import AsyncSsh, Contender, Fabric, OpenSsh, Ours, Paramiko, Pipes, Rsync, Sftp, Stage, Work
 from bench_server import server, way
 from bench_tables import markdown, show
-from programs import OSSH, OSSH_RUN  # of the tests, which bench_server has made known
 
-from opensshtransport import openssh
+from opensshtransport.openssh import programs as openssh_programs
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.transport import Transport
+from tests.support.programs import OSSH, OSSH_RUN  # of the tests, which bench_server has made known
 
 HERE = Path(__file__).resolve().parent
 ROUND_TRIPS = (0.0, 20.0, 50.0, 150.0)
@@ -282,7 +282,7 @@ def at(
 
 def versions() -> dict[str, str]:
     """What was measured, and where."""
-    found = {"OpenSSH": ".".join(map(str, openssh.version("ssh")))}
+    found = {"OpenSSH": ".".join(map(str, openssh_programs.version("ssh")))}
     for name in ("asyncssh", "paramiko", "fabric"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)

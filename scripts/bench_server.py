@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path.insert(0, str(TESTS))
-
-from nodes import config_through  # noqa: E402 - found by the line above
-from users import missing_for_users, temporary_user  # noqa: E402
+sys.path.insert(0, str(TESTS.parent))
 
 from opensshtransport.sandbox import Sandbox  # noqa: E402
+from tests.support.nodes import config_through  # noqa: E402 - found by the line above
+from tests.support.users import missing_for_users, temporary_user  # noqa: E402
 
 __all__ = ["MIB", "Stage", "server", "way"]
 
@@ -136,7 +135,7 @@ class _Relay:
 @contextlib.contextmanager
 def way(node: Sandbox, milliseconds: float) -> Iterator[Path]:
     """The ssh_config of a way to the node with this round trip."""
-    argv = [sys.executable, str(TESTS / "relay.py"), "--target", str(node.port)]
+    argv = [sys.executable, str(TESTS / "support" / "relay.py"), "--target", str(node.port)]
     argv += ["--delay", str(milliseconds / 2000)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as relay:
         try:

@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-
-from faults.world import World  # noqa: E402 - found by the line above
+sys.path.insert(0, str(HERE.parent))
 
 from opensshtransport import Transport  # noqa: E402
 from opensshtransport.errors import ConnectionFailed  # noqa: E402
+from tests.faults.world import World  # noqa: E402 - found by the line above
 
 SETTINGS = """
 [host."*"]

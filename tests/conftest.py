@@ -23,11 +23,13 @@ from typing import Protocol, TypeVar
 
 import hypothesis
 import pytest
-from authority import AuthorityNode
-from jumps import Chain, Hop, jump_chain
-from kerberos import KerberosNode, missing_for_kerberos
-from nodes import missing_programs, shell_node
-from pam_nodes import (
+
+from opensshtransport.sandbox import Sandbox
+from tests.support.authority import AuthorityNode
+from tests.support.jumps import Chain, Hop, jump_chain
+from tests.support.kerberos import KerberosNode, missing_for_kerberos
+from tests.support.nodes import missing_programs, shell_node
+from tests.support.pam_nodes import (
     ConversationNode,
     LockingNode,
     OathNode,
@@ -36,10 +38,17 @@ from pam_nodes import (
     missing_for_compiling,
     missing_for_pam,
 )
-from relay import Relay
-from users import QUIET, SHELLS, ShellName, Startup, User, missing_for_users, temporary_user, wait_until
-
-from opensshtransport.sandbox import Sandbox
+from tests.support.relay import Relay
+from tests.support.users import (
+    QUIET,
+    SHELLS,
+    ShellName,
+    Startup,
+    User,
+    missing_for_users,
+    temporary_user,
+    wait_until,
+)
 
 _Entered = TypeVar("_Entered")
 _DIRECTORIES = {

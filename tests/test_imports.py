@@ -1,6 +1,6 @@
-"""The house stands: a module imports only from floors below its own, and within a floor in one direction.
+"""The house: a folder is a floor, and a module imports only from its own folder and from those below.
 
-The graph is read from the sources, the imports within functions and those for type checkers among them.
+The imports are read from the sources, those within functions and for type checkers among them.
 """
 
 from __future__ import annotations
@@ -19,94 +19,76 @@ import opensshtransport
 PACKAGE = "opensshtransport"
 HOUSE = Path(opensshtransport.__file__).parent
 
-# A new room gets its place here.
-FLOORS = {
-    0: {
-        *("entries", "paths", "errors", "answers", "screen", "prompts", "settings", "trust", "descriptors"),
-        *("notation", "listings"),
-    },
-    1: {"openssh", "hops", "tools", "wrapper", "ssh_config", "runlog", "activity"},
-    2: {
-        *("master", "aliases", "slots", "channel", "spares", "ending"),
-        *("login", "conversation", "asking", "askpass", "budget", "sources"),
-    },
-    3: {
-        *("shell", "shells"),
-        "command",
-        "process",
-        "async_process",
-        "execution",
-        "direct",
-        *("session", "meter", "items", "archive", "appearing", "stripes", "trees", "sftp"),
-        *("questions", "files"),
-        *("placement", "putting", "finding", "getting", "transfer"),
-        "transport",
-        *("links", "credentials", "far_side", "plan"),
-        # parts of the AiiDA transport
-        *("aiida_options", "aiida_files", "aiida_archives", "aiida_transfers"),
-    },
-    4: {
-        "cli",
-        "sandbox",
-        "doctor",
-        "configure",
-        "completion",
-        "copying",
-        "aiida",
-        "aiida_migration",
-        "status",
-        "__main__",
-    },
-}
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-# These may start the others of their floor.
-DOORS = {"cli", "__main__", "aiida_migration"}
+# From the bottom to the top. A folder or a single module; a new one gets its place here.
+FLOORS = (
+    *("errors", "remote", "prompts", "local", "openssh", "master", "login", "sessions"),
+    *("commands", "files", "transfer", "transport", "async_transport"),
+    *("doctor", "setup", "aiida", "sandbox", "cli", "__main__"),
+)
+# These know nothing of one another, though one is below the other.
+APART = {("sandbox", "setup"), ("prompts", "remote")}
 
-# Which way to start a process has which place.
+# Where each way to start a process is used.
 STARTERS = {
-    "sh": {"tools"},
-    "pexpect": {"conversation"},
+    "sh": {"local.tools"},
+    "pexpect": {"login.conversation"},
     "subprocess": {
-        *("openssh", "versions", "master", "aliases", "channel", "ending"),
-        *("execution", "direct", "sftp", "copying", "sandbox", "far_side", "conversation"),
+        *("openssh.programs", "openssh.destination", "openssh.versions", "openssh.hops"),
+        *("master.master", "master.control_socket", "master.ensure", "master.aliases"),
+        *("sessions.channel", "sessions.remote_kill", "commands.execution", "commands.passthrough"),
+        *("transfer.without_shell", "cli.rsync", "sandbox", "doctor.after_login", "login.conversation"),
     },
     "multiprocessing": set[str](),
 }
+# os's own ways to start a process
+FORKS = (
+    "os.fork",
+    "os.forkpty",
+    "pty.fork",
+    "pty.spawn",
+    "os.system",
+    "os.popen",
+    "os.posix_spawn",
+    "os.spawn",
+)
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
+def imported(tree: ast.AST, module: str) -> Iterator[str]:
     """The absolute names of all that a module imports, with each name that it imports from another one."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, [PACKAGE if node.level else "", node.module]))
+            above = f"{PACKAGE}.{module}".split(".")[: -node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def rooms_of(sources: dict[str, str]) -> dict[str, set[str]]:
-    """For each module's source, which others of them it imports."""
+def graph_of(sources: dict[str, str]) -> dict[str, set[str]]:
+    """For each module, which others of the package it imports."""
     return {
-        room: {
-            name.split(".")[1]
-            for name in imported(ast.parse(text))
-            if name.startswith(f"{PACKAGE}.") and name.split(".")[1] in sources
+        module: {
+            name.removeprefix(f"{PACKAGE}.")
+            for name in imported(ast.parse(text), module)
+            if name.removeprefix(f"{PACKAGE}.") in sources
         }
-        for room, text in sources.items()
+        for module, text in sources.items()
     }
 
 
 def wrong_arrows(graph: dict[str, set[str]]) -> list[str]:
     """What is not allowed in a graph of imports."""
-    found = [f"{room}: has no floor" for room in graph if room not in FLOOR_OF]
-    for room, others in graph.items():
+    floor = {room: number for number, room in enumerate(FLOORS)}
+    found = [f"{module}: has no floor" for module in graph if module.split(".")[0] not in floor]
+    for module, others in graph.items():
+        room = module.split(".")[0]
         for other in others:
-            above, below = FLOOR_OF.get(room, 0), FLOOR_OF.get(other, 0)
-            if above < below:
-                found.append(f"{room} -> {other}: upwards")
-            if above == below == max(FLOORS) and room not in DOORS:
-                found.append(f"{room} -> {other}: on the floor whose rooms are apart")
+            below = other.split(".")[0]
+            if floor.get(room, 0) < floor.get(below, 0):
+                found.append(f"{module} -> {other}: upwards")
+            if (room, below) in APART:
+                found.append(f"{module} -> {other}: these are apart")
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as circle:
@@ -116,7 +98,7 @@ def wrong_arrows(graph: dict[str, set[str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def sources() -> dict[str, str]:
-    """The text of each module, by its name."""
+    """The text of each module, by its name within the package."""
     return {
         ".".join(path.relative_to(HOUSE).with_suffix("").parts): path.read_text()
         for path in HOUSE.rglob("*.py")
@@ -125,71 +107,73 @@ def sources() -> dict[str, str]:
 
 
 def test_no_wrong_arrow(sources: dict[str, str]) -> None:
-    """Each module has a floor; no import leads upwards, in a circle, or from one edge to another."""
-    assert wrong_arrows(rooms_of(sources)) == []
+    """Each module is on a floor, and no import leads upwards or in a circle."""
+    assert wrong_arrows(graph_of(sources)) == []
 
 
 def test_graph_is_read(sources: dict[str, str]) -> None:
-    """The graph is the real one: these arrows are known to be there, in each way of writing an import."""
-    graph = rooms_of(sources)
-    assert graph["__main__"] == {"cli"}
-    assert graph["errors"] == graph["wrapper"] == set()
-    assert {"errors", "settings"} <= graph["openssh"]
-    assert "errors" in graph["sandbox"]
-    assert "login" in graph["cli"]
+    """The graph is the real one: these imports are known to be there, in each way of writing one."""
+    graph = graph_of(sources)
+    assert graph["__main__"] == {"cli.parser"}
+    assert graph["errors"] == set()
+    assert {"errors", "local.settings"} <= graph["openssh.command_lines"] | graph["openssh.destination"]
+    assert "login.login" in graph["cli.parser"]
 
 
 @pytest.mark.parametrize(
-    ("room", "text", "what"),
+    ("module", "text", "what"),
     [
-        ("errors", "import opensshtransport.settings", "errors -> settings"),
-        ("openssh", "from opensshtransport.master import Master", "openssh -> master: upwards"),
-        ("openssh", "from opensshtransport import master", "openssh -> master: upwards"),
-        ("openssh", "from . import master", "openssh -> master: upwards"),
-        ("openssh", "from .master import Master", "openssh -> master: upwards"),
-        ("openssh", "def f():\n    from .master import Master", "openssh -> master: upwards"),
-        ("sandbox", "from opensshtransport import cli", "sandbox -> cli: on the floor"),
+        ("errors", "import opensshtransport.local.settings", "errors -> local.settings: upwards"),
+        (
+            "openssh.programs",
+            "from opensshtransport.master.master import Master",
+            "-> master.master: upwards",
+        ),
+        ("openssh.programs", "from opensshtransport.master import master", "-> master.master: upwards"),
+        ("openssh.programs", "from ..master import master", "-> master.master: upwards"),
+        ("openssh.programs", "def f():\n    from ..master.master import Master", "-> master.master: upwards"),
+        ("prompts.rules", "from opensshtransport.remote import paths", "-> remote.paths: these are apart"),
         ("unheard_of", "", "unheard_of: has no floor"),
     ],
 )
-def test_wrong_arrows_are_found(sources: dict[str, str], room: str, text: str, what: str) -> None:
-    """A wrong arrow is found in each way of writing it, and so is a room that has no floor."""
-    assert what in "\n".join(wrong_arrows(rooms_of({**sources, room: f"{sources.get(room, '')}\n{text}\n"})))
+def test_wrong_arrows_are_found(sources: dict[str, str], module: str, text: str, what: str) -> None:
+    """A wrong import is found in each way of writing it, and so is a module without a floor."""
+    changed = {**sources, module: f"{sources.get(module, '')}\n{text}\n"}
+    assert what in "\n".join(wrong_arrows(graph_of(changed)))
 
 
 def test_circle_is_found() -> None:
-    """Two modules of a floor that import each other are found."""
-    circle = {"prompts": "import opensshtransport.answers", "answers": "from . import prompts"}
-    (found,) = wrong_arrows(rooms_of(circle))
+    """Two modules of a folder that import each other are found."""
+    circle = {
+        "prompts.rules": "from . import answers",
+        "prompts.answers": "import opensshtransport.prompts.rules",
+    }
+    (found,) = wrong_arrows(graph_of(circle))
     assert found.startswith("circle: ")
+
+
+def test_rooms_are_described() -> None:
+    """Each folder says what it is for."""
+    for folder in [path for path in HOUSE.iterdir() if list(path.glob("*.py"))]:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder.name
 
 
 @pytest.mark.parametrize("starter", STARTERS)
 def test_starters(sources: dict[str, str], starter: str) -> None:
-    """Each way to start a process is used only where it has its place."""
+    """Each way to start a process is used only where it belongs."""
     users = {
-        room
-        for room, text in sources.items()
-        if starter in {name.split(".")[0] for name in imported(ast.parse(text))}
+        module
+        for module, text in sources.items()
+        if starter in {name.split(".")[0] for name in imported(ast.parse(text), module)}
     }
     assert users <= STARTERS[starter]
 
 
 def test_no_fork(sources: dict[str, str]) -> None:
-    """Nobody forks by hand, or starts a process past the ways above."""
-    forbidden = (
-        "os.fork",
-        "os.forkpty",
-        "pty.fork",
-        "pty.spawn",
-        "os.system",
-        "os.popen",
-        "os.posix_spawn",
-        "os.spawn",
-    )
-    for room, text in sources.items():
+    """No module forks by hand, or starts a process in another way than those above."""
+    for module, text in sources.items():
         called = {ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
-        assert not [name for name in called if name.startswith(forbidden)], room
+        assert not [name for name in called if name.startswith(FORKS)], module
 
 
 def loaded(statement: str) -> set[str]:
@@ -203,9 +187,9 @@ def loaded(statement: str) -> set[str]:
     "statement",
     [
         "import opensshtransport",
-        "import opensshtransport.master, opensshtransport.execution",
-        "import opensshtransport.aliases, opensshtransport.wrapper",
-        "import opensshtransport.cli",
+        "import opensshtransport.master.master, opensshtransport.commands.execution",
+        "import opensshtransport.master.aliases, opensshtransport.remote.wrapper",
+        "import opensshtransport.cli.parser",
     ],
 )
 def test_library_does_not_load_what_forks(statement: str) -> None:
@@ -214,5 +198,5 @@ def test_library_does_not_load_what_forks(statement: str) -> None:
 
 
 def test_login_loads_them() -> None:
-    """The login does load them: so the test above can fail."""
-    assert {"sh", "pexpect"} <= loaded("import opensshtransport.login")
+    """The login does load them, so the test above can fail."""
+    assert {"sh", "pexpect"} <= loaded("import opensshtransport.login.login")

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import require
-from nodes import missing_programs
 
 import opensshtransport
 from opensshtransport.sandbox import Sandbox
+from tests.conftest import require
+from tests.support.nodes import missing_programs
 
 pytestmark = pytest.mark.timeout(300)
 

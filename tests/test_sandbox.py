@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from users import User, missing_for_users, temporary_user, wait_until
 
 from opensshtransport.errors import SettingsError, ToolMissing
 from opensshtransport.sandbox import Sandbox, SandboxError, SecondFactor, find_sshd, run_sandbox, totp
+from tests.support.users import User, missing_for_users, temporary_user, wait_until
 
 
 def _unless(reason: str) -> None:

@@ -24,27 +24,22 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from conftest import Keep, MakeConversationNode, MakeShellNode, MakeUser
-from pam_nodes import questions, rule, stored
-from programs import OSSH_RUN, ossh, ossh_run, runtime, until, write_settings
-from test_secrets import Secrets, Watch, files_with, keyring, rules_for, store
-from users import Startup, User
 
-from opensshtransport import (
-    AsyncTransport,
-    OpenSshTransportError,
-    Transport,
-    archive,
-    master,
-    openssh,
-    process,
-    session,
-    shell,
-    slots,
-)
+from opensshtransport import AsyncTransport, OpenSshTransportError, Transport
+from opensshtransport.commands import process
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, SettingsError, printable
-from opensshtransport.meter import _shown
+from opensshtransport.master import master, slots
+from opensshtransport.openssh import destination
 from opensshtransport.sandbox import Sandbox
+from opensshtransport.sessions import shell
+from opensshtransport.sessions import stream as session
+from opensshtransport.transfer import archive
+from opensshtransport.transfer.meter import _shown
+from tests.conftest import Keep, MakeConversationNode, MakeShellNode, MakeUser
+from tests.login.test_secrets import Secrets, Watch, files_with, keyring, rules_for, store
+from tests.support.pam_nodes import questions, rule, stored
+from tests.support.programs import OSSH_RUN, ossh, ossh_run, runtime, until, write_settings
+from tests.support.users import Startup, User
 
 __all__ = ["keyring", "store"]
 
@@ -402,7 +397,7 @@ def test_planted_files(own_node: Sandbox, isolated: Path, make_user: MakeUser, p
     evil.write_text(f'Match exec "touch {isolated}/hit"\n')
     precious.write_text("precious")
     os.chown(evil, user.uid, user.uid)
-    identity = openssh.resolve(own_node.host, own_node.ssh_config).identity
+    identity = destination.resolve(own_node.host, own_node.ssh_config).identity
     name = master_name(own_node)
     facts = json.dumps(
         {
@@ -938,7 +933,7 @@ def test_secrets_beyond_the_login(
     assert not files_with(isolated, watch.texts, keyring)
     made = [path for path in Path("/tmp").glob("ossh-*") if path != node.directory]
     assert not [found for path in made for found in files_with(path, watch.texts, keyring)]
-    loaded = repr(openssh.resolve(node.host, node.ssh_config).settings)
+    loaded = repr(destination.resolve(node.host, node.ssh_config).settings)
     assert not [text for text in watch.texts if text in loaded]
 
 

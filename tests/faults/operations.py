@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport import Transport
-from opensshtransport.entries import DirEntry, Stat
-from opensshtransport.transfer import Way
+from opensshtransport.remote.entries import DirEntry, Stat
+from opensshtransport.transfer.options import Way
 
 __all__ = ["LONG", "OPERATIONS", "Operation", "Snapshot", "build", "drafts", "mixed", "snapshot", "torn"]
 

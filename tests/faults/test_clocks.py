@@ -9,20 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Keep, require
-from nodes import missing_programs
 
-from faults.operations import OPERATIONS, build, drafts, snapshot
-from faults.world import World, within
-from opensshtransport import openssh
-from opensshtransport.answers import Command, Totp
-from opensshtransport.budget import Budget, pause_after
 from opensshtransport.errors import AuthenticationRefused, CoolingDown, LoginNeeded
-from opensshtransport.master import Master
-from opensshtransport.openssh import Destination
+from opensshtransport.login.budget import Budget, pause_after
+from opensshtransport.login.secrets import resolve_answer
+from opensshtransport.master.master import Master
+from opensshtransport.master.slots import Slots
+from opensshtransport.openssh.destination import Destination, resolve
+from opensshtransport.prompts.answers import Command, Totp
 from opensshtransport.sandbox import Sandbox, totp
-from opensshtransport.slots import Slots
-from opensshtransport.sources import resolve_answer
+from tests.conftest import Keep, require
+from tests.faults.operations import OPERATIONS, build, drafts, snapshot
+from tests.faults.world import World, within
+from tests.support.nodes import missing_programs
 
 YEAR = 365 * 86400.0
 
@@ -35,7 +34,7 @@ def jumps(chance: random.Random, count: int) -> list[float]:
 @pytest.fixture
 def destination(node: Sandbox) -> Destination:
     """Any destination."""
-    return openssh.resolve(node.host, node.ssh_config)
+    return resolve(node.host, node.ssh_config)
 
 
 def test_pauses(destination: Destination, seed: int, rounds: int) -> None:

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import require
-from nodes import missing_programs
-from programs import ossh, ossh_run
 
-from faults.world import Outcome, World, within
 from opensshtransport.errors import ConnectionFailed
-from opensshtransport.runlog import sweep_logs
+from opensshtransport.openssh.run_log import sweep_logs
+from tests.conftest import require
+from tests.faults.world import Outcome, World, within
+from tests.support.nodes import missing_programs
+from tests.support.programs import ossh, ossh_run
 
 BATCHES = 2
 # For a hundred rounds, the commands that are run here.

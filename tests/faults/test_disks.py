@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Keep, require
-from nodes import missing_programs
 
-from faults.operations import drafts, snapshot
-from faults.world import World, within
 from opensshtransport import Transport
 from opensshtransport.errors import ConnectionFailed, OnceError
-from opensshtransport.transfer import Way
+from opensshtransport.transfer.options import Way
+from tests.conftest import Keep, require
+from tests.faults.operations import drafts, snapshot
+from tests.faults.world import World, within
+from tests.support.nodes import missing_programs
 
 SIZE = 4 << 20
 MIB = 1 << 20

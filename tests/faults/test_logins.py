@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Keep, require
-from nodes import missing_programs
 
-from faults.world import SETTINGS, Outcome, World, within
 from opensshtransport.errors import ConnectionFailed, CoolingDown, LoginNeeded, Unreachable
+from tests.conftest import Keep, require
+from tests.faults.world import SETTINGS, Outcome, World, within
+from tests.support.nodes import missing_programs
 
 BATCHES = 5
 FAULTS = (

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Keep, require
-from nodes import missing_programs
 
-from faults.world import World, within
-from opensshtransport.master import sweep
+from opensshtransport.master.master import sweep
+from tests.conftest import Keep, require
+from tests.faults.world import World, within
+from tests.support.nodes import missing_programs
 
 HOLDER = """
     import os, sys, time

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import require
-from nodes import missing_programs
 
-from faults.conftest import BATCHES
-from faults.operations import OPERATIONS, Operation, Snapshot, build, drafts, mixed, snapshot, torn
-from faults.world import Outcome, World, victim, within
 from opensshtransport import errors
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, OnceError
-from opensshtransport.files import Files
+from opensshtransport.files.changes import Files
+from tests.conftest import require
+from tests.faults.conftest import BATCHES
+from tests.faults.operations import OPERATIONS, Operation, Snapshot, build, drafts, mixed, snapshot, torn
+from tests.faults.world import Outcome, World, victim, within
+from tests.support.nodes import missing_programs
 
 # What each of the operations is tried with, and what takes seconds and so only some of them.
 QUICK = ("cut", "reset", "master killed", "sshd killed", "shell killed", "client killed")

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import require
-from nodes import missing_programs
-from users import User, missing_for_users, temporary_user
 
-from faults.world import within
 from opensshtransport import Transport
-from opensshtransport.placement import Way
 from opensshtransport.sandbox import Sandbox
+from opensshtransport.transfer.options import Way
+from tests.conftest import require
+from tests.faults.world import within
+from tests.support.nodes import missing_programs
+from tests.support.users import User, missing_for_users, temporary_user
 
 # Takes the names, and those of drafts, as often as it can, by links to what is not its own; says so once.
 STRANGER = """

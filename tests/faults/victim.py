@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from faults.operations import OPERATIONS
 from opensshtransport import Transport
 from opensshtransport.errors import ConnectionFailed
+from tests.faults.operations import OPERATIONS
 
 
 def main() -> None:

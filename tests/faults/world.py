@@ -20,17 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from nodes import config_through
-from programs import write_settings
-from relay import Relay, _Armed
-
 from opensshtransport import Transport
-from opensshtransport import master as masters
 from opensshtransport.errors import ConnectionFailed
-from opensshtransport.master import Master
-from opensshtransport.runlog import sweep_logs
+from opensshtransport.local import locks
+from opensshtransport.master import master as master_master
+from opensshtransport.master.master import Master
+from opensshtransport.master.slots import Slots
+from opensshtransport.openssh.run_log import sweep_logs
 from opensshtransport.sandbox import Sandbox
-from opensshtransport.slots import Slots
+from tests.support.nodes import config_through
+from tests.support.programs import write_settings
+from tests.support.relay import Relay, _Armed
 
 __all__ = ["SETTINGS", "Outcome", "StrikingRelay", "World", "children", "within"]
 
@@ -346,7 +346,7 @@ class World:
 
     def _lock_is_free(self) -> bool:
         try:
-            with masters.locked(self.master.lock_file, wait=False):
+            with locks.locked(self.master.lock_file, wait=False):
                 return True
         except BlockingIOError:
             return False
@@ -358,10 +358,10 @@ class World:
 
     def sweep(self) -> None:
         """Remove what killed processes have left in the runtime directory: names that nobody holds."""
-        masters.sweep(self.master.directory)
+        master_master.sweep(self.master.directory)
         sweep_logs(self.master.directory, older=0)
         for name in self.master.directory.glob("moving/*"):
-            with masters.locked(name, wait=False):
+            with locks.locked(name, wait=False):
                 name.unlink()
 
     def go_on(self) -> None:
@@ -418,7 +418,7 @@ def victim(world: World, operation: str, top: Path) -> Iterator[subprocess.Popen
     """Another process of ours, which waits for a line before it does an operation, and is to be killed."""
     argv = [sys.executable, "-m", "faults.victim", world.node.host, str(world.config), operation, str(top)]
     # the directory of the tests, where this package and its neighbours are found
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as process:
         try:
             yield process

@@ -1,0 +1,11 @@
+"""The AiiDA transport `openssh`.
+
+Uses `transport` and below; AiiDA itself is imported here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from opensshtransport.aiida.faults import ConnectionFault
+from opensshtransport.aiida.transport import OpenSshTransport
+
+__all__ = ["ConnectionFault", "OpenSshTransport"]

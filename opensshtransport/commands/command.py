@@ -1,0 +1,202 @@
+"""A command: how it is asked for, and how it ended. Values; no I/O.
+
+The trap: the command is read by the user's login shell, whatever that is, and its text may be too long for an
+argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from opensshtransport.errors import CommandFailed, SettingsError
+
+# One argument of a command line holds 131,071 bytes on Linux (execve(2), MAX_ARG_STRLEN).
+_LONGEST_ARGUMENT = 120_000
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+# Shells that read start-up files whenever they start; those of the others were read when the channel opened.
+_REREADING = {"zsh", "csh", "tcsh", "fish"}
+
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@:-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedCommand:
+    """How a command ended. Source of the names: subprocess.CompletedProcess.
+
+    Attributes:
+        argv: the command as it was given: a sequence, or a string alone.
+        returncode: 0 to 255, as the remote shell tells it: 128+N where signal N killed it.
+        signal: that signal, or None.
+        stdout, stderr: what it printed; text where an encoding was given; None where it went elsewhere.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    signal: signal.Signals | None
+    stdout: bytes | str | None
+    stderr: bytes | str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A command and how it is to be run, checked before anything is touched.
+
+    Attributes:
+        command: a sequence, which is quoted, or a string for the remote login shell.
+        cwd: the directory to run it in; relative to the home directory.
+        env: further variables.
+        login_shell: as at a login: the shell reads its profile.
+        once: the key under which it runs only once.
+        frames: it reads input from us; else it reads nothing.
+    """
+
+    command: str | Sequence[str]
+    cwd: str | os.PathLike[str] | None = None
+    env: Mapping[str, str] | None = None
+    login_shell: bool = False
+    once: str | None = None
+    frames: bool = False
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command as it was given."""
+        return (self.command,) if isinstance(self.command, str) else tuple(self.command)
+
+    def text(self, shell: str) -> str:
+        """The command as the remote shell reads it.
+
+        Raises:
+            SettingsError: it holds a NUL, or is empty.
+        """
+        text = self.command if isinstance(self.command, str) else joined(self.command, shell)
+        if "\0" in text:
+            raise SettingsError("the command holds a NUL", advice="send such bytes on stdin")
+        if not text.strip():
+            raise SettingsError("the command is empty", advice="give a command")
+        return text
+
+    def script(self, shell: str) -> str:
+        """The request as the bootstrap reads it.
+
+        Raises:
+            SettingsError: a part of it is wrong.
+        """
+        text = self.text(shell)
+        lines = []
+        if self.cwd is not None:
+            lines.append(f"enter {_directory(os.fspath(self.cwd))}")
+        for name, value in (self.env or {}).items():
+            if not _NAME.fullmatch(name) or "\0" in value:
+                raise SettingsError(
+                    f"{name!r} cannot be set as a variable", advice="use letters, digits and _"
+                )
+            lines.append(f"export {name}={shlex.quote(value)}")
+        mode = "frames" if self.frames else "none"
+        words = ['"$SHELL"', "-c"]
+        if self.login_shell and PurePosixPath(shell).name in {"csh", "tcsh"}:
+            # csh takes -l alone only
+            text = f"if ( -r ~/.login ) source ~/.login\n{text}"
+        elif self.login_shell:
+            words.insert(1, "-l")
+        # SHELL may be missing, or start-up files may have taken it for their own
+        lines.insert(0, f"SHELL={shlex.quote(shell)}")
+        quoted = shlex.quote(text)
+        if opening := self.opening(shell, "$0"):
+            quoted = f"\"/bin/sh -c 'echo {opening}; echo {opening} >&2'$ossh_nl\"{quoted}"
+        if len(os.fsencode(text)) > _LONGEST_ARGUMENT:
+            lines.append(f"spill {quoted}")
+            words[-1:], quoted = [], '"$ossh_file"'
+        run = f"run {mode}"
+        if self.once is not None:
+            run = f"once {self.once} {self._digest} {mode}"
+        return "\n".join([*lines, f"{run} {' '.join(words)} {quoted}"])
+
+    def opening(self, shell: str, tag: str) -> str:
+        """The line before which start-up files still print, or "" where there are none to be read again.
+
+        Args:
+            shell: the login shell.
+            tag: the channel's; what is kept under a key outlives the channel, and has the key's digest.
+        """
+        if PurePosixPath(shell).name not in _REREADING and not self.login_shell:
+            return ""
+        return f"{tag if self.once is None else self._digest} begins"
+
+    @property
+    def _digest(self) -> str:
+        """What tells one command under a key from another.
+
+        Raises:
+            SettingsError: the key is none.
+        """
+        if self.once is None or not _KEY.fullmatch(self.once):
+            raise SettingsError(
+                f"{self.once!r} is no key", advice="use up to 200 letters, digits and _.+=@:-"
+            )
+        env = [f"{name}={value}" for name, value in sorted((self.env or {}).items())]
+        kind = "text" if isinstance(self.command, str) else "words"
+        claim = [kind, str(len(self.argv)), *self.argv, os.fspath(self.cwd or ""), *env]
+        return hashlib.sha256("\0".join(claim).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def joined(words: Sequence[str], shell: str) -> str:
+    """Words as one command line of a login shell.
+
+    Args:
+        words: any text.
+        shell: its path or name. csh replaces `!` also between single quotes, and wants a backslash before a
+            newline there (csh(1), Lexical structure); fish reads backslashes there (fish-language, Quotes).
+    """
+    name = PurePosixPath(shell).name
+    if name in {"csh", "tcsh"}:
+        return " ".join(re.sub(r"[!\n]", r"\\\g<0>", shlex.quote(word)) for word in words)
+    if name == "fish":
+        return " ".join(_quoted_for_fish(word) for word in words)
+    return shlex.join(words)
+
+
+def _quoted_for_fish(word: str) -> str:
+    if shlex.quote(word) == word:
+        return word
+    escaped = re.sub(r"[\\']", r"\\\g<0>", word)
+    return f"'{escaped}'"
+
+
+def _directory(path: str) -> str:
+    if not path or "\0" in path:
+        raise SettingsError(f"cwd = {path!r} is not a directory's name", advice="correct it")
+    if path == "~" or path.startswith("~/"):
+        return '"$HOME"' + shlex.quote(path[1:])
+    # `cd -` would be the last directory
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
+def check(completed: CompletedCommand, host: str) -> CompletedCommand:
+    """Raise where a command failed.
+
+    Raises:
+        CommandFailed: its return code is not 0.
+    """
+    if completed.returncode == 0:
+        return completed
+    how = f"was killed by {completed.signal.name}" if completed.signal else f"returned {completed.returncode}"
+    said = completed.stderr or b""
+    text = said if isinstance(said, str) else said.decode(errors="replace")
+    error = CommandFailed(
+        f"{shlex.join(completed.argv) if len(completed.argv) > 1 else completed.argv[0]!r} {how}",
+        host=host,
+        argv=completed.argv,
+        returncode=completed.returncode,
+        stderr=text,
+    )
+    error.completed = completed
+    raise error

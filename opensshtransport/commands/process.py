@@ -1,0 +1,477 @@
+"""A command that runs on the far side through a channel: its streams, signals, end and exact status.
+
+The trap: there is one way in, so behind input that the command does not read nothing arrives, neither a
+signal nor the end. Then a session of its own brings the signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from opensshtransport.commands.command import Request
+from opensshtransport.errors import (
+    CommandTimeout,
+    ConnectionFailed,
+    ConnectionLost,
+    MasterGone,
+    OnceError,
+    SessionRefused,
+)
+from opensshtransport.master.facts import Facts
+from opensshtransport.master.master import Master
+from opensshtransport.openssh.diagnosis import log_error, logged_status
+from opensshtransport.remote.marks import Event, Stream
+from opensshtransport.sessions import remote_kill
+from opensshtransport.sessions.channel import Channel
+from opensshtransport.sessions.remote_kill import NO_STATUS, end_group, signal_group
+
+_PIECE = 1 << 18
+
+# How often a reader looks whether ssh still lives.
+_LOOK = 0.25
+
+# How long a start-up file may take before it is taken for one that waits for input.
+_READY_WITHIN = 10.0
+
+_READY_FOR_INPUT_WITHIN = 60.0
+
+# Seconds for a few bytes to go where input may be in the way.
+_WORD_WITHIN = 2.0
+
+Sink = Callable[[bytes], object]
+
+
+class Swallowed(Exception):
+    """A start-up file read what was meant for the bootstrap, or waits for more; nothing has started."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known of a running command; guarded by the process's condition."""
+
+    asked: bool = False
+    started: bool = False
+    status: int | None = None
+    refused: str | None = None
+    heard: int = 0
+    ended: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+
+
+class RemoteProcess:
+    """A command that runs on the far side. Names follow subprocess.Popen.
+
+    Attributes:
+        argv: the command as it was given.
+        stdin: to write to, or None.
+        stdout, stderr: to read from, or None where they go elsewhere.
+        returncode: None while it runs; see `CompletedCommand`.
+    """
+
+    def __init__(
+        self,
+        master: Master,
+        channel: Channel,
+        request: Request,
+        shell: str,
+        out: Sink,
+        err: Sink,
+        *,
+        streams: bool = False,
+    ) -> None:
+        self.argv = request.argv
+        self.returncode: int | None = None
+        self.stdin: Input | None = Input(self) if request.frames else None
+        self.stdout: BinaryIO | None = None
+        self.stderr: BinaryIO | None = None
+        self._master = master
+        self._request = request
+        self._channel = channel
+        self._state = _State()
+        self._changed = threading.Condition()
+        self._sending = threading.Lock()
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._told: BaseException | None = None
+        self._script = None if channel.requested else request.script(shell)
+        # what needs no word of ours may begin as soon as the master has it
+        self._sent = channel.begins_at_once
+        self._fed = False
+        # a spare may have been ready for long
+        self._began = time.monotonic()
+        self._streams = streams
+        if opening := request.opening(shell, channel.tag):
+            for stream in (channel.out, channel.err):
+                stream.opens_with(opening)
+        self._threads = [
+            threading.Thread(target=self._read, args=(name, stream, pipe, sink), daemon=True)
+            for name, stream, pipe, sink in (
+                ("out", channel.out, channel.ssh.stdout, out),
+                ("err", channel.err, channel.ssh.stderr, err),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, name: str, stream: Stream, pipe: BinaryIO, sink: Sink) -> None:
+        try:
+            while not self._stopping.is_set():
+                ready = _readable(pipe, _LOOK)
+                if name == "out" and not self._state.asked and self._channel.ssh.poll() is None:
+                    # start-up files may print all the time
+                    self._look_why()
+                if not ready:
+                    if self._channel.ssh.poll() is None or _readable(pipe, 0):
+                        continue
+                    # ssh has gone, and the master keeps the pipe open
+                    break
+                piece = os.read(pipe.fileno(), _PIECE)
+                if not piece:
+                    break
+                for part in stream.feed(piece):
+                    if isinstance(part, bytes):
+                        sink(part)
+                    elif self._note(name, part) and not self._streams:
+                        return
+            if rest := stream.rest():
+                sink(rest)
+        except Exception as reason:  # the caller's own sink may raise anything
+            self._failure = self._failure or reason
+        finally:
+            with self._changed:
+                self._state.closed.add(name)
+                self._changed.notify_all()
+
+    def _note(self, name: str, event: Event) -> bool:
+        """Take note of a line of the bootstrap's; whether the command's part of the stream has ended."""
+        if event.kind == "ready" and name == "out":
+            self._ask()
+        with self._changed:
+            if event.kind == "started":
+                self._state.started = True
+            elif event.kind == "refused":
+                self._state.refused = event.value
+            elif event.kind == "heard":
+                self._state.heard += 1
+            elif event.kind == "end" and event.value:
+                self._state.status = int(event.value)
+            if event.kind in {"end", "refused"}:
+                self._state.ended.add(name)
+            self._changed.notify_all()
+        return event.kind in {"end", "refused"}
+
+    def _look_why(self) -> None:
+        """Where start-up files take long: one of them may wait for the end of its input.
+
+        Raises:
+            Swallowed: it seems so, and nothing has begun.
+        """
+        waited = time.monotonic() - self._began
+        if self._request.frames:
+            if waited > _READY_FOR_INPUT_WITHIN:
+                raise Swallowed
+        elif waited > _READY_WITHIN and not self._channel.requested:
+            raise Swallowed
+        elif waited > _READY_WITHIN and self._channel.heard:
+            # now it ends; the bootstrap tells whether anything was left for it
+            self._channel.let_go()
+
+    def _ask(self) -> None:
+        """Send the request: now start-up files read no more of what is sent."""
+        with self._sending, contextlib.suppress(BrokenPipeError):
+            with self._changed:
+                if self._stopping.is_set():
+                    return
+                self._state.asked = True
+                self._changed.notify_all()
+            self._sent = True
+            if self._script is None:
+                self._channel.go()
+            else:
+                self._channel.request(self._script)
+
+    def _wait_for(self, condition: Callable[[], bool], deadline: float | None) -> bool:
+        with self._changed:
+            while not condition() and len(self._state.closed) < 2 and self._failure is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def when_read(self, writers: Sequence[BinaryIO]) -> None:
+        """Close our ends of the pipes when the command's output has ended."""
+
+        def close(thread: threading.Thread, writer: BinaryIO) -> None:
+            thread.join()
+            writer.close()
+
+        for thread, writer in zip(self._threads, writers, strict=True):
+            threading.Thread(target=close, args=(thread, writer), daemon=True).start()
+
+    def begin(self, deadline: float | None) -> None:
+        """Wait until the command has started.
+
+        Raises:
+            CommandTimeout: it has not by the deadline; the session is closed.
+            ConnectionFailed, OSError, OnceError: it has not, and why.
+        """
+        if not self._wait_for(lambda: self._state.started or self._state.refused is not None, deadline):
+            self.close()
+            raise CommandTimeout("the command did not start in time", host=self._channel.host)
+        if not self._state.started:
+            raise self._failure or self._lost()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the command, not of what it left in the background.
+
+        Args:
+            timeout: seconds; None for ever. The command goes on after it.
+
+        Raises:
+            TimeoutError: it still runs.
+            ConnectionLost: the connection broke.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._wait_for(lambda: len(self._state.ended) == 2, deadline):
+            raise TimeoutError(errno.ETIMEDOUT, "the command still runs")
+        if self.returncode is None:
+            failure = self._failure if len(self._state.ended) < 2 else None
+            status = None if failure is not None else self._state.status
+            if self._told is not None or status is None:
+                self._told = self._told or failure or self._lost()
+                self.close()
+                raise self._told
+            self.returncode = status
+            self._say(b"Q\n", _WORD_WITHIN)
+            self._stopping.set()
+            self._channel.close_later(after=self._threads)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The return code, or None while it runs."""
+        with contextlib.suppress(TimeoutError):
+            return self.wait(0)
+        return None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole remote process group.
+
+        Where the command has left input unread, a session of its own brings it, which takes seconds. Where
+        the server gives none, the signal comes after the input.
+        """
+        name = number.name.removeprefix("SIG")
+        if self.returncode is None and (
+            self._hears() or not self._from_outside(lambda facts: self._signal(facts, name))
+        ):
+            self._say(b"S %b\n" % name.encode(), _WORD_WITHIN)
+
+    def _signal(self, facts: Facts, name: str) -> bool:
+        return signal_group(self._master, facts, self._channel.sign, name)
+
+    def _hears(self) -> bool:
+        """Whether what is sent now is read at once, as no input is in the way."""
+        if not self._fed:
+            return True
+        before = self._state.heard
+        if not self._say(b"P\n", _WORD_WITHIN):
+            return False
+        heard = self._wait_for(
+            lambda: self._state.heard > before or len(self._state.ended) == 2,
+            time.monotonic() + _WORD_WITHIN,
+        )
+        return heard and len(self._state.closed) < 2
+
+    def terminate(self) -> None:
+        """Ask the remote process group to end (TERM)."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the remote process group (KILL)."""
+        self.send_signal(signal.SIGKILL)
+
+    def end(self, grace: float | None = None) -> None:
+        """End the remote process group: TERM, after the grace KILL, and if all fails by another session.
+
+        Args:
+            grace: seconds; 5 by default.
+        """
+        grace = remote_kill.GRACE if grace is None else grace
+        with self._changed:
+            if not self._state.asked:
+                # nobody listens yet, and from now on nothing begins
+                self._stopping.set()
+        if not self._stopping.is_set():
+            # what outlives the command itself is ended there, also when we are gone
+            heard = self._channel.heard and self._hears() and self._say(b"K %d\n" % grace, _WORD_WITHIN)
+            if not heard or not self._wait_for(
+                lambda: len(self._state.ended) == 2, time.monotonic() + grace + _WORD_WITHIN
+            ):
+                self._from_outside(lambda facts: self._end(facts, grace))
+                # the status is on its way
+                self._wait_for(lambda: len(self._state.ended) == 2, time.monotonic() + _WORD_WITHIN)
+        self.close()
+
+    def _end(self, facts: Facts, grace: float) -> bool:
+        return end_group(self._master, facts, self._channel.sign, spared=True, grace=grace)
+
+    def _from_outside(self, act: Callable[[Facts], bool]) -> bool:
+        """Do something by another session: the far side is stuck with input that nobody reads."""
+        facts = self._master.facts()
+        return facts is not None and act(facts)
+
+    def close(self) -> None:
+        """Give the session back. A command that still runs is ended by that."""
+        self._stopping.set()
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+        for thread in self._threads:
+            # nobody may close a pipe that another thread reads: its number may be somebody else's by then
+            if thread is not threading.current_thread():
+                thread.join()
+        self._channel.close_later(at_once=not self._state.asked)
+
+    def __enter__(self) -> RemoteProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # what was told by `wait` is not told again
+        if self.returncode is None and self._told is None and self.poll() is None:
+            self.end()
+        self.close()
+
+    def send_input(self, raw: bytes) -> None:
+        """Send input in frames, of which each is small enough to let a signal through.
+
+        Raises:
+            BrokenPipeError: the command has ended, or the connection.
+        """
+        self._wait_for(lambda: self._state.asked, None)
+        for begin in range(0, len(raw), _PIECE):
+            piece = raw[begin : begin + _PIECE]
+            self._fed = True
+            if len(self._state.ended) == 2 or not self._say(b"%d\n%b" % (len(piece), piece)):
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    def end_input(self) -> None:
+        """Tell the end of the input."""
+        self._wait_for(lambda: self._state.asked, None)
+        self._say(b"E\n")
+
+    def feed(self, source: Callable[[RemoteProcess], None]) -> None:
+        """Send all input; an error of its source ends the command."""
+        # what is read from a source cannot be read again, so it waits until there is somebody to take it
+        self._wait_for(lambda: self._state.asked, None)
+        if not self._state.asked:
+            return
+        try:
+            source(self)
+        except BrokenPipeError:
+            # a command that has ended reads no more; how it ended is told elsewhere
+            return
+        except Exception as reason:  # the caller's own source may raise anything
+            with self._changed:
+                self._failure = self._failure or reason
+                self._changed.notify_all()
+
+    def _say(self, raw: bytes, patience: float = -1) -> bool:
+        """Send something; whether that went well."""
+        if not self._sending.acquire(timeout=patience):
+            return False
+        try:
+            self._channel.send(raw)
+        except BrokenPipeError:
+            return False
+        finally:
+            self._sending.release()
+        return True
+
+    def _lost(self) -> BaseException:
+        """What it means that the command did not start, or that no status came."""
+        host, refused = self._channel.host, self._state.refused
+        if refused == "swallowed":
+            return Swallowed()
+        if refused is not None:
+            return _refusal(refused, host, self._request)
+        words = self._channel.last_words()
+        error = log_error(words, host)
+        if self._state.started:
+            # ssh tells nothing of how its session ended, but a master that lives has lost no connection
+            alone = not self._channel.ssh.gave_up and self._channel.carried()
+            what = NO_STATUS if alone else "the connection was lost while the command ran"
+            return ConnectionLost(what, host=host, started=True, stderr=words)
+        if isinstance(error, SessionRefused | MasterGone):
+            return error
+        status = logged_status(words)
+        # a master that dies tells the status at times, and not what was printed before
+        if status is not None and (not self._sent or self._channel.carried()):
+            return ConnectionFailed(
+                f"the far side runs no command of ours (status {status})",
+                host=host,
+                advice="a restricted account? use ossh-run",
+                stderr=words,
+            )
+        if not self._sent:
+            return MasterGone("the connection was lost before the command was sent", host=host, stderr=words)
+        return ConnectionLost(
+            "the connection was lost; it is not known whether the command had started",
+            host=host,
+            started=None,
+            stderr=words,
+        )
+
+
+def _refusal(why: str, host: str, request: Request) -> BaseException:
+    if why.startswith("E"):
+        number = getattr(errno, why)
+        place = f"{host}:{os.fspath(request.cwd)}" if request.cwd is not None else host
+        return OSError(number, os.strerror(number), place)
+    if why == "other-command":
+        return OnceError(
+            f"the key {request.once!r} belongs to another command", host=host, advice="use another key"
+        )
+    return OnceError(
+        f"the command under the key {request.once!r} was cut down (reboot, or killed)",
+        host=host,
+        advice="look whether it took effect, then use another key",
+    )
+
+
+def _readable(pipe: BinaryIO, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(pipe.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(timeout * 1000))
+
+
+class Input:
+    """The remote command's stdin: `write` and `close`."""
+
+    def __init__(self, process: RemoteProcess) -> None:
+        self._process = process
+        self.closed = False
+
+    def write(self, raw: bytes) -> int:
+        """Send bytes; returns when they are on their way."""
+        if self.closed:
+            raise ValueError("write to closed file")
+        self._process.send_input(raw)
+        return len(raw)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Tell the end of the input."""
+        if not self.closed:
+            self.closed = True
+            self._process.end_input()

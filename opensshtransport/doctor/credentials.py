@@ -1,0 +1,201 @@
+"""The links of the chain that let us in: keys, certificates, tickets, secrets, the budget of failures.
+
+Each link is a function that gives one `Finding` for `ossh doctor`. Nothing logs in, and no secret is shown.
+
+The trap: `ssh -G` does not tell a value that somebody chose from ssh's default. So what is missing is wrong
+only where nothing else is there to log in by.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from opensshtransport.doctor.finding import NOT_USED, Finding, broken, fine, warning
+from opensshtransport.errors import OpenSshTransportError, SettingsError
+from opensshtransport.local import tools
+from opensshtransport.local.settings import Settings, runtime_directory
+from opensshtransport.login import login
+from opensshtransport.login.budget import MOST_FAILURES, Budget
+from opensshtransport.login.secrets import resolve_answer
+from opensshtransport.openssh.destination import Destination, Resolved
+from opensshtransport.prompts.answers import Answer, Ask, Join, Secret, Text, Totp
+
+
+def agent_environment(destination: Destination) -> dict[str, str]:
+    """The environment by which ssh-add asks the agent that a login would ask."""
+    return login.agent_of(destination, login.agent_environment(runtime_directory()))
+
+
+def keys(destination: Destination) -> Finding:
+    """Private keys and the agent: whether one of them can be used without a person."""
+    resolved = destination.resolved
+    if resolved.get("pubkeyauthentication") in {"no", "false"}:
+        return fine("no keys are used (PubkeyAuthentication no)")
+    env = agent_environment(destination)
+    listing = tools.ask("ssh-add", "-l", env=env)
+    held = {
+        line.split()[1]
+        for line in listing.stdout.splitlines()
+        if len(line.split()) > 1 and listing.returncode == 0
+    }
+    names = [Path(os.path.expanduser(name)) for name in resolved.options.get("identityfile", ())]  # noqa: PTH111 - as ssh writes it
+    there = [path for path in names if path.is_file()]
+    for path in there:
+        if path.stat().st_uid == os.getuid() and path.stat().st_mode & 0o077:
+            return broken(
+                f"ssh ignores {path}, as others can read it", f"run: chmod 600 {shlex.quote(str(path))}"
+            )
+    encrypted = tools.encrypted_keys([str(path) for path in there], env)
+    usable = [path for path in there if str(path) not in encrypted]
+    agent = _agent_in_words(listing, held, env)
+    if usable:
+        own = [path for path in usable if _fingerprint(path) in held]
+        return fine(f"{usable[0]}{' (held by the agent)' if usable[0] in own else ''}; {agent}")
+    if encrypted:
+        return warning(
+            f"{encrypted[0]} has a passphrase, and the agent does not hold it; {agent}",
+            f'run: eval "$(ossh agent)" && ssh-add {shlex.quote(encrypted[0])}',
+        )
+    if held and not resolved.flag("identitiesonly"):
+        return fine(f"no key file; {agent}")
+    if held and any(_fingerprint(path.with_name(f"{path.name}.pub")) in held for path in names):
+        return fine(f"the key is in the agent alone; {agent}")
+    if not _by_keys(resolved):
+        return fine(f"none, and other ways are preferred; {agent}")
+    return warning(
+        f"there is no key at {', '.join(map(str, names[:3]))}; {agent}", f"run: ossh setup {destination.host}"
+    )
+
+
+def _by_keys(resolved: Resolved) -> bool:
+    preferred = resolved.get("preferredauthentications")
+    return not preferred or "publickey" in preferred.split(",")
+
+
+def _agent_in_words(listing: tools.Reply, held: Iterable[str], env: dict[str, str]) -> str:
+    if listing.returncode == 0:
+        return f"the agent holds {len(list(held))}"
+    if listing.returncode == 1:
+        return "the agent holds none"
+    place = env.get("SSH_AUTH_SOCK", os.environ.get("SSH_AUTH_SOCK", ""))
+    return f"no agent answers at {place}" if place else "no agent"
+
+
+def _fingerprint(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    words = tools.ask("ssh-keygen", "-l", "-f", str(path)).stdout.split()
+    return words[1] if len(words) > 1 else ""
+
+
+def certificate(destination: Destination) -> Finding:
+    """The certificate that lives longest, and its end."""
+    ends: list[tuple[float, Path, datetime.datetime | None]] = []
+    for path in login.certificates(destination):
+        try:
+            end = tools.certificate_end(path)
+        except ValueError as reason:
+            return broken(str(reason), "get a new certificate")
+        ends.append((end.timestamp() if end else float("inf"), path, end))
+    if not ends:
+        return fine(NOT_USED)
+    _, path, end = max(ends)
+    if end is None:
+        return fine(f"{path}, without end")
+    gets_one = destination.settings.authentication_script is not None
+    return _until(
+        str(path),
+        end,
+        destination.settings.min_validity,
+        f"run: ossh login {destination.host}" if gets_one else "get a new certificate",
+    )
+
+
+def ticket(destination: Destination) -> Finding:
+    """The Kerberos ticket and its end, where the server is asked by GSSAPI."""
+    resolved = destination.resolved
+    if not resolved.flag("gssapiauthentication"):
+        return fine(NOT_USED)
+    preferred = resolved.get("preferredauthentications").split(",")
+    # Debian's ssh_config turns it on for everybody; it is needed where nothing else may be tried
+    needed = all(method.startswith("gssapi") for method in preferred) or destination.settings.keytab
+    end = tools.ticket_end()
+    if end is None:
+        return broken("there is no ticket", "run: kinit") if needed else fine(NOT_USED)
+    if not needed and end < datetime.datetime.now().astimezone():
+        return fine("an old one, and other ways are left")
+    return _until("it", end, min(destination.settings.min_validity, 600), "run: kinit")
+
+
+def _until(what: str, end: datetime.datetime, margin: float, advice: str) -> Finding:
+    now = datetime.datetime.now().astimezone()
+    moment = f"{end:%Y-%m-%d %H:%M:%S}"
+    if end <= now:
+        return broken(f"{what} ended at {moment}", advice)
+    if end < now + datetime.timedelta(seconds=margin):
+        return warning(f"{what} ends soon, at {moment}", advice)
+    return fine(f"{what} lives until {moment}")
+
+
+def secrets(destination: Destination) -> Finding:
+    """Whether each stored secret of the settings can be had; it is never shown."""
+    count = 0
+    for answer in dict.fromkeys(_stored(destination.settings)):
+        try:
+            resolve_answer(answer, ask=_ask_nobody, tell=_ignore, deadline=time.monotonic())
+        except OpenSshTransportError as error:
+            return broken(error.message, error.advice)
+        count += 1
+    return fine(f"{count} resolvable" if count else NOT_USED)
+
+
+def _stored(settings: Settings) -> Iterator[Answer]:
+    """What the answers of the settings are made of; of codes only the seed, as no code must be used up."""
+    left: list[Answer | None] = [rule.answer for rule in settings.prompts]
+    left += [settings.password, settings.code, settings.pin]
+    while left:
+        answer = left.pop(0)
+        if isinstance(answer, Totp):
+            left.append(answer.source)
+        elif isinstance(answer, Join):
+            left += answer.parts
+        elif answer is not None and not isinstance(answer, Ask | Text):
+            yield answer
+
+
+def _ask_nobody(_: Ask) -> Secret:
+    raise SettingsError("a person is to be asked")
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+def failed_logins(destination: Destination) -> Finding:
+    """How many logins have failed, and whether another may be tried without a person."""
+    spent = Budget(destination).read()
+    advice = f"run: ossh login {destination.host}"
+    if spent.failures >= MOST_FAILURES:
+        return broken(
+            f"{spent.failures} in a row, the last: {spent.reason}; none is tried without a person", advice
+        )
+    left = spent.until - time.time()
+    if spent.failures:
+        pause = f"none without a person for {left:.0f} s" if left > 0 else "another may be tried"
+        return warning(f"{spent.failures} in a row, the last: {spent.reason}; {pause}", advice)
+    return fine("none")
+
+
+# In the order in which a login meets them.
+LINKS: tuple[tuple[str, Callable[[Destination], Finding]], ...] = (
+    ("keys", keys),
+    ("certificate", certificate),
+    ("ticket", ticket),
+    ("secrets", secrets),
+    ("failed logins", failed_logins),
+)

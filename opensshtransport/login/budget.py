@@ -1,0 +1,201 @@
+"""The budget of failed logins: counted per destination over all processes and reboots.
+
+Centres lock an account after a few failures. So after each failure there is a pause that doubles, and after
+three in a row nobody but a person tries again. The caller holds the destination's lock.
+
+The trap: a full or read-only home must not shut anybody out, and uncounted failures must not lock an account.
+So what the state directory does not take is noted in the runtime directory; without that too, only a person
+logs in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opensshtransport.errors import (
+    AddressRefused,
+    AuthenticationRefused,
+    CoolingDown,
+    LoginNeeded,
+    OpenSshTransportError,
+)
+from opensshtransport.local.locks import replace_file
+from opensshtransport.local.settings import private_directory, runtime_directory, state_directory
+from opensshtransport.local.trust import read_ours
+from opensshtransport.openssh.destination import Destination
+
+FIRST_PAUSE = 30.0
+
+LONGEST_PAUSE = 3600.0
+
+# A server that refuses our address tells not for how long: sshd for 15 seconds to 10 minutes, unless told
+# otherwise (PerSourcePenalties). A connection that it refuses makes it no longer.
+REFUSED_PAUSE = 60.0
+
+MOST_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What has happened since the last login that worked.
+
+    Attributes:
+        failures: how many failed, in a row.
+        until: no login without a person before this time, seconds since the epoch.
+        reason: the last failure's message.
+        refused: whether the pause is for a server that refuses our address.
+        told: whether `login_hook` has been run for it.
+    """
+
+    failures: int = 0
+    until: float = 0.0
+    reason: str = ""
+    refused: bool = False
+    told: bool = False
+
+    @property
+    def pause(self) -> float:
+        """Seconds from the last failure to the next login without a person."""
+        return max(pause_after(self.failures), REFUSED_PAUSE if self.refused else 0.0)
+
+
+class Budget:
+    """The budget of one destination."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        # there only what the state directory does not take, so it is newer
+        self._files = [runtime_directory() / f"{destination.identity}.failures"]
+        with contextlib.suppress(OSError):
+            self._files.append(
+                private_directory(state_directory() / "failures") / f"{destination.identity}.json"
+            )
+        self.file = self._files[-1]
+
+    def read(self) -> Spent:
+        """What has happened so far. A file that cannot be read counts as exhausted: better safe."""
+        return next((spent for file in self._files if (spent := _noted(file))), Spent())
+
+    def check(self) -> None:
+        """Let a login without a person go on, or not.
+
+        Raises:
+            CoolingDown: it must not be tried, or not yet.
+            AddressRefused: not yet, as the server has refused our address.
+        """
+        spent = self.read()
+        host = self.destination.host
+        if spent.failures >= MOST_FAILURES:
+            raise CoolingDown(
+                f"{spent.failures} logins in a row have failed, the last: {spent.reason}", host=host
+            )
+        pause = spent.pause
+        left = spent.until - time.time()
+        if left > pause:
+            # the clock was set back: that must not make the pause longer than it was meant to be
+            left = pause
+            self._write(dataclasses.replace(spent, until=time.time() + pause))
+        if left > 0:
+            kind = AddressRefused if spent.refused else CoolingDown
+            raise kind(f"{spent.reason}; no login without a person for {left:.0f} s", host=host)
+
+    def begin(self) -> Spent:
+        """Count a login as failed before it begins: if it is killed, nobody knows what it has sent.
+
+        Returns:
+            What was noted before.
+        """
+        before = self.read()
+        self._count(before, "the login process was killed")
+        return before
+
+    def note(self, error: OpenSshTransportError, before: Spent, *, sent: bool = False) -> None:
+        """Count a failure, if the server or a script may have counted one too; else all is as it was.
+
+        Args:
+            error: how the login ended.
+            before: what `begin` or `read` gave.
+            sent: whether something was sent that the server may have refused before the connection broke.
+        """
+        # where nothing can be noted, that is told to those who want to try again, not now
+        with contextlib.suppress(CoolingDown):
+            if sent or isinstance(error, AuthenticationRefused | LoginNeeded):
+                self._count(before, error.message)
+            elif isinstance(error, AddressRefused):
+                until = max(before.until, time.time() + REFUSED_PAUSE)
+                self._write(dataclasses.replace(before, refused=True, reason=error.message, until=until))
+            elif before.failures:
+                self._write(before)
+            else:
+                self.clear()
+
+    def _count(self, before: Spent, reason: str) -> None:
+        failures = before.failures + 1
+        until = time.time() + pause_after(failures)
+        self._write(dataclasses.replace(before, failures=failures, until=until, reason=reason, refused=False))
+
+    def note_told(self) -> bool:
+        """Note that the person was told; whether that was not so before."""
+        spent = self.read()
+        if spent.told:
+            return False
+        with contextlib.suppress(CoolingDown):
+            self._write(dataclasses.replace(spent, told=True))
+        return True
+
+    def clear(self) -> None:
+        """A login has worked."""
+        try:
+            # the newer one last: it must not leave an older one behind
+            for file in reversed(self._files):
+                file.unlink(missing_ok=True)
+        except OSError:
+            with contextlib.suppress(CoolingDown):
+                self._write(Spent())
+
+    def _write(self, spent: Spent) -> None:
+        """Note it in the state directory, or where that cannot be written to, in the runtime directory.
+
+        Raises:
+            CoolingDown: neither can.
+        """
+        text = json.dumps(dataclasses.asdict(spent))
+        problem = ""
+        for file in reversed(self._files):
+            try:
+                replace_file(file, text)
+            except OSError as reason:
+                problem = f"{file}: {reason.strerror}"
+                continue
+            for newer in self._files[: self._files.index(file)]:
+                newer.unlink(missing_ok=True)
+            return
+        raise CoolingDown(f"failed logins cannot be counted ({problem})", host=self.destination.host)
+
+
+def _noted(file: Path) -> Spent | None:
+    """What a file says; None where there is none."""
+    spoilt = Spent(failures=MOST_FAILURES, reason=f"{file} cannot be read")
+    try:
+        noted: dict[str, Any] = json.loads(read_ours(file))
+        spent = Spent(**noted)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        return spoilt
+    kinds = {"failures": int, "until": int | float, "reason": str, "refused": bool, "told": bool}
+    if not all(isinstance(value, kinds[name]) for name, value in noted.items()):
+        return spoilt
+    return spent if spent.failures >= 0 and math.isfinite(spent.until) else spoilt
+
+
+def pause_after(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 30 s, doubling, an hour at most."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16)) if failures else 0.0

@@ -1,0 +1,342 @@
+"""The login process's whole work: make `ssh HOST` possible, log in once, and publish the way to the master.
+
+Everything happens under the destination's lock, and in this order: is there a live master after all? may
+another login be tried (budget)? is a key, certificate or ticket to be had first? Then ssh, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from opensshtransport.errors import (
+    AddressRefused,
+    AuthenticationRefused,
+    ConnectionFailed,
+    HostKeyUnknown,
+    LoginNeeded,
+    MasterGone,
+    OpenSshTransportError,
+)
+from opensshtransport.local import activity, tools
+from opensshtransport.login.audit import audit
+from opensshtransport.login.budget import Budget
+from opensshtransport.login.conversation import Conversation, Said
+from opensshtransport.login.person import Person
+from opensshtransport.login.secrets import dump_no_core
+from opensshtransport.master import aliases
+from opensshtransport.master.facts import Facts
+from opensshtransport.master.master import Master, sweep
+from opensshtransport.openssh import command_lines, greeting, programs
+from opensshtransport.openssh.destination import Destination, config_options
+from opensshtransport.openssh.diagnosis import connection_error, tells_cause
+from opensshtransport.openssh.hops import answering, can_ask_by_program
+from opensshtransport.prompts.rules import Rule
+from opensshtransport.prompts.screen import Way
+
+
+def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
+    """See to it that a master lives, and publish the way to it.
+
+    Args:
+        destination: where to.
+        person: who may be asked.
+        login: whether a login may be made; else only a master that lives already is taken up.
+
+    Raises:
+        MasterGone: there is none, and none may be opened.
+        LoginNeeded: only a person can go on.
+        ConnectionFailed: another of its kinds, as ssh's own words tell.
+        SettingsError, ToolMissing: a script, a secret or a program is not as the settings say.
+    """
+    programs.version(destination.ssh)
+    dump_no_core()
+    master = Master(destination)
+    sweep(master.directory)
+    with master.lock(2 * destination.settings.login_timeout + destination.settings.script_timeout):
+        # somebody else may have opened it while we waited for the lock
+        socket = master.check()
+        if socket is None and not login:
+            raise MasterGone("there is no live master", host=destination.host)
+        if socket is None:
+            # gone, frozen, cut off from the network, or a stale socket
+            master.end()
+            socket = master.own_socket
+            _log_in_within_budget(master, person)
+        facts = master.facts()
+        pid = tools.master_pid(destination.ssh, socket)
+        if pid is None and facts is not None and facts.socket == str(socket) and activity.look(facts.pid):
+            # too busy to say so
+            pid = facts.pid
+        if pid is None:
+            raise MasterGone("the master ended at once", host=destination.host, stderr=_text(master.log))
+        if facts is None or facts.pid != pid or facts.socket != str(socket):
+            facts = master.describe(socket, ours=socket == master.own_socket, pid=pid)
+            master.write_facts(facts)
+        aliases.publish(master, facts)
+        return facts
+
+
+def _log_in_within_budget(master: Master, person: Person | None) -> None:
+    destination = master.destination
+    budget = Budget(destination)
+    begin = time.monotonic()
+    before = conversation = None
+    try:
+        if person is None:
+            budget.check()
+            before = budget.begin()
+        else:
+            before = budget.read()
+        # what was refused once is not sent again by itself; the person types
+        answer = not before.failures or person is None
+        env = _make_ready(master, person, destination.settings.rules if answer else ())
+        found = answering(destination, rules=answer)
+        conversation = Conversation(
+            host=destination.host,
+            person=person,
+            rules=found.rules,
+            way=found.way,
+            deadline=time.monotonic() + destination.settings.login_timeout,
+            hops=len(destination.route),
+            log=master.log,
+        )
+        _log_in(master, conversation, env)
+    except (OpenSshTransportError, OSError) as reason:
+        error = reason if isinstance(reason, OpenSshTransportError) else ConnectionFailed(str(reason))
+        _name_host(error, destination.host)
+        audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
+        if before is not None:
+            budget.note(error, before, sent=conversation is not None and conversation.answered > 0)
+        if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
+            _call_for_a_person(destination, budget, error)
+        raise error from reason.__cause__
+    audit(destination, "logged in", time.monotonic() - begin)
+    budget.clear()
+
+
+def _name_host(error: OpenSshTransportError, host: str) -> None:
+    """Say in an error from below, which knows no destination, which one it was about."""
+    if error.host is None:
+        error.host = host
+        if error.advice == error.advice_by_default.format(host="HOST"):
+            error.advice = error.advice_by_default.format(host=host)
+
+
+def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshTransportError) -> None:
+    """Run the hook of the settings, once until a login works again."""
+    hook = destination.settings.login_hook
+    if hook and budget.note_told():
+        told = {"OSSH_HOST": destination.host, "OSSH_REASON": error.message}
+        # in the background: we hold the lock, and others wait for the same answer
+        tools.ask("/bin/sh", "-c", '(eval "$0") </dev/null >/dev/null 2>&1 &', hook, env=told)
+
+
+def _make_ready(master: Master, person: Person | None, rules: tuple[Rule, ...]) -> dict[str, str]:
+    """Get the keys, certificates and tickets that are to be had first; gives the environment for ssh."""
+    env = agent_environment(master.directory)
+    _run_script(master.destination, person, rules, env)
+    _get_ticket(master.destination)
+    return env
+
+
+def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) -> None:
+    destination, person = master.destination, conversation.person
+    unattended = person is None and not conversation.rules
+    argv = command_lines.master_command(
+        destination, socket=master.own_socket, log=master.log, batch=unattended
+    )
+    master.log.unlink(missing_ok=True)
+    # without a terminal nothing that a server shows can be taken for what ssh asks
+    if person is None and not unattended and can_ask_by_program(destination):
+        said = conversation.run_by_askpass(
+            argv, env, master.own_socket.with_name(f"{destination.identity}.ask")
+        )
+    else:
+        said = conversation.run(argv, env)
+    if said.returncode == 0:
+        return
+    words = f"{said.text}\n{_text(master.log)}"
+    error = connection_error(words, host=destination.host, argv=argv)
+    if isinstance(error, AuthenticationRefused):
+        raise _explained(error, destination, conversation, env) from None
+    if not tells_cause(words):
+        error = _found_out(error, destination)
+    raise error
+
+
+def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionFailed:
+    """The end of a connection of which ssh tells no cause, with what can be known of it, and how.
+
+    The words of a jump host's ssh, or of a ProxyCommand, go to /dev/null where a connection is to persist
+    (sshconnect.c, ssh_proxy_connect); those of a server that greets nobody are told with -v alone.
+    """
+    _, name, port, command = destination.route[0]
+    if not command and _refuses_us(name, port, destination.settings.check_timeout):
+        return AddressRefused(
+            f"{name} port {port} refuses this address for a while, as after failed logins",
+            host=error.host,
+            argv=error.argv,
+            returncode=error.returncode,
+            stderr=error.stderr,
+        )
+    if command or destination.route[1:]:
+        plain = ["ssh", *config_options(destination.ssh_config), "-S", "none", destination.host]
+        error.advice = f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+    return error
+
+
+def _refuses_us(name: str, port: int, timeout: float) -> bool:
+    try:
+        return greeting.read(greeting.ask(name, port, timeout)) is greeting.Greeting.ADDRESS_REFUSED
+    except (OSError, UnicodeError):
+        return False
+
+
+def _text(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""
+
+
+def agent_environment(directory: Path) -> dict[str, str]:
+    """The environment by which ssh finds the shared agent, where the caller has no agent that lives."""
+    own = os.environ.get("SSH_AUTH_SOCK")
+    if own and tools.agent_lives(Path(own)):
+        return {}
+    socket = tools.shared_agent(directory)
+    return {"SSH_AUTH_SOCK": str(socket)} if socket else {}
+
+
+def agent_of(destination: Destination, env: Mapping[str, str]) -> dict[str, str]:
+    """The environment by which ssh-add asks the agent that ssh asks (ssh_config(5), IdentityAgent)."""
+    (named,) = destination.resolved.options.get("identityagent", ("",))
+    variables = {**os.environ, **env}
+    if named in {"", "SSH_AUTH_SOCK"}:
+        return dict(env)
+    if named == "none":
+        return {"SSH_AUTH_SOCK": ""}
+    if named.startswith("$") and not named.startswith("${"):
+        return {"SSH_AUTH_SOCK": variables.get(named[1:], "")}
+    place = re.sub(r"\$\{(\w+)\}", lambda match: variables.get(match[1], ""), named)
+    return {"SSH_AUTH_SOCK": os.path.expanduser(place)}  # noqa: PTH111 - as ssh writes it
+
+
+def certificates(destination: Destination) -> list[Path]:
+    """The certificates that ssh would offer: CertificateFile, and KEY-cert.pub of each IdentityFile."""
+    options = destination.resolved.options
+    named = [*options.get("certificatefile", ())]
+    named += [f"{key}-cert.pub" for key in options.get("identityfile", ())]
+    paths = [Path(os.path.expanduser(name)) for name in named if name != "none"]  # noqa: PTH111 - as ssh writes it
+    return [path for path in paths if path.is_file()]
+
+
+def _certificate_lives(destination: Destination, seconds: float) -> bool:
+    """Whether a certificate lives longer than some seconds."""
+    needed = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=seconds)
+    for path in certificates(destination):
+        with contextlib.suppress(ValueError):
+            end = tools.certificate_end(path)
+            if end is None or end > needed:
+                return True
+    return False
+
+
+def _run_script(
+    destination: Destination, person: Person | None, rules: tuple[Rule, ...], env: Mapping[str, str]
+) -> None:
+    """Run the authentication script of the settings, unless the certificate lives long enough.
+
+    Raises:
+        LoginNeeded: it failed or did not end in time; ssh is not tried then.
+    """
+    settings = destination.settings
+    script = settings.authentication_script
+    if script is None or _certificate_lives(destination, settings.min_validity):
+        return
+    conversation = Conversation(
+        host=destination.host,
+        person=person,
+        rules=rules,
+        way=Way(strict=False),
+        what=f"the authentication script {script}",
+        whole_lines=True,
+        deadline=time.monotonic() + settings.script_timeout,
+    )
+    # by sh: pexpect splits a command without arguments at its blanks, and a script may name no interpreter
+    said: Said = conversation.run(["/bin/sh", "-c", 'exec "$0"', str(script)], env)
+    if said.returncode != 0:
+        lines = [line for line in said.text.splitlines() if line.strip()]
+        raise LoginNeeded(
+            f"the authentication script {script} failed with status {said.returncode}"
+            + (f" ({lines[-1].strip()})" if lines else ""),
+            host=destination.host,
+            argv=[str(script)],
+            returncode=said.returncode,
+            stderr=said.text,
+        )
+
+
+def _get_ticket(destination: Destination) -> None:
+    """Renew the Kerberos ticket, or get one by the keytab, where the server is asked by GSSAPI."""
+    settings = destination.settings
+    if not destination.resolved.flag("gssapiauthentication"):
+        return
+    if settings.keytab is not None and not tools.ticket_lives():
+        tools.get_ticket(settings.keytab)
+        return
+    end = tools.ticket_end()
+    soon = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=settings.min_validity)
+    if end is not None and end < soon:
+        # one that cannot be renewed stays as it is, and may still be good
+        tools.renew_ticket()
+
+
+def _explained(
+    error: AuthenticationRefused, destination: Destination, conversation: Conversation, env: Mapping[str, str]
+) -> ConnectionFailed:
+    """A refusal, with the cause that can be seen from here and what to do about it."""
+    host, person = destination.host, conversation.person
+    gssapi = destination.resolved.flag("gssapiauthentication")
+    why, advice = "", error.advice
+    ended = [
+        (path, end)
+        for path in certificates(destination)
+        if (end := _end_of(path)) is not None and end < datetime.datetime.now().astimezone()
+    ]
+    keys = destination.resolved.options.get("identityfile", ())
+    encrypted = tools.encrypted_keys(keys, agent_of(destination, env))
+    if ended and not _certificate_lives(destination, 0):
+        path, end = ended[0]
+        why, advice = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}", "get a new certificate"
+    elif conversation.typed or conversation.answered:
+        # what was sent is what was refused; other advice than to log in is about something else
+        if advice == error.advice_by_default.format(host=host):
+            advice = (
+                "try again" if conversation.typed else f"correct what is stored, then run: ossh login {host}"
+            )
+    elif gssapi and "gssapi" in error.message and not tools.ticket_lives():
+        why, advice = "there is no Kerberos ticket, or it has ended", "run: kinit"
+    elif encrypted and person is None:
+        why = f"the key {encrypted[0]} is encrypted and no agent holds it"
+        advice = f"run: ssh-add {encrypted[0]}, or: ossh login {host}"
+    elif person is not None and advice == error.advice_by_default.format(host=host):
+        advice = f"run: ossh doctor {host}"
+    kind = LoginNeeded if person is None and not destination.settings.rules else type(error)
+    message = f"{why} ({error.message})" if why else error.message
+    if kind is LoginNeeded:
+        message = f"a person must log in: {message}"
+    return kind(
+        message, host=host, advice=advice, argv=error.argv, returncode=error.returncode, stderr=error.stderr
+    )
+
+
+def _end_of(certificate: Path) -> datetime.datetime | None:
+    try:
+        return tools.certificate_end(certificate)
+    except ValueError:
+        return None

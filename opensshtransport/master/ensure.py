@@ -1,0 +1,80 @@
+"""A running master for a destination: the one that is there, or the one that a login opens.
+
+pexpect and sh fork, which is unsafe in a process with threads. So a library call that needs a login starts
+`python -m opensshtransport login HOST` as a process of its own, and its error comes back as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from opensshtransport import errors
+from opensshtransport.errors import LoginNeeded
+from opensshtransport.master.facts import Facts
+from opensshtransport.master.master import Master
+from opensshtransport.openssh.destination import Destination
+
+
+def ensure(destination: Destination, *, login: bool = True, person: bool = True) -> Facts:
+    """See to it that a master lives, by a login process where none does. For libraries: spawns, never forks.
+
+    Args:
+        destination: where to.
+        login: whether a login may be made; else only a master that lives already is taken up.
+        person: whether somebody at the terminal may be asked.
+
+    Raises:
+        LoginNeeded: only a person can go on.
+        ConnectionFailed: another of its kinds.
+    """
+    master = Master(destination)
+    live = master.check()
+    facts = master.facts()
+    if live is not None and facts is not None and facts.socket == str(live):
+        return facts
+    argv = [sys.executable, "-m", "opensshtransport", "login", "--report"]
+    argv += ["-F", str(destination.ssh_config)] if destination.ssh_config else []
+    argv += ["--settings", json.dumps(destination.overrides)] if destination.overrides else []
+    argv += [] if person else ["--unattended"]
+    argv += [] if login else ["--no-login"]
+    done = subprocess.run(
+        [*argv, "--", destination.host],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        # `-m` puts the working directory first on the path of imports
+        cwd="/",
+        timeout=3 * destination.settings.login_timeout + 60,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    report = json.loads(lines[-1]) if lines else {}
+    if done.returncode == 0 and report:
+        return Facts(**report)
+    if report:
+        raise revive(report)
+    raise LoginNeeded(
+        f"the login process ended with status {done.returncode}", host=destination.host, argv=argv
+    )
+
+
+def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
+    """An error as plain values, to be told to another process."""
+    return {
+        "error": type(error).__name__,
+        "message": error.message,
+        "host": error.host,
+        "advice": error.advice,
+        "argv": list(error.argv),
+        "returncode": error.returncode,
+        "stderr": error.stderr,
+    }
+
+
+def revive(values: dict[str, Any]) -> errors.OpenSshTransportError:
+    """The error that `dismantle` took apart."""
+    kind: type[errors.OpenSshTransportError] = getattr(errors, values.pop("error"))
+    return kind(values.pop("message"), **values)

@@ -1,0 +1,196 @@
+"""ssh_config as a text: which files ssh reads, which names stand in them, and one `Host` block of it.
+
+What a configuration means, only `ssh -G` knows; here its text is read and written.
+
+The trap: the first value that ssh finds for an option is the one that counts (ssh_config(5)). So a new block
+stands before all others; but below the options that precede the first block, which it would swallow.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from opensshtransport.errors import SettingsError
+
+# Of an ssh that comes with the system; others have theirs elsewhere (`versions.system_files`).
+SYSTEM_FILE = Path("/etc/ssh/ssh_config")
+
+_DEEPEST_INCLUDE = 16
+
+_INDENT = "    "
+
+_MAGIC = re.compile(r"[*?!]")
+
+_BEGIN = re.compile(r"\s*(?:Host|Match)(?:\s|=|$)", re.IGNORECASE)
+
+
+def home() -> Path:
+    """The home directory as ssh has it: from the password database, not from HOME."""
+    return Path(pwd.getpwuid(os.getuid()).pw_dir)
+
+
+def person_file() -> Path:
+    """The person's own file."""
+    return home() / ".ssh" / "config"
+
+
+def files(ssh_config: Path | None, system: Sequence[Path] = (SYSTEM_FILE,)) -> Iterator[Path]:
+    """All files that ssh reads, also missing ones, and the directories in which an Include could find more.
+
+    Args:
+        ssh_config: the one given by -F; None for the person's and the system's.
+        system: the latter.
+    """
+    yield from included(ssh_config or person_file())
+    for file in system if ssh_config is None else ():
+        yield from included(file, file.parent)
+
+
+def included(file: Path, base: Path | None = None) -> Iterator[Path]:
+    """A file of ssh_config, and what it includes.
+
+    Args:
+        file: it.
+        base: of its relative names; ~/.ssh in a person's file, also in one given by -F (ssh_config(5)).
+    """
+    return _included(file, base or home() / ".ssh", 0)
+
+
+def _included(file: Path, base: Path, depth: int) -> Iterator[Path]:
+    yield file
+    for keyword, arguments in keywords(file):
+        if keyword != "include" or depth >= _DEEPEST_INCLUDE:
+            continue
+        for pattern in arguments:
+            path = home() / pattern[2:] if pattern.startswith("~/") else Path(pattern)
+            path = path if path.is_absolute() else base / path
+            if glob.has_magic(str(path)):
+                yield before_magic(path)
+            found = sorted(glob.glob(str(path)))  # noqa: PTH207 - absolute patterns, glob(3)'s order
+            for match in found or ([] if glob.has_magic(str(path)) else [str(path)]):
+                yield from _included(Path(match), base, depth + 1)
+
+
+def before_magic(path: Path) -> Path:
+    """The part of a pattern that is a plain directory."""
+    while glob.has_magic(str(path)):
+        path = path.parent
+    return path
+
+
+def keywords(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """The keywords, in lower case, and arguments of an ssh_config file; none of one that cannot be read."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return
+    for line in text.splitlines():
+        if found := _parsed(line):
+            yield found
+
+
+def _parsed(line: str) -> tuple[str, list[str]] | None:
+    match = re.match(r"\s*([A-Za-z]\w*)(?:\s*=\s*|\s+)(.*)", line)
+    if match is None:
+        return None
+    try:
+        return match[1].lower(), shlex.split(match[2], comments=True)
+    except ValueError:
+        return match[1].lower(), match[2].split()
+
+
+def names(ssh_config: Path | None) -> list[str]:
+    """The names that stand in `Host` lines, without patterns; each once, in alphabetical order."""
+    found = {
+        name
+        for file in files(ssh_config)
+        if file.is_file()
+        for keyword, arguments in keywords(file)
+        if keyword == "host"
+        for name in arguments
+        if not _MAGIC.search(name)
+    }
+    return sorted(found)
+
+
+def quoted(value: str) -> str:
+    """A value as it stands in ssh_config.
+
+    Raises:
+        SettingsError: ssh_config has no way to write it.
+    """
+    if re.search(r'["\x00-\x1f\x7f]', value) or not value.strip():
+        raise SettingsError(f"{value!r} cannot stand in ssh_config", advice="use another name")
+    return f'"{value}"' if re.search(r"[\s#]", value) else value
+
+
+def has_block(file: Path, name: str) -> bool:
+    """Whether a file has a `Host` block for this name alone."""
+    return any(keyword == "host" and arguments == [name] for keyword, arguments in keywords(file))
+
+
+def with_block(text: str, name: str, options: Mapping[str, str | None]) -> str:
+    """The text of an ssh_config file, in which the `Host` block of a name says what is wanted.
+
+    Of a block that is there already, lines with other keywords and comments stay as they are.
+
+    Args:
+        text: the file's.
+        name: the block is for this name alone.
+        options: the values, as they stand in the file; None for a keyword that must not stand there.
+    """
+    lines = text.splitlines()
+    header = next((number for number, line in enumerate(lines) if _parsed(line) == ("host", [name])), None)
+    if header is None:
+        return _with_new_block(lines, [f"Host {name}", *_written(options, _INDENT)])
+    end = header + 1
+    while end < len(lines) and not _BEGIN.match(lines[end]):
+        end += 1
+    block = _changed(lines[header + 1 : end], options)
+    return "".join(f"{line}\n" for line in [*lines[: header + 1], *block, *lines[end:]])
+
+
+def _written(options: Mapping[str, str | None], indent: str) -> list[str]:
+    return [f"{indent}{keyword} {value}" for keyword, value in options.items() if value is not None]
+
+
+def _with_new_block(lines: Sequence[str], block: Sequence[str]) -> str:
+    place = next((number for number, line in enumerate(lines) if _BEGIN.match(line)), len(lines))
+    # a comment directly above a block belongs to it
+    while 0 < place < len(lines) and lines[place - 1].lstrip().startswith("#"):
+        place -= 1
+    before, after = list(lines[:place]), list(lines[place:])
+    above = [""] if before and before[-1].strip() else []
+    below = [""] if after else []
+    return "".join(f"{line}\n" for line in [*before, *above, *block, *below, *after])
+
+
+def _changed(block: Sequence[str], options: Mapping[str, str | None]) -> list[str]:
+    """The lines below a `Host` line, with what is wanted in place of what stands there."""
+    left = {keyword.lower(): keyword for keyword in options}
+    indent = next((line[: len(line) - len(line.lstrip())] for line in block if line.strip()), _INDENT)
+    kept: list[str] = []
+    for line in block:
+        parsed = _parsed(line)
+        keyword = parsed[0] if parsed else ""
+        wanted = {word.lower(): value for word, value in options.items()}
+        if parsed is None or keyword not in wanted:
+            kept.append(line)
+        elif keyword in left:
+            spelled, value = left.pop(keyword), wanted[keyword]
+            if value is None:
+                continue
+            same = _parsed(f"x {value}")
+            kept.append(line if same and same[1] == parsed[1] else f"{indent}{spelled} {value}")
+    missing = {spelled: options[spelled] for spelled in left.values()}
+    # what separates the block from the next one stays below it
+    end = len(kept)
+    while end and not (kept[end - 1].strip() and not kept[end - 1].lstrip().startswith("#")):
+        end -= 1
+    return [*kept[:end], *_written(missing, indent), *kept[end:]]

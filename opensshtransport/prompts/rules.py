@@ -1,0 +1,212 @@
+"""Which answer a prompt gets: rules of the settings first, then those of the prompts of known systems.
+
+The idea: `choose` says by rules which answer goes to what `screen` has read. A rule names where an answer
+comes from (`Keyring`, `Command`, `Totp`, ...) and never holds the secret. Nothing here does I/O.
+
+The trap: words of prompts overlap, as `password` in `One-time password`. A password where a code is wanted is
+a failed login that counts; so a rule answers only if it has found all that is asked for (`overlooked`).
+"""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+
+from opensshtransport.prompts.answers import (
+    Answer,
+    Ask,
+    Join,
+    Text,
+    Totp,
+    check_keys,
+    flag_value,
+    parse_answer,
+    text_value,
+    wrong,
+)
+from opensshtransport.prompts.screen import Prompt, PromptKind
+
+# What a prompt may ask for, as far as its words tell. In `One-time password` the first word asks for a code,
+# and the second one belongs to it.
+_THINGS = re.compile(
+    r"(?P<code>\bone[- ]?time\b|\bverification(?: code)?\b|\b[th]?otp\w*|\bpass ?code\b"
+    r"|\btoken\w*(?: code)?\b|(?<![\w.@/-])codes?(?![\w.@/-])|\b(?:second|two)[- ]factor\b|\b[2m]fa\b"
+    r"|\bauthenticator\b|\boath\b)"
+    r"(?: pass(?:word|phrase))?"
+    r"|(?P<new>\b(?:new|retype|re-enter|repeat)\b)"
+    r"|(?P<password>pass(?:word|phrase))",
+    re.IGNORECASE,
+)
+
+# How the source of a rule for a known system begins.
+KNOWN = "profile "
+
+# What unlocks a key is for ssh, on this machine.
+_OF_A_KEY = re.compile(r"\bpass ?phrase\b|\bPIN\b.* for\b", re.IGNORECASE)
+
+
+def _made_of(answer: Answer) -> frozenset[str]:
+    """What an answer is known to hold, in the words of `_THINGS`."""
+    if isinstance(answer, Totp):
+        return frozenset({"code"})
+    if isinstance(answer, Join):
+        parts = (frozenset({"code"}) if isinstance(part, Ask) else _made_of(part) for part in answer.parts)
+        return frozenset({"password"}).union(*parts)
+    return frozenset()
+
+
+def _secrets(answer: Answer) -> frozenset[Answer]:
+    """The parts of an answer that somebody has stored."""
+    if isinstance(answer, Join):
+        return frozenset[Answer]().union(*map(_secrets, answer.parts))
+    return frozenset() if isinstance(answer, Ask | Text) else frozenset({answer})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One answer for the prompts that `expect` finds; given once per login and hop.
+
+    Attributes:
+        expect: searched in the prompt's last line, without the prefix.
+        hop: a pattern as in `fnmatch` for the asking host, or for `user@host` if it contains an `@`.
+        echo: the answer may be sent where the terminal shows it.
+        source: where the rule comes from, for messages.
+        push: the answer starts a request on the person's phone, which takes its time.
+    """
+
+    expect: re.Pattern[str]
+    answer: Answer
+    _: KW_ONLY
+    hop: str | None = None
+    echo: bool = False
+    source: str = "settings"
+    push: bool = False
+
+    def repeats(self, other: Rule) -> bool:
+        """Whether this one would send again what another has sent.
+
+        Those of the known systems are one: a server that asks again in other words gets no second code.
+        """
+        both_known = self.source.startswith(KNOWN) and other.source.startswith(KNOWN)
+        return self == other or (both_known and bool(_secrets(self.answer) & _secrets(other.answer)))
+
+    def matches(self, prompt: Prompt) -> bool:
+        """Tell whether this rule finds that prompt; `overlooked` may forbid it to answer."""
+        if self.hop is not None:
+            target = prompt.asker if "@" in self.hop else prompt.hop
+            if prompt.hop is None or not fnmatch.fnmatchcase(str(target).lower(), self.hop.lower()):
+                return False
+        return self.expect.search(prompt.text) is not None
+
+    def overlooked(self, prompt: Prompt) -> str:
+        """The words of a matching prompt that ask for what this rule does not know of; "" if it may answer.
+
+        Where a code or a new secret is asked for, what `expect` finds must reach into the words for each
+        thing, or the answer must be made of it. So `(?i)password` with a stored password does not answer
+        `One-time password (OATH):`, nor `Password + OTP:`; `(?i)password.*otp` does, and so does `OTP` with
+        an answer that joins a password and a code. A rule for a key's passphrase, which names no host, does
+        not answer a server that asks in ssh's words.
+        """
+        found = self.expect.search(prompt.text)
+        by_server = prompt.kind is PromptKind.KEYBOARD_INTERACTIVE
+        own_words = not by_server and prompt.kind is not PromptKind.OTHER
+        # a choice in a menu is no secret, and a person reads the prompt
+        if found is None or own_words or isinstance(self.answer, Ask | Text):
+            return ""
+        if by_server and self.hop is None and (words_of_ssh := _OF_A_KEY.search(prompt.text)):
+            return words_of_ssh.group()
+        words = [(str(word.lastgroup), word) for word in _THINGS.finditer(prompt.text)]
+        if {"code", "new"}.isdisjoint(thing for thing, _ in words):
+            return ""
+        known = _made_of(self.answer) | {
+            thing
+            for thing, word in words
+            if word.start(thing) < found.end() and found.start() < word.end(thing)
+        }
+        return next((word.group() for thing, word in words if thing not in known), "")
+
+
+def parse_rule(value: object, where: str) -> Rule:
+    """Read a rule as it stands in the settings: `expect`, `answer` and perhaps `hop` and `echo`.
+
+    Raises:
+        SettingsError: a key is unknown or missing, a value has the wrong type, or `expect` is no usable
+            regular expression.
+    """
+    if not isinstance(value, Mapping):
+        what = f"a rule is a table, not {type(value).__name__}"
+        raise wrong(where, what, "write expect = … and answer = …")
+    check_keys(value, where, needed=("expect", "answer"), allowed=("hop", "echo"))
+    pattern = text_value(value["expect"], f"{where}.expect")
+    try:
+        expect = re.compile(pattern)
+    except re.error as error:
+        raise wrong(f"{where}.expect", f"no regular expression ({error})", "see Python's re") from error
+    if expect.search(""):
+        raise wrong(f"{where}.expect", "it matches every prompt", "name words of the prompt")
+    hop = text_value(value["hop"], f"{where}.hop") if "hop" in value else None
+    echo = flag_value(value.get("echo", False), f"{where}.echo")
+    return Rule(expect, parse_answer(value["answer"], f"{where}.answer"), hop=hop, echo=echo, source=where)
+
+
+class Outcome(enum.Enum):
+    """What to do with a prompt."""
+
+    ANSWER = enum.auto()
+    REJECTED = enum.auto()  # asked again, so the first answer was not taken
+    UNEXPECTED = enum.auto()  # no rule: for a person, or the end
+    SHOWN = enum.auto()  # a rule, but the terminal would show its answer: as unexpected, if that stays so
+    HOST_KEY = enum.auto()  # for a person, whatever the rules say
+
+
+_SHOWN = "the terminal would show the answer; if it may, write echo = true into the rule"
+
+# A rule that was used, and the asker that got its answer.
+Given = tuple[Rule, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with a prompt; with ANSWER, `given` is to be added to what was answered before.
+
+    Attributes:
+        overlooked: with UNEXPECTED and SHOWN, why no rule answers, where one might; or "".
+    """
+
+    outcome: Outcome
+    _: KW_ONLY
+    rule: Rule | None = None
+    given: Given | None = None
+    overlooked: str = ""
+
+
+def choose(rules: Sequence[Rule], prompt: Prompt, answered: Sequence[Given], *, hops: int = 1) -> Decision:
+    """Decide by the first rule that may answer; no rule answers the same asker twice in a login.
+
+    Args:
+        rules: those of the settings first, then those of `profile_rules`.
+        prompt: what `Screen.prompt` returned.
+        answered: `given` of the answers sent so far in this login.
+        hops: how many ssh programs take part (the jump hosts and the target). Each asks for the passphrase of
+            the same key on its own, and a wrong one costs nothing at the server; so it is given that often.
+    """
+    if prompt.kind is PromptKind.HOST_KEY:
+        return Decision(Outcome.HOST_KEY)
+    if prompt.kind is PromptKind.UNCLEAR:
+        return Decision(Outcome.UNEXPECTED, overlooked=prompt.doubt)
+    matching = [(rule, rule.overlooked(prompt)) for rule in rules if rule.matches(prompt)]
+    rule = next((rule for rule, overlooked in matching if not overlooked), None)
+    if rule is None:
+        reasons = (f"{one.expect.pattern!r} overlooks {words!r}" for one, words in matching if words)
+        return Decision(Outcome.UNEXPECTED, overlooked=next(reasons, ""))
+    # a choice in a menu is no secret, and what a person types is the person's business
+    if prompt.echoes and not rule.echo and not isinstance(rule.answer, Ask | Text):
+        return Decision(Outcome.SHOWN, overlooked=_SHOWN)
+    given = (rule, prompt.asker)
+    times = hops if prompt.kind is PromptKind.PASSPHRASE else 1
+    before = sum(rule.repeats(one) for one, asker in answered if asker == given[1])
+    outcome = Outcome.REJECTED if before >= times else Outcome.ANSWER
+    return Decision(outcome, rule=rule, given=given)

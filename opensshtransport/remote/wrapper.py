@@ -1,0 +1,117 @@
+"""What is sent to the remote login shell around a command.
+
+Two things get lost between a command and us. Start-up files may print before it: so the wrapped command
+begins its output with a line of its own, `MARK PID`, and what comes before that is dropped. And OpenSSH's
+multiplexing does not pass on the signal that killed a command: so a shell stands above it and turns signal N
+into status 128+N. PID is the session's and process group's leader.
+
+The command itself is read by the user's login shell, as without a wrapper. The traps: bash reads `~/.bashrc`
+when sshd starts it, but the shell below it must not read that again, which SHLVL prevents. And that shell
+reads the file that BASH_ENV names, which may print: then the line is printed by that shell.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+# Quoted by ' these are still special in tcsh (! and newline) or fish (the backslash).
+_SPECIAL_WHEN_QUOTED = re.compile(r"[!\\\n]")
+
+# What is spelled out where any shell may be the reader: these, the quote itself, and what is not ASCII.
+_SPELLED_OUT = re.compile(rb"[^ -~]|['!\\]")
+
+# The shell above the command must outlive a signal to the whole group, to report the command's status; and
+# what it would print on stderr of its own ("Killed") is not the command's. The subshell is for dash, which
+# would print that on the stderr that it gives to the command.
+_ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
+
+_FIRST = '"$0"'
+
+_BELOW = " 2>&3 3>&-); exit $?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapper:
+    """The text before and after a command, the command itself standing between in single quotes.
+
+    Attributes:
+        mark: the first word of the line that begins the output; "" where nothing is wrapped.
+        before, after: the text around the command.
+        tty_before: `before`, where a terminal is asked for: without a mark.
+        posix: the login shell reads all text in single quotes as it stands.
+    """
+
+    mark: str
+    before: str
+    after: str
+    tty_before: str
+    posix: bool
+
+    def wrap(self, command: str, *, tty: bool = False) -> str:
+        """The text for ssh to send."""
+        if not self.mark:
+            return command
+        before = self.tty_before if tty else self.before
+        if self.posix or not _SPECIAL_WHEN_QUOTED.search(command):
+            return before + _quote(command) + self.after
+        # the script that the text above makes
+        script = _ABOVE + _below_sh("" if tty else self.mark, shlex.quote(command)) + _BELOW
+        return for_any_shell(script)
+
+
+def for_any_shell(script: str) -> str:
+    """A script of sh as one line that bash, dash, zsh, tcsh, fish and busybox read alike, as login shells."""
+    return f"exec /bin/sh -c 'eval \"$(printf %b \"$0\")\"' '{spelled(script)}'"
+
+
+def spelled(text: str) -> str:
+    """A text in letters that no shell changes between single quotes; `printf %b` (POSIX) gives it back."""
+    raw = text.encode("utf-8", "surrogateescape")
+    return _SPELLED_OUT.sub(_spelled_byte, raw).decode("ascii")
+
+
+def _spelled_byte(match: re.Match[bytes]) -> bytes:
+    return b"\\n" if match[0] == b"\n" else b"\\0%03o" % ord(match[0])
+
+
+def wrapper(mark: str, *, posix: bool) -> Wrapper:
+    """How to wrap commands for a login shell.
+
+    Args:
+        mark: a word that no start-up file prints; "" to wrap nothing.
+        posix: the login shell is one of the POSIX family, and stands above the command itself. Others hand
+            over to sh, which costs a millisecond.
+    """
+    if not mark:
+        return Wrapper(mark="", before="", after="", tty_before="", posix=posix)
+    if posix:
+        return Wrapper(
+            mark=mark,
+            # on the first line of the command, so that what the shell says of lines is right
+            before=f'{_ABOVE}ossh_line="echo;echo {mark} $$;";[ "${{BASH_ENV-}}" ]||eval "$ossh_line";'
+            '(exec "${SHELL:-/bin/sh}" -c "${BASH_ENV:+$ossh_line}"',
+            after=_BELOW,
+            tty_before=f'{_ABOVE}(exec "${{SHELL:-/bin/sh}}" -c ',
+            posix=True,
+        )
+    return Wrapper(
+        mark=mark,
+        before=f"exec /bin/sh -c '{_ABOVE}{_below_sh(mark, _FIRST)}{_BELOW}' ",
+        after="",
+        tty_before=f"exec /bin/sh -c '{_ABOVE}{_below_sh('', _FIRST)}{_BELOW}' ",
+        posix=False,
+    )
+
+
+def _below_sh(mark: str, command: str) -> str:
+    # other shells read a start-up file again, so the mark is printed by the command's own shell; on a line of
+    # its own, as what follows a `;` is read differently by some
+    newline = "n=$(echo;echo .); " if mark else ""
+    begin = f'"echo;echo {mark} $$${{n%.}}"' if mark else ""
+    return f'{newline}(SHLVL=1; export SHLVL; exec "${{SHELL:-/bin/sh}}" -c {begin}{command}'
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"

@@ -1,0 +1,252 @@
+"""Large files: several sessions side by side, each moving a part of the file.
+
+One channel of ssh carries at most its window, 2 MiB, in one round trip, so over a long way one stream is slow
+however wide the way is. Parts begin at multiples of a MiB; what of a draft is there already is known by the
+checksums of its blocks. A session moves one part after the other, as many as it gets through: large ones
+first, so that nobody waits for the last one, however many sessions there are and however fast each is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from opensshtransport.errors import ConnectionFailed, MasterGone, SessionRefused
+from opensshtransport.master.slots import Patience
+from opensshtransport.remote.strerror import errno_of
+from opensshtransport.sessions.requests import Reply
+from opensshtransport.sessions.shell_pool import Shells
+from opensshtransport.sessions.stream import Session, open_session
+from opensshtransport.transfer.archive import BrokenStream
+from opensshtransport.transfer.blocks import MIB, Missing, Part
+
+_LOOK_AGAIN = 0.02
+
+_ENDED_WITHIN = 5.0
+
+# Seconds between two sessions that make room, and how often each thread does in one file.
+_ROOM_EVERY, _TURNS = 1.0, 1000
+
+
+def reply_errno(reply: Reply) -> int:
+    """The errno of a failed script of several lines."""
+    lines = reversed(reply.errors.splitlines())
+    return next(filter(None, map(errno_of, lines)), errno.EIO)
+
+
+class _Crew:
+    """The threads that move parts, and their sessions."""
+
+    def __init__(self, parts: Sequence[Part], more: Callable[[], bool]) -> None:
+        self.left = list(reversed(parts))
+        self.more = more
+        self.failures: list[BaseException] = []
+        self.stop = threading.Event()
+        self.guard = threading.Lock()
+        self.working = 0
+        self.sessions: set[Session] = set()
+
+    def take(self) -> Part | None:
+        with self.guard:
+            return self.left.pop() if self.left and self.more() and not self.stop.is_set() else None
+
+    def give_back(self, part: Part) -> bool:
+        """Whether somebody else is there to move it."""
+        with self.guard:
+            self.left.append(part)
+            return self.working > 1
+
+    def fail(self, reason: BaseException) -> None:
+        with self.guard:
+            # what follows a stop is its consequence
+            if not self.stop.is_set() or not self.failures:
+                self.failures.append(reason)
+        self.halt()
+
+    def halt(self) -> None:
+        """End all sessions, whatever they wait for."""
+        self.stop.set()
+        with self.guard:
+            for session in self.sessions:
+                session.halt()
+
+
+def move(
+    shells: Shells,
+    parts: Sequence[Part],
+    streams: int,
+    script: Callable[[Part], str],
+    carry: Callable[[Session, Part, threading.Event], None],
+    failed: Callable[[Reply], OSError | None],
+    more: Callable[[], bool] = lambda: True,
+    *,
+    last: bool = False,
+) -> None:
+    """Move parts by several sessions, as many as are free.
+
+    Args:
+        shells: whose destination.
+        parts: what is to be moved.
+        streams: how many sessions at most.
+        script: what the far side does for a part.
+        carry: what we do for it; ends early where the event is set.
+        failed: makes the error of what the far side said; None where it does no harm.
+        more: whether there is something left to do for another session.
+        last: whether the last session may be taken too, since `carry` gives it back.
+
+    Raises:
+        OSError: the far side's, or ours.
+        ConnectionFailed: one of its kinds.
+    """
+    crew = _Crew(parts, more)
+
+    def work(first: bool) -> None:
+        try:
+            _work(crew, first)
+        except BaseException as reason:  # told to the caller below
+            crew.fail(reason)
+        finally:
+            with crew.guard:
+                crew.working -= 1
+
+    def _work(crew: _Crew, first: bool) -> None:
+        patience = Patience(shells.slots)
+        while (part := crew.take()) is not None:
+            session = None
+            try:
+                session = open_session(shells, script(part), wait=first, last=last)
+            except SessionRefused as reason:
+                # the budget has learned from it
+                if first:
+                    patience.wait(reason, crew.stop.wait)
+            except BaseException:
+                crew.give_back(part)
+                raise
+            if session is None:
+                if crew.give_back(part):
+                    # those that are there go on, and one may become free
+                    crew.stop.wait(_LOOK_AGAIN)
+                else:
+                    first = True
+                continue
+            patience = Patience(shells.slots)
+            _carry(session, part, crew, carry, failed)
+
+    crew.working = min(streams, len(parts))
+    threads = [
+        threading.Thread(target=work, args=(number == 0,), daemon=True) for number in range(crew.working)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        crew.halt()
+        for thread in threads:
+            thread.join(_ENDED_WITHIN)
+        raise
+    if crew.failures:
+        # what the far side says of a file tells more than that a connection was lost
+        told = [reason for reason in crew.failures if not isinstance(reason, ConnectionFailed)]
+        raise (told or crew.failures)[0]
+    if crew.left and more():
+        raise MasterGone("the transfer was stopped", host=shells.host)
+
+
+class _Room:
+    """Lets one session go at a time, so that the next one only goes if that was not enough."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._last = 0.0
+
+    def now(self) -> bool:
+        """Whether this one is to go."""
+        with self._guard:
+            now = time.monotonic()
+            if now - self._last < _ROOM_EVERY:
+                return False
+            self._last = now
+            return True
+
+
+def move_file(
+    shells: Shells,
+    missing: Missing,
+    streams: int,
+    script: str,
+    carry: Callable[[Session, Part, threading.Event], None],
+    failed: Callable[[Reply], OSError],
+    ahead: int = 0,
+) -> None:
+    """Move what is missing of one file.
+
+    Args:
+        shells: whose destination.
+        missing: of the file.
+        streams: how many sessions at most.
+        script: `receive` or `send` of `transfer.sh`, which is told one part after the other.
+        carry: moves one part; ends early where the event is set.
+        failed: makes the error of what the far side said.
+        ahead: how many parts the far side is told of before they are moved.
+
+    Raises:
+        As `move`.
+    """
+    room = _Room()
+
+    def work(session: Session, lane: Part, stop: threading.Event) -> None:
+        told: deque[Part] = deque()
+        leaves = False
+        while not stop.is_set():
+            # one goes on, and the others make room for whoever waits, one after the other
+            leaves = leaves or (lane.offset > 0 and shells.slots.wanted() and room.now())
+            while not leaves and len(told) <= ahead and (part := missing.take()) is not None:
+                session.write(b"%d %d %d\n" % (part.offset // MIB, *divmod(part.size, MIB)))
+                told.append(part)
+            if ahead and not missing.left:
+                # the far side ends when it has sent what it was told, and not a round trip later
+                session.end_input()
+            if not told:
+                return
+            carry(session, told.popleft(), stop)
+
+    # who has made room takes a session again when there is one
+    lanes = [Part(number, 0) for number in range(streams * _TURNS if missing.left else 0)]
+    with shells.spares.room() if streams > 1 else contextlib.nullcontext():
+        move(shells, lanes, streams, lambda _: script, work, failed, lambda: missing.left > 0, last=True)
+
+
+def _carry(
+    session: Session,
+    part: Part,
+    crew: _Crew,
+    carry: Callable[[Session, Part, threading.Event], None],
+    failed: Callable[[Reply], OSError | None],
+) -> None:
+    with crew.guard:
+        crew.sessions.add(session)
+    try:
+        broken: OSError | None = None
+        try:
+            carry(session, part, crew.stop)
+        except BrokenPipeError:
+            # the far side tells why
+            pass
+        except BrokenStream as reason:
+            broken = reason
+        if crew.stop.is_set():
+            return
+        reply = session.finish()
+        error = failed(reply) if reply.status else None
+        if error is not None or broken is not None:
+            raise error or broken or AssertionError
+    finally:
+        with crew.guard:
+            crew.sessions.discard(session)
+        session.close()

@@ -1,0 +1,316 @@
+"""Drafts: what arrives under a name of its own beside its destination, until it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import secrets
+import shutil
+import stat as modes
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from opensshtransport.errors import OpenSshTransportError
+from opensshtransport.local.settings import runtime_directory, state_directory
+from opensshtransport.remote.entries import Stat
+from opensshtransport.transfer import archive
+from opensshtransport.transfer.in_place import appear
+from opensshtransport.transfer.tar_streams import no_link
+
+_PIECE = 1 << 18
+
+
+def file_sum(path: str | Path) -> str:
+    """The sha256 of a local file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def beginning_sum(descriptor: int, size: int) -> str:
+    """The sha256 of so many bytes of a local file, or of all if there are less."""
+    digest, offset = hashlib.sha256(), 0
+    while offset < size and (piece := os.pread(descriptor, min(_PIECE, size - offset), offset)):
+        digest.update(piece)
+        offset += len(piece)
+    return digest.hexdigest()
+
+
+def ours_alone(seen: os.stat_result, kind: int) -> bool:
+    """Whether nobody else can have a hand in a draft: by type (S_IFDIR or S_IFREG), owner, mode and names."""
+    return (
+        modes.S_IFMT(seen.st_mode) == kind
+        and seen.st_uid == os.geteuid()
+        and not seen.st_mode & 0o077
+        and (kind == modes.S_IFDIR or seen.st_nlink == 1)
+    )
+
+
+def own_key(parent: Path, key: str, kind: int) -> str:
+    """The name of a draft, or another one where somebody else has a hand in what is called so."""
+    try:
+        seen = (parent / f".ossh-{key}").lstat()
+    except OSError:
+        return key
+    return key if ours_alone(seen, kind) else secrets.token_hex(8)
+
+
+def still_ours(seen: os.stat_result, kind: int, parent: Path) -> bool:
+    """Whether a draft that was ours alone is still ours: some file systems have neither owners nor modes."""
+    if modes.S_IFMT(seen.st_mode) != kind or (kind == modes.S_IFREG and seen.st_nlink != 1):
+        return False
+    return seen.st_uid == os.geteuid() or not parent.stat().st_mode & 0o022
+
+
+@contextlib.contextmanager
+def held(draft: Path) -> Iterator[Path]:
+    """A draft, made if it is not there, by a path that leads to it even if somebody puts a link in its place.
+
+    Raises:
+        OSError: it cannot be made, or is not ours.
+    """
+    with contextlib.suppress(FileExistsError):
+        draft.mkdir(mode=0o700)
+    descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not still_ours(os.fstat(descriptor), modes.S_IFDIR, draft.parent):
+            raise FileExistsError(errno.EEXIST, "somebody else's draft is in the way", str(draft))
+        # by the process: sftp writes there, too
+        inside = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield inside if inside.is_dir() else draft
+    finally:
+        os.close(descriptor)
+
+
+def arrange(
+    draft: Path,
+    final: Path,
+    *,
+    new: bool,
+    exist_ok: bool,
+    preserve: bool,
+    failed: Callable[[OSError], object],
+) -> None:
+    """What was unpacked appears under its names; each that cannot is told, and the others do.
+
+    Args:
+        draft: what was unpacked.
+        final: the tree.
+        new: it is not there yet.
+        exist_ok: whether files that are there are replaced.
+        preserve: directories that are there get the modes and times of the source.
+        failed: is told of each that cannot.
+    """
+    if new and not os.path.lexists(final):
+        try:
+            draft.rename(final)
+        except OSError as reason:
+            # somebody else may have moved one there meanwhile
+            if reason.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        else:
+            return
+    no_link(final)
+    with held(draft) as inside:
+        _merge(inside, final, exist_ok=exist_ok, preserve=preserve, failed=failed)
+    remove(draft)
+
+
+def _merge(
+    draft: Path, final: Path, *, exist_ok: bool, preserve: bool, failed: Callable[[OSError], object]
+) -> None:
+    above = [(draft, final)]
+    dated: list[tuple[Path, os.stat_result]] = []
+    while above:
+        source, target = above.pop()
+        group = _group(target)
+        for entry in list(os.scandir(source)):
+            place = target / entry.name
+            try:
+                if group is not None and not entry.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(OSError):
+                        os.chown(entry.path, -1, group, follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    seen = entry.stat()
+                    if _made(place) or preserve:
+                        dated.append((place, seen))
+                    archive.chmod_directory(Path(entry.path), 0o700)
+                    above.append((Path(entry.path), place))
+                else:
+                    appear(entry.path, place, exist_ok=exist_ok, preserve=preserve)
+            except OSError as reason:
+                failed(OSError(reason.errno, reason.strerror, str(place)))
+    for place, seen in reversed(dated):
+        with contextlib.suppress(OSError):
+            archive.chmod_directory(place, modes.S_IMODE(seen.st_mode))
+            if preserve:
+                os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def _group(target: Path) -> int | None:
+    """The group that files moved to a directory are to have: where that is set-group-ID, its own."""
+    seen = target.stat()
+    return seen.st_gid if seen.st_mode & modes.S_ISGID else None
+
+
+def _made(place: Path) -> bool:
+    """Make a directory, if it is not there; through a link, whoever has made it, is not there."""
+    try:
+        place.mkdir(mode=0o700)
+    except FileExistsError:
+        if place.is_symlink() or not place.is_dir():
+            raise
+        return False
+    return True
+
+
+def make_parents(top: Path, name: str) -> None:
+    """Make the directories above a name, which lead through no link.
+
+    Raises:
+        NotADirectoryError: something else is there.
+    """
+    path = top
+    for piece in name.split("/")[:-1]:
+        path /= piece
+        if path.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        path.mkdir(mode=0o700, exist_ok=True)
+        path.chmod(path.stat().st_mode & 0o7777 | 0o700)
+
+
+def remove(top: Path) -> None:
+    """Remove a tree, with directories that cannot be written to, if it is there."""
+    if top.is_symlink() or not top.is_dir():
+        top.unlink(missing_ok=True)
+        return
+    for here, directories, _ in os.walk(top):
+        Path(here).chmod(0o700)
+        for name in directories:
+            path = Path(here, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def remove_links(top: Path) -> None:
+    """Remove all symlinks of a tree, and open its directories."""
+    for here, directories, files in os.walk(top):
+        for name in (*directories, *files):
+            path = Path(here, name)
+            if path.is_symlink():
+                path.unlink()
+            elif name in directories:
+                archive.chmod_directory(path, 0o700)
+
+
+# Seconds after which a draft that nobody touches is nobody's.
+_STALE = 7 * 86400.0
+
+_DRAFT = re.compile(r"\.ossh-(?:[0-9a-f]{12}|[0-9a-f]{16})")
+
+
+def sweep(directory: Path) -> None:
+    """Remove drafts that nobody has touched for a week."""
+    before = time.time() - _STALE
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(directory)):
+            if not _DRAFT.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):
+                seen = entry.stat(follow_symlinks=False)
+                # by both times: the draft of a file may have the time of its source already
+                if max(seen.st_mtime, seen.st_ctime) > before or seen.st_uid != os.geteuid():
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+
+
+# Seconds after which a claim that nobody holds is one of a killed transfer.
+_FORGOTTEN = 3600.0
+
+
+def _sweep(directory: Path) -> None:
+    """Remove claims of transfers that were killed."""
+    before = time.time() - _FORGOTTEN
+    for entry in os.scandir(directory):
+        # somebody else may remove it too
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            # a new one may be about to be locked
+            if entry.stat(follow_symlinks=False).st_mtime < before:
+                descriptor = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                finally:
+                    os.close(descriptor)
+
+
+def _secret() -> bytes:
+    """What keeps others from computing names of drafts: the words of a transfer can be seen by ps(1).
+
+    It is kept, so that a broken transfer finds its draft again. Where it cannot be, each begins anew.
+    """
+    with contextlib.suppress(OSError, OpenSshTransportError):
+        path = state_directory() / "drafts"
+        if not path.exists():
+            fresh = path.with_name(f"drafts.{secrets.token_hex(8)}")
+            try:
+                with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                    file.write(secrets.token_bytes(32))
+                # complete at once, and of several the first
+                with contextlib.suppress(FileExistsError):
+                    os.link(fresh, path)
+            finally:
+                fresh.unlink(missing_ok=True)
+        if len(secret := path.read_bytes()) == 32:
+            return secret
+    return secrets.token_bytes(32)
+
+
+@contextlib.contextmanager
+def claimed(*words: object) -> Iterator[str]:
+    """The name of a draft, which nobody else of this user and machine has meanwhile.
+
+    Args:
+        words: what it is of, and what it will become; the same ones lead to the same draft again.
+    """
+    # another machine may have another file of the same name, size and time
+    text = "\0".join(map(str, (platform.node(), os.geteuid(), *words)))
+    name = hashlib.sha256(_secret() + text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    directory = runtime_directory() / "moving"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _sweep(directory)
+    path = directory / name
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        ours = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # who had it before may just have removed it
+            ours = os.fstat(descriptor).st_nlink > 0
+        except BlockingIOError:
+            ours = False
+        try:
+            yield name if ours else secrets.token_hex(8)
+        finally:
+            if ours:
+                path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def permissions(stat: Stat | os.stat_result) -> int:
+    """The permissions of a file, without what runs it as somebody else."""
+    mode = stat.mode if isinstance(stat, Stat) else stat.st_mode
+    return modes.S_IMODE(mode) & 0o777

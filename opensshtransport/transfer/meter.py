@@ -1,0 +1,182 @@
+"""`Meter`: counts what is moved, tells of it, and keeps to a rate. Any number of threads may count."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from opensshtransport.errors import SettingsError, ToolMissing
+from opensshtransport.sessions.requests import abandoned
+
+# Seconds between two words of progress.
+_EVERY = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a transfer is.
+
+    Attributes:
+        bytes: moved so far, with those that need not be moved again.
+        total_bytes: of all files.
+        files: of which all is moved.
+        total_files: of all kinds.
+        name: what is being moved.
+    """
+
+    bytes: int
+    total_bytes: int
+    files: int
+    total_files: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """What came of a transfer.
+
+    Attributes:
+        files: files and links that are in their places.
+        bytes: their size together.
+        seconds: how long it took.
+    """
+
+    files: int
+    bytes: int
+    seconds: float
+
+
+class Meter:
+    """The counts of one transfer."""
+
+    def __init__(
+        self, progress: Callable[[Progress], object] | bool | None, limit_rate: float | None
+    ) -> None:
+        """Nothing is counted yet.
+
+        Args:
+            progress: is told now and then; True for a bar by tqdm.
+            limit_rate: bytes a second; None for no limit.
+
+        Raises:
+            ToolMissing: tqdm is not installed.
+            SettingsError: the limit is no rate.
+        """
+        if limit_rate is not None and not limit_rate > 0:
+            raise SettingsError(f"no rate: {limit_rate!r}", advice="give bytes a second, or None")
+        self._bar = _Bar() if progress is True else None
+        self._tell = self._bar or (progress if callable(progress) else None)
+        self._rate = limit_rate
+        self._guard = threading.Lock()
+        self._began = time.monotonic()
+        self._told = 0.0
+        self._telling = threading.Lock()
+        self._free = self._began
+        # whoever moves something comes by here
+        self._go_on = abandoned()
+        self.bytes = self.files = self.total_bytes = self.total_files = 0
+        self.found = 0
+        self.name = ""
+
+    def expect(self, files: int, size: int) -> None:
+        """There is so much more to be moved."""
+        with self._guard:
+            self.total_files += files
+            self.total_bytes += size
+
+    def moved(self, size: int, name: str) -> None:
+        """So many bytes have been moved; waits where that is faster than the limit.
+
+        It raises where nobody waits for the transfer any more.
+        """
+        self._go_on()
+        pause = 0.0
+        with self._guard:
+            self.bytes += size
+            self.name = name
+            if self._rate:
+                now = time.monotonic()
+                self._free = max(self._free, now - 0.1) + size / self._rate
+                pause = self._free - now
+        self._say()
+        if pause > 0:
+            time.sleep(pause)
+
+    def there(self, size: int, name: str) -> None:
+        """So many bytes need not be moved."""
+        with self._guard:
+            self.bytes += size
+            self.found += size
+            self.name = name
+
+    def again(self, begun: int) -> None:
+        """What began at so many bytes begins anew."""
+        with self._guard:
+            self.bytes = begun
+            self.found = 0
+
+    def done(self, name: str, files: int = 1) -> None:
+        """So many files are complete."""
+        with self._guard:
+            self.files += files
+            self.name = name
+        self._say()
+
+    def _say(self, *, last: bool = False) -> None:
+        if self._tell is None:
+            return
+        with self._guard:
+            now = time.monotonic()
+            if not last and now - self._told < _EVERY:
+                return
+            self._told = now
+        # one at a time, and in their order; who comes meanwhile has nothing newer to tell
+        if not self._telling.acquire(blocking=last):
+            return
+        try:
+            with self._guard:
+                progress = Progress(self.bytes, self.total_bytes, self.files, self.total_files, self.name)
+            self._tell(progress)
+        finally:
+            self._telling.release()
+
+    def end(self) -> Transferred:
+        """Tell the end."""
+        self._say(last=True)
+        self.close()
+        return Transferred(self.files, self.bytes, time.monotonic() - self._began)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Bar:
+    """A bar of tqdm's on stderr."""
+
+    def __init__(self) -> None:
+        try:
+            from tqdm import tqdm
+        except ImportError as reason:
+            raise ToolMissing(
+                "a progress bar needs tqdm", advice='run: pip install "opensshtransport[progress]"'
+            ) from reason
+        self._bar: Any = tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False)
+
+    def __call__(self, progress: Progress) -> None:
+        self._bar.total = progress.total_bytes
+        self._bar.set_description_str(_shown(progress.name), refresh=False)
+        self._bar.update(progress.bytes - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _shown(name: str) -> str:
+    """The end of a name, without what would steer the terminal."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return plain if len(plain) <= 30 else f"…{plain[-29:]}"

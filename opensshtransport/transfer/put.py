@@ -1,0 +1,500 @@
+"""put: from here to there.
+
+The trap: what is read here may change meanwhile, and what was read of it is on its way by then; so a file is
+looked at again when all of it has gone, before it gets its name. What has gone of one that was written to,
+as a log that grows, must be its beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import re
+import shlex
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from opensshtransport.errors import ConnectionFailed
+from opensshtransport.remote.paths import PathLike, path_text, quoted
+from opensshtransport.sessions.requests import Reply
+from opensshtransport.sessions.stream import Session
+from opensshtransport.transfer import archive, drafts, tar_streams
+from opensshtransport.transfer.archive import CHANGED
+from opensshtransport.transfer.blocks import (
+    MIB,
+    Missing,
+    Part,
+    block_sums,
+    blocks_with_data,
+    mibs_of_block,
+    missing_parts,
+    streams_for,
+)
+from opensshtransport.transfer.crew import move_file, reply_errno
+from opensshtransport.transfer.drafts import claimed, permissions
+from opensshtransport.transfer.items import Item, Since, list_tree, since
+from opensshtransport.transfer.job import DIFFER, Mover, flag, sums
+from opensshtransport.transfer.meter import Meter
+from opensshtransport.transfer.options import INLINE_FILE, INLINE_ITEMS, INLINE_TREE, LARGE, How
+
+_PIECE = 1 << 18
+
+# Holes of a file in a tree that are worth its going by parts, in bytes.
+_WORTHY_HOLES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """Where a tree goes on the far side, and how."""
+
+    destination: PathLike
+    name: str
+    many: str
+    key: str
+    how: How
+
+    @property
+    def place(self) -> str:
+        return f"{self.many} {quoted(self.destination)} {shlex.quote(self.name)}"
+
+
+@dataclass(slots=True)
+class _Try:
+    """What went wrong in one try."""
+
+    failures: list[OSError] = field(default_factory=list)
+    spoilt: list[str] = field(default_factory=list)
+    unsure: list[tuple[Item, int]] = field(default_factory=list)
+
+    def failed(self, item: Item, reason: OSError) -> None:
+        """Of this nothing is to appear. Any thread may tell."""
+        self.failures.append(reason)
+        self.spoilt.append(item.name)
+
+    def written(self, item: Item, size: int) -> None:
+        """So much has gone of a file that was written to meanwhile. Any thread may tell."""
+        self.unsure.append((item, size))
+
+
+class Putting(Mover):
+    """Moves files from here to one destination."""
+
+    def file(self, source: str, destination: PathLike, how: How, meter: Meter) -> None:
+        """Put one file, inline or by parts."""
+        name = os.path.basename(os.path.abspath(source))
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0):
+            before = os.fstat(descriptor)
+            meter.expect(1, before.st_size)
+            if how.way == "inline" or (how.way is None and before.st_size <= INLINE_FILE):
+                content = archive.read_beginning(descriptor, before, source)
+                self._inline(content, before, source, destination, how, meter)
+            else:
+                # by what it becomes alone: one that grows is gone on with
+                words = ("file", source, self._host, path_text(destination))
+                with claimed(*words) as key:
+                    self._again(
+                        meter, lambda: self._stripes(descriptor, source, destination, key, how, meter)
+                    )
+        meter.done(name)
+
+    def _inline(
+        self,
+        content: bytes,
+        seen: os.stat_result,
+        source: str,
+        destination: PathLike,
+        how: How,
+        meter: Meter,
+    ) -> None:
+        name = os.path.basename(os.path.abspath(source))
+        words = [
+            f"put_file {len(content)} {permissions(seen):o}",
+            _time(seen, how),
+            flag(how.overwrite),
+            hashlib.sha256(content).hexdigest() if how.verify else "''",
+            quoted(destination),
+            shlex.quote(name),
+        ]
+        # written twice it is the same, but where it must be new
+        reply = self._ask(" ".join(words), payload=content, reads=how.overwrite)
+        if reply.status:
+            raise self._failed(reply, destination)
+        meter.moved(len(content), name)
+
+    def _compare(self, descriptor: int, seen: os.stat_result, source: str, draft: str, verify: bool) -> None:
+        """See that what has gone is the beginning of a file, and so no mixture of two versions."""
+        became = since(seen, os.fstat(descriptor))
+        if became is Since.OTHER:
+            raise OSError(errno.EBUSY, CHANGED, source)
+        if verify or became is Since.PERHAPS:
+            word, size = quoted(draft), seen.st_size
+            theirs = self._ask(f"whole {size} {word} && sha256sum <{word}", slow=True).out[:64]
+            if theirs.decode("ascii", "replace") != drafts.beginning_sum(descriptor, size):
+                if became is Since.PERHAPS:
+                    raise OSError(errno.EBUSY, CHANGED, source)
+                raise self._error(errno.EIO, source, DIFFER)
+
+    def _stripes(
+        self, descriptor: int, source: str, destination: PathLike, key: str, how: How, meter: Meter
+    ) -> None:
+        seen = os.fstat(descriptor)
+        name = os.path.basename(os.path.abspath(source))
+        place = f"{quoted(destination)} {shlex.quote(name)}"
+        mibs = mibs_of_block(seen.st_size)
+        blocks = -(-seen.st_size // (mibs * MIB))
+        script = f"prepare {key} {flag(how.resume)} {flag(how.overwrite)} {mibs} {blocks} {place}"
+        (reply,) = self._ask_first([self._request(script, slow=True)])
+        if reply.status:
+            raise self._failed(reply, destination)
+        target, draft, inode, there = reply.out.split(b"\0", 3)
+        path = os.fsdecode(draft)
+        try:
+            self._parts(
+                descriptor, seen.st_size, source, name, path, there, destination, meter, inode.decode()
+            )
+            self._compare(descriptor, seen, source, path, how.verify)
+            reply = self._ask(
+                f"draft={quoted(path)}; settle {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
+                f" {flag(how.overwrite)} {inode.decode()} {quoted(os.fsdecode(target))}",
+            )
+            if reply.status:
+                raise self._failed(reply, destination)
+        except OSError as reason:
+            if not isinstance(reason, ConnectionFailed):
+                self._remove(path)
+            raise
+
+    def _remove(self, draft: str) -> None:
+        # why it is removed is what matters
+        with contextlib.suppress(OSError):
+            self._ask(f"rm -rf {quoted(draft)}", slow=True)
+
+    def _parts(
+        self,
+        descriptor: int,
+        size: int,
+        source: str,
+        name: str,
+        draft: str,
+        sums_there: bytes,
+        destination: PathLike,
+        meter: Meter,
+        inode: str = "",
+    ) -> None:
+        """Send what a draft has not, as long as it still is this inode."""
+        there = [line.split()[0].decode("ascii") for line in sums_there.splitlines()]
+        parts = missing_parts(
+            size, there, block_sums(descriptor, size, len(there)), blocks_with_data(descriptor, size)
+        )
+        left = sum(part.size for part in parts)
+        round_trip, _ = self._probe()
+        streams = streams_for(round_trip, left)
+        meter.there(size - left, name)
+        # dd may cut off what another one has written behind a hole at its end
+        sparse = flag(_holes(os.fstat(descriptor)) > 0 and not there and streams == 1)
+
+        def carry(session: Session, part: Part, stop: threading.Event) -> None:
+            offset, end = part.offset, part.offset + part.size
+            while offset < end and not stop.is_set():
+                sent = session.send(descriptor, offset, min(_PIECE, end - offset))
+                if not sent:
+                    raise OSError(errno.EBUSY, CHANGED, source)
+                offset += sent
+                meter.moved(sent, name)
+
+        move_file(
+            self._shells,
+            Missing(parts, streams),
+            streams,
+            f"receive {quoted(draft)} {sparse} '{inode}'",
+            carry,
+            lambda reply: self._failed(reply, destination),
+        )
+
+    # -- trees ---------------------------------------------------------------------------------------------
+
+    def tree(
+        self,
+        sources: Sequence[str],
+        destination: PathLike,
+        how: How,
+        failures: list[OSError],
+        many: bool,
+        meter: Meter,
+    ) -> None:
+        """Put trees, or several files; what could not be moved is told in `failures`."""
+        name = os.path.basename(os.path.abspath(sources[0]))
+        contents = not many and os.path.basename(sources[0].rstrip("/")) in {".", ".."}
+        items: list[Item] = []
+        names: set[str] = set()
+        for source in sources:
+            prefix = os.path.basename(os.path.abspath(source)) if many else ""
+            if prefix in names and many:
+                failures.append(OSError(errno.EEXIST, "another source has the same name", source))
+                continue
+            names.add(prefix)
+            items += list_tree(
+                source,
+                prefix=prefix,
+                dereference=how.dereference,
+                exclude=how.exclude,
+                failed=failures.append,
+            )
+        failures += [
+            OSError(errno.EINVAL, "neither file, directory nor link", item.path)
+            for item in items
+            if item.kind == "other"
+        ]
+        items = [item for item in items if item.kind != "other"]
+        if not items:
+            return
+        size = sum(item.size for item in items)
+        files = sum(1 for item in items if item.kind != "directory")
+        meter.expect(files, size)
+        with claimed(*sources, self._host, path_text(destination)) as key:
+            several = "many" if many else "contents" if contents else "''"
+            where = _Tree(destination, name, several, key, how)
+            if not many and not contents:
+                where = self._placed(where)
+            tried = self._again(meter, lambda: self._items(items, size, where, meter))
+        failures += tried.failures
+        meter.done(name, files - len(set(tried.spoilt)))
+
+    def _placed(self, where: _Tree) -> _Tree:
+        """Name what the tree becomes: a second try must not put it below what the first one has made."""
+        reply = self._ask(f"placed {quoted(where.destination)} {shlex.quote(where.name)}")
+        if reply.status:
+            raise self._failed(reply, where.destination)
+        return dataclasses.replace(where, destination=os.fsdecode(reply.out), many="contents")
+
+    def _items(self, items: Sequence[Item], size: int, where: _Tree, meter: Meter) -> _Try:
+        how, tried = where.how, _Try()
+        small = size <= INLINE_TREE and len(items) <= INLINE_ITEMS and not how.verify
+        if small and how.way in {None, "inline"}:
+            self._small(items, where, tried, meter)
+            return tried
+        script = f"tree {where.key} {flag(how.resume)} {where.place}"
+        (reply,) = self._ask_first([self._request(script, slow=True)])
+        if reply.status:
+            raise self._failed(reply, where.destination)
+        kind, final, raw, rest = reply.out.split(b"\0", 3)
+        draft = os.fsdecode(raw)
+        try:
+            self._fill(items, draft, kind == b"new", sums(rest), where, tried, meter)
+            commit = f"commit {kind.decode()} {flag(how.overwrite)} {_top(items, how)}"
+            reply = self._ask(
+                f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)} {flag(how.preserve)}", slow=True
+            )
+        except OSError as reason:
+            if not isinstance(reason, ConnectionFailed):
+                self._remove(draft)
+            raise
+        if reply.status:
+            tried.failures.extend(self._commit_errors(reply, where.destination))
+        return tried
+
+    def _fill(
+        self,
+        items: Sequence[Item],
+        draft: str,
+        new: bool,
+        there: dict[str, str],
+        where: _Tree,
+        tried: _Try,
+        meter: Meter,
+    ) -> None:
+        """Fill a draft, with what `commit` must know beside it."""
+        how = where.how
+        large = [item for item in items if _by_parts(item, how)]
+        apart = {item.name for item in large}
+        todo = [
+            item for item in items if item.name not in apart and not self._is_there(item, there, how, meter)
+        ]
+        unpack = f"unpack {flag(how.preserve)} {quoted(draft)}"
+        round_trip, _ = self._probe()
+        streams = streams_for(round_trip, sum(item.size + 4096 for item in todo))
+        tar_streams.send_tree(
+            self._shells,
+            todo,
+            streams,
+            unpack,
+            preserve=how.preserve,
+            failed=tried.failed,
+            written=tried.written,
+            refused=lambda reply: self._tree_failed(reply, where.destination),
+            meter=meter,
+        )
+        self._rewritten(draft, tried)
+        for item in large:
+            self._large(item, draft, where, tried, meter)
+        directories = [item for item in items if item.kind == "directory" and item.name]
+        # a new tree gets its modes in its draft, but for its top, which could not be moved then
+        last = list(reversed(directories)) if new else []
+        content = tar_streams.pack_small(
+            last,
+            preserve=how.preserve,
+            failed=tried.failed,
+            meter=meter,
+            spoilt=tried.spoilt,
+            modes=tar_streams.modes_of([] if new else directories, preserve=how.preserve),
+        )
+        if how.verify:
+            self._verify(items, draft, where, tried)
+        reply = self._ask(unpack, payload=content, slow=True)
+        if reply.status:
+            raise self._tree_failed(reply, where.destination)
+
+    def _small(self, items: Sequence[Item], where: _Tree, tried: _Try, meter: Meter) -> None:
+        """All in one request."""
+        how = where.how
+        content = tar_streams.pack_small(
+            tar_streams.opened(items),
+            preserve=how.preserve,
+            failed=tried.failed,
+            meter=meter,
+            spoilt=tried.spoilt,
+            modes=tar_streams.modes_of(
+                [item for item in items if item.kind == "directory" and item.name], preserve=how.preserve
+            ),
+        )
+        script = f"put_tree {flag(how.preserve)} {flag(how.overwrite)} {_top(items, how)} {where.place}"
+        # nothing of it is there before the end, and twice is as once, but where it must be new
+        reply = self._ask(script, payload=content, reads=how.overwrite, slow=True)
+        if not reply.status:
+            return
+        if "ossh-file " not in reply.errors and "mv: " not in reply.errors:
+            raise self._tree_failed(reply, where.destination)
+        tried.failures.extend(self._commit_errors(reply, where.destination))
+
+    def _large(self, item: Item, draft: str, where: _Tree, tried: _Try, meter: Meter) -> None:
+        """Send a large file of a tree by parts."""
+        how, path = where.how, f"{draft}/t/{item.name}"
+        mibs = mibs_of_block(item.size)
+        blocks = -(-item.size // (mibs * MIB))
+        try:
+            descriptor = os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as reason:
+            tried.failed(item, reason)
+            return
+        with os.fdopen(descriptor, "rb", buffering=0):
+            seen = os.fstat(descriptor)
+            try:
+                if seen.st_size < item.size:
+                    raise OSError(errno.EBUSY, CHANGED, item.path)
+                reply = self._ask(f"part_of {quoted(path)} {flag(how.resume)} {mibs} {blocks}", slow=True)
+                if reply.status:
+                    raise self._failed(reply, where.destination)
+                self._parts(
+                    descriptor, seen.st_size, item.path, item.name, path, reply.out, where.destination, meter
+                )
+                self._compare(descriptor, seen, item.path, path, verify=False)
+                done = f"part_done {quoted(path)} {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
+                reply = self._ask(done)
+                if reply.status:
+                    raise self._failed(reply, where.destination)
+            except OSError as reason:
+                if reason.errno != errno.EBUSY:
+                    raise
+                tried.failed(item, reason)
+
+    def _is_there(self, item: Item, there: dict[str, str], how: How, meter: Meter) -> bool:
+        ours = there.get(item.name)
+        # twins go together
+        if item.kind != "file" or ours is None or (how.preserve and item.twin is not None):
+            return False
+        try:
+            same = drafts.file_sum(item.path) == ours
+        except OSError:
+            # packing it will tell
+            return False
+        if same:
+            meter.there(item.size, item.name)
+        return same
+
+    def _sums(self, items: Sequence[Item], draft: str) -> dict[str, str]:
+        names = b"".join(os.fsencode(f"./{item.name}") + b"\0" for item in items)
+        reply = self._ask(f"cd {quoted(f'{draft}/t')} && sums_of", payload=names, slow=True)
+        return sums(reply.out)
+
+    def _rewritten(self, draft: str, tried: _Try) -> None:
+        """Tell of what has gone of files that were written to meanwhile, and is not their beginning."""
+        if not tried.unsure:
+            return
+        theirs = self._sums([item for item, _ in tried.unsure], draft)
+        for item, size in tried.unsure:
+            if theirs.get(item.name) != _begins(item, size):
+                tried.failed(item, OSError(errno.EBUSY, CHANGED, item.path))
+
+    def _verify(self, items: Sequence[Item], draft: str, where: _Tree, tried: _Try) -> None:
+        files = [item for item in items if item.kind == "file" and item.name not in tried.spoilt]
+        theirs = self._sums(files, draft)
+        unsure = [item for item in files if theirs.get(item.name) != drafts.file_sum(item.path)]
+        # of those that grow, it is another one
+        there = self._files.stat_many([f"{draft}/t/{item.name}" for item in unsure])
+        for item, seen in zip(unsure, there, strict=True):
+            if seen is None or seen.size < item.size or theirs.get(item.name) != _begins(item, seen.size):
+                raise self._error(errno.EIO, where.destination, f"{DIFFER}: {item.name}")
+
+    def _commit_errors(self, reply: Reply, destination: PathLike) -> Iterator[OSError]:
+        for line in reply.errors.splitlines():
+            if line.startswith("xargs:") or not line.strip():
+                continue
+            number = reply_errno(Reply(b"", line, 1))
+            if line.startswith("ossh-file "):
+                name = line.removeprefix("ossh-file ").rpartition(": ")[0]
+                yield self._error(number, f"{path_text(destination).rstrip('/')}/{name}")
+            else:
+                yield self._error(number, destination, f"{os.strerror(number)} ({line})")
+
+    def _tree_failed(self, reply: Reply, destination: PathLike) -> OSError:
+        numbers = [reply_errno(Reply(b"", line, 1)) for line in reply.errors.splitlines()]
+        # where there is no space left, much else fails too
+        worst = [number for number in (errno.ENOSPC, errno.EDQUOT) if number in numbers]
+        if re.search(r": Wrote only \d+ of \d+ bytes$", reply.errors, re.MULTILINE):
+            # tar's words for a disk that has been full since
+            worst.append(errno.ENOSPC)
+        number = worst[0] if worst else reply_errno(reply)
+        return self._error(number, destination, f"{os.strerror(number)} ({reply.errors.strip()[:300]})")
+
+
+def _begins(item: Item, size: int) -> str | None:
+    """The sum of so many bytes of a local file, if it has them."""
+    with contextlib.suppress(OSError), open(item.path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size >= size:
+            return drafts.beginning_sum(file.fileno(), size)
+    return None
+
+
+def _by_parts(item: Item, how: How) -> bool:
+    """Whether a file of a tree is large, or has holes."""
+    if item.kind != "file" or (how.preserve and item.twin is not None) or item.size < _WORTHY_HOLES:
+        return False
+    if item.size >= LARGE:
+        return True
+    with contextlib.suppress(OSError):
+        return _holes(os.stat(item.path)) >= _WORTHY_HOLES
+    return False
+
+
+def _holes(seen: os.stat_result) -> int:
+    """Bytes of a file that lie on no disk; less than 0 where its blocks hold more than the file (stat(2))."""
+    return seen.st_size - seen.st_blocks * 512
+
+
+def _top(items: Sequence[Item], how: How) -> str:
+    """Mode and time of the top of a tree, as words; both empty where there is none."""
+    top = items[0]
+    if top.name:
+        return "'' ''"
+    if how.preserve:
+        return f"{top.mode:o} {archive.seconds(top.mtime_ns)}"
+    return f"{top.mode & 0o777:o} ''"
+
+
+def _time(seen: os.stat_result, how: How) -> str:
+    return archive.seconds(seen.st_mtime_ns) if how.preserve else "''"

@@ -1,0 +1,233 @@
+"""Trees of files: tar streams, several side by side over a long way; at the end they become the tree.
+
+Both directions unpack into a draft directory beside the destination, or inside of it, so that a file appears
+under its name by one rename(2), and a broken transfer finds there what it need not move again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from opensshtransport.sessions.requests import Reply
+from opensshtransport.sessions.shell_pool import Shells
+from opensshtransport.sessions.stream import Session
+from opensshtransport.transfer import archive
+from opensshtransport.transfer.blocks import Part
+from opensshtransport.transfer.crew import move
+from opensshtransport.transfer.items import Item
+from opensshtransport.transfer.meter import Meter
+
+_PIECE = 1 << 18
+
+
+def dealt(items: Sequence[Item], streams: int) -> list[list[Item]]:
+    """Items in about equal shares; directories, and hard links, are all in the first one's care."""
+    if streams <= 1:
+        return [list(items)]
+    shares: list[list[Item]] = [[] for _ in range(streams)]
+    sizes = [0] * streams
+    for item in items:
+        together = item.kind == "directory" or item.twin is not None
+        number = 0 if together else sizes.index(min(sizes))
+        shares[number].append(item)
+        # a small file costs its header, and the far side's work for it
+        sizes[number] += item.size + 4096
+    return [share for share in shares if share]
+
+
+Failed = Callable[[str, OSError], object]
+
+# Below this a draft has what it will become; beside it, what `commit` of `transfer.sh` must know.
+_TOP = "t/"
+
+
+def opened(items: Iterable[Item]) -> list[Item]:
+    """With directories that can be written to, since one without that must get its content first."""
+    return [
+        dataclasses.replace(item, mode=item.mode | 0o700) if item.kind == "directory" else item
+        for item in items
+    ]
+
+
+def modes_of(items: Sequence[Item], *, preserve: bool) -> bytes:
+    """What `commit` of `transfer.sh` does to directories: mode, time and name of each, the deepest first."""
+    words = [
+        (
+            f"{item.mode if preserve else item.mode & 0o777:o}",
+            archive.seconds(item.mtime_ns) if preserve else "",
+            f"./{item.name}",
+        )
+        for item in reversed(items)
+        if item.kind == "directory"
+    ]
+    return b"".join(os.fsencode(word) + b"\0" for three in words for word in three)
+
+
+def pack_small(
+    items: Iterable[Item],
+    *,
+    preserve: bool,
+    failed: Callable[[Item, OSError], object],
+    meter: Meter,
+    spoilt: Sequence[str],
+    modes: bytes,
+) -> bytes:
+    """A whole tar stream, for a tree that is small, or for the end of one.
+
+    Args:
+        items: what is in it.
+        preserve: keep times and hard links.
+        failed: is told what cannot be packed.
+        meter: counts.
+        spoilt: grows by names that must not appear, while it is packed.
+        modes: see `modes_of`.
+    """
+    buffer = io.BytesIO()
+
+    def counted(item: Item, size: int) -> None:
+        meter.moved(size, item.name)
+
+    def words() -> dict[str, bytes]:
+        return {"spoilt": b"".join(os.fsencode(f"./{name}") + b"\0" for name in spoilt), "modes": modes}
+
+    archive.pack(
+        items, buffer, prefix=_TOP, further=words, preserve=preserve, failed=failed, progress=counted
+    )
+    return buffer.getvalue()
+
+
+def send_tree(
+    shells: Shells,
+    items: Sequence[Item],
+    streams: int,
+    script: str,
+    *,
+    preserve: bool,
+    failed: Callable[[Item, OSError], object],
+    written: Callable[[Item, int], object],
+    refused: Callable[[Reply], OSError],
+    meter: Meter,
+) -> None:
+    """Stream items to a script that unpacks them.
+
+    Raises:
+        OSError: what the script said.
+        ConnectionFailed: one of its kinds.
+    """
+    shares = dealt(opened(items), streams)
+
+    def carry(session: Session, part: Part, stop: threading.Event) -> None:
+        def counted(item: Item, size: int) -> None:
+            if stop.is_set():
+                raise BrokenPipeError
+            meter.moved(size, item.name)
+
+        archive.pack(
+            shares[part.offset],
+            session,
+            prefix=_TOP,
+            preserve=preserve,
+            failed=failed,
+            written=written,
+            progress=counted,
+        )
+
+    parts = [Part(number, 0) for number in range(len(shares))]
+    move(shells, parts, streams, lambda _: script, carry, refused)
+
+
+def receive_tree(
+    shells: Shells,
+    shares: Sequence[Sequence[Item]],
+    draft: Path,
+    script: str,
+    *,
+    preserve: bool,
+    listed: bool,
+    failed: Callable[[str, OSError], object],
+    refused: Callable[[Reply], OSError],
+    meter: Meter,
+) -> bool:
+    """Unpack what a script packs; gives whether it had nothing to say.
+
+    Args:
+        shells: whose destination.
+        shares: what is wanted, for each stream.
+        draft: where to.
+        script: packs what is named on its stdin, or all where `listed` is False.
+        preserve: keep modes and times.
+        listed: whether the far side's tar takes a list of names.
+        failed: is told of each member that could not be unpacked.
+        refused: makes the error of what the script said.
+        meter: counts.
+    """
+    later: list[Callable[[], None]] = []
+    said: list[Reply] = []
+    mine = threading.local()
+
+    def carry(session: Session, part: Part, stop: threading.Event) -> None:
+        share = shares[part.offset]
+        mine.whole = False
+        wanted = {item.name: item for item in share}
+
+        def ask() -> None:
+            with contextlib.suppress(OSError, ValueError):
+                if listed:
+                    for item in share:
+                        session.write(os.fsencode(f"./{item.name}") + b"\0")
+                session.end_input()
+
+        # beside the reading: the far side packs while it reads names, and neither waits for the other then
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+
+        def counted(name: str, size: int) -> None:
+            if stop.is_set():
+                raise BrokenPipeError
+            meter.moved(size, name)
+
+        try:
+            later.extend(
+                archive.unpack(
+                    session,
+                    draft,
+                    preserve=preserve,
+                    listed=wanted,
+                    failed=failed,
+                    progress=counted,
+                )
+            )
+            mine.whole = True
+        except BaseException:
+            session.halt()
+            raise
+        finally:
+            asking.join()
+
+    def told(reply: Reply) -> OSError | None:
+        said.append(reply)
+        # tar says what it could not read, or has changed, and packs the rest; the caller looks for that
+        return None if mine.whole or not reply.errors else refused(reply)
+
+    parts = [Part(number, 0) for number in range(len(shares))]
+    move(shells, parts, len(shares), lambda _: script, carry, told)
+    for settle in reversed(later):
+        settle()
+    return not said
+
+
+def no_link(final: Path) -> None:
+    """See that a directory, whose path had no links when it was looked at, is none by now.
+
+    Raises:
+        NotADirectoryError: somebody has put one there.
+    """
+    if final.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final))

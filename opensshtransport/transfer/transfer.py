@@ -1,0 +1,142 @@
+"""put and get: what goes where, by which way, and what came of it.
+
+Where a source goes follows `cp -r` (the README has the scenarios with their trees); a link that is named as
+a source is followed, as `cp -rH` does. The ways: `inline`, one request of the remote shell; `tar`, streams of
+an archive; `stream`, parts of one large file side by side; `sftp` and `scp` where no shell is to be had.
+
+The trap: moving is safe to repeat, since nothing appears under its name before it is complete. So a transfer
+goes on by itself after a lost connection, as long as it gets further.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+
+from opensshtransport.errors import ConnectionFailed, SettingsError
+from opensshtransport.files.changes import Files
+from opensshtransport.remote.paths import PathLike, path_text
+from opensshtransport.sessions.shell_pool import Shells
+from opensshtransport.transfer.get import Getting
+from opensshtransport.transfer.meter import Meter, Progress, Transferred
+from opensshtransport.transfer.options import How, Sources, Way, listed, local_sources
+from opensshtransport.transfer.outcome import outcome
+from opensshtransport.transfer.put import Putting
+from opensshtransport.transfer.without_shell import Sftp, live_facts, missing_sftp
+
+
+class Transfer:
+    """Moves files between here and one destination; any thread may ask."""
+
+    def __init__(self, shells: Shells, files: Files) -> None:
+        self._shells = shells
+        self._putting, self._getting = Putting(shells, files), Getting(shells, files)
+        self._host = shells.host
+
+    def put(
+        self,
+        source: Sources,
+        destination: PathLike,
+        how: How,
+        *,
+        progress: Callable[[Progress], object] | bool | None,
+        limit_rate: float | None,
+    ) -> Transferred:
+        """See `Transport.put`."""
+        failures: list[OSError] = []
+        many = len(listed(source)) > 1
+        sources = local_sources(source, failures)
+        many = many or len(sources) > 1
+        if not path_text(destination):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._host}:")
+        for one in sources:
+            if os.path.isdir(one):
+                how.check_tree(one)
+            elif not many and not os.path.isfile(one):
+                raise OSError(errno.EINVAL, "neither file nor directory", one)
+        meter = Meter(progress, limit_rate)
+        with contextlib.closing(meter):
+            if self._restricted(how.way):
+                self._without_shell(
+                    how, lambda sftp: sftp.put(sources, path_text(destination), how, failures, meter, many)
+                )
+            elif not many and os.path.isfile(sources[0]):
+                self._putting.file(sources[0], destination, how, meter)
+            elif sources:
+                self._putting.tree(sources, destination, how, failures, many, meter)
+            return outcome(failures, meter)
+
+    def get(
+        self,
+        source: Sources,
+        destination: PathLike,
+        how: How,
+        *,
+        progress: Callable[[Progress], object] | bool | None,
+        limit_rate: float | None,
+    ) -> Transferred:
+        """See `Transport.get`."""
+        text = path_text(destination)
+        if not text:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")
+        place = os.path.expanduser(text)
+        failures: list[OSError] = []
+        meter = Meter(progress, limit_rate)
+        with contextlib.closing(meter):
+            if self._restricted(how.way):
+                names = [path_text(one) for one in listed(source)]
+                self._without_shell(how, lambda sftp: sftp.get(names, place, how, failures, meter))
+            else:
+                self._get(source, place, how, failures, meter)
+            return outcome(failures, meter)
+
+    def _get(self, source: Sources, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
+        found, many = self._getting.find(source, how, failures)
+        if many and not os.path.isdir(place):
+            number = errno.ENOTDIR if os.path.lexists(place) else errno.ENOENT
+            raise OSError(number, os.strerror(number), place)
+        for one in found:
+            meter.expect(one.files, one.size)
+        names: set[str] = set()
+        for one in found:
+            try:
+                if one.name in names:
+                    raise OSError(
+                        errno.EEXIST, "another source has the same name", f"{self._host}:{one.path}"
+                    )
+                names.add(one.name)
+                self._getting.one(one, place, how, failures, meter)
+            except OSError as reason:  # noqa: PERF203 - the others are to be moved all the same
+                if isinstance(reason, ConnectionFailed) or not many:
+                    raise
+                failures.append(reason)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the account gives no shell."""
+        return not live_facts(self._shells).shell
+
+    def _restricted(self, way: Way | None) -> bool:
+        return way in {"sftp", "scp"} or (way is None and self.restricted)
+
+    def _without_shell(self, how: How, work: Callable[[Sftp], object]) -> None:
+        """By sftp; where the far side has none, by scp's old protocol."""
+        if how.verify:
+            raise SettingsError(
+                "without a shell there are no checksums", host=self._host, advice="leave out verify"
+            )
+        if how.way == "scp":
+            work(Sftp(self._shells, legacy=True))
+            return
+        try:
+            work(Sftp(self._shells))
+        except ConnectionFailed as reason:
+            if how.way is not None or not missing_sftp(reason):
+                raise
+            work(Sftp(self._shells, legacy=True))
+
+    def listdir(self, path: PathLike) -> list[str]:
+        """The names in a directory, by sftp, where there is no shell."""
+        return Sftp(self._shells).listdir(path_text(path))

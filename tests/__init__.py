@@ -1,0 +1,1 @@
+"""The tests: by subject, in folders that mirror the package."""

@@ -1,0 +1,1 @@
+"""What tests are made of: servers, users, relays, programs; and their own tests."""
