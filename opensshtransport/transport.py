@@ -18,6 +18,7 @@ from opensshtransport.files.changes import Files
 from opensshtransport.master.master import Master
 from opensshtransport.openssh.destination import resolve
 from opensshtransport.remote.paths import PathLike
+from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.shell_pool import Shells
 from opensshtransport.transfer.items import Exclude
 from opensshtransport.transfer.meter import Progress, Transferred
@@ -67,15 +68,15 @@ class Transport(Files):
     ) -> None:
         self.host = host
         master = Master(resolve(host, ssh_config, overrides=settings))
-        self._execution = Execution(master, login=login, person=person)
-        execution = self._execution
-        super().__init__(Shells(master, execution.facts, execution.revive, execution.spares), timeout=timeout)
+        self.connection = Connection(master, login=login, person=person)
+        self._execution = Execution(self.connection)
+        super().__init__(Shells(self.connection), timeout=timeout)
         self._transfer = Transfer(self._shells, self)
 
     @property
     def master(self) -> Master:
         """The shared master, whether it lives or not."""
-        return self._execution.master
+        return self.connection.master
 
     def __enter__(self) -> Transport:
         return self
@@ -85,7 +86,7 @@ class Transport(Files):
 
     def close(self) -> None:
         """Give back what is open but unused. The master lives on."""
-        self._execution.close()
+        self.connection.close()
         self._shells.close()
 
     def run(
@@ -337,7 +338,7 @@ class Transport(Files):
         Raises:
             Exception: the first failure, in the order of the commands; those not begun are not run.
         """
-        with ThreadPoolExecutor(limit or self._execution.limit) as pool:
+        with ThreadPoolExecutor(limit or self.connection.slots.limit) as pool:
             futures = [pool.submit(self.run, command, **options) for command in commands]
             try:
                 return [future.result() for future in futures]

@@ -984,7 +984,7 @@ def test_permissions_here(
     write_settings("[host.asks]\n")
     assert ossh("login", *config, "nobody@asks").returncode == 255
     with Transport(node.host, ssh_config=node.ssh_config) as transport:
-        transport._execution._slots.learn(3)
+        transport.connection.slots.learn(3)
         with transport.start("echo begun; sleep 60") as running:
             assert running.stdout is not None
             assert running.stdout.readline() == b"begun\n"

@@ -6,44 +6,28 @@ background. Nothing runs twice: only what is known not to have started is tried 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from opensshtransport.commands.command import Request
 from opensshtransport.commands.process import RemoteProcess, Sink, Swallowed
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, SessionRefused
-from opensshtransport.master import control_socket, ensure
 from opensshtransport.master.facts import Facts
-from opensshtransport.master.master import Master
-from opensshtransport.master.slots import Patience, Slots
 from opensshtransport.sessions.channel import Channel, reads_stdin
-from opensshtransport.sessions.spares import Spares
+from opensshtransport.sessions.connection import Connection
 
 # For how long a start-up file that has read the bootstrap's stdin is believed to do so.
 _SWALLOWED_FOR = 600.0
 
-_MOST_LOGINS = 2
-
 
 class Execution:
-    """Runs commands on one destination, from any number of threads."""
+    """Runs commands on one connection, from any number of threads."""
 
-    def __init__(self, master: Master, *, login: bool = True, person: bool = True) -> None:
-        self.master = master
-        self._login, self._person = login, person
-        self._slots = Slots(master)
-        self.spares = Spares(master, self._slots)
-        self._owner = os.getpid()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._host = connection.host
         self._swallows_until = 0.0
-        self._asking = threading.Lock()
-
-    @property
-    def limit(self) -> int:
-        """How many sessions there may be at once."""
-        return self._slots.limit
 
     def start(
         self, request: Request, out: Sink, err: Sink, *, deadline: float | None = None
@@ -97,7 +81,7 @@ class Execution:
                 process.end()
                 raise CommandTimeout(
                     f"the command was ended after {timeout:g} s",
-                    host=self.master.destination.host,
+                    host=self._host,
                     argv=process.argv,
                 ) from reason
             except BaseException:
@@ -116,116 +100,57 @@ class Execution:
         *,
         streams: bool = False,
     ) -> RemoteProcess:
-        patience = Patience(self._slots, deadline)
-        logins, refused = 0, False
-        while True:
-            facts = self.facts()
+        spares, refused = self._connection.spares, False
+
+        def once() -> RemoteProcess | None:
+            """Run it; None where a start-up file has read what was meant for the command."""
+            nonlocal refused
+            facts = self._connection.facts(advice="a restricted account? use ossh-run")
             channel = self._take(facts, request, deadline)
-            process = RemoteProcess(self.master, channel, request, facts.shell, out, err, streams=streams)
+            process = RemoteProcess(
+                self._connection.master, channel, request, facts.shell, out, err, streams=streams
+            )
             try:
-                self.spares.attend()
+                spares.attend()
                 go_on(process)
-            except Swallowed as reason:
+            except BaseException as reason:
+                # the first time it may be a session that is about to go
+                if isinstance(reason, SessionRefused) and refused:
+                    channel.refused()
+                refused = refused or isinstance(reason, SessionRefused)
                 process.close()
-                self.spares.drop()
+                if isinstance(reason, Swallowed | MasterGone):
+                    spares.drop()
+                if not isinstance(reason, Swallowed):
+                    raise
                 if request.frames:
-                    raise reads_stdin(
-                        self.master.destination.host, "so no command can be sent input"
-                    ) from reason
+                    raise reads_stdin(self._host, "so no command can be sent input") from reason
                 if channel.requested:
                     self._swallows_until = time.monotonic() + _SWALLOWED_FOR
-            except SessionRefused as reason:
-                # the first time it may be a session that is about to go
-                if refused:
-                    channel.refused()
-                refused = True
-                process.close()
-                patience.wait(reason)
-            except MasterGone:
-                process.close()
-                self.spares.drop()
-                logins += 1
-                if logins > _MOST_LOGINS:
-                    raise
-                self.revive()
-            except BaseException:
-                process.close()
-                raise
-            else:
-                if time.monotonic() > self._swallows_until:
-                    self.spares.refill()
-                return process
+                return None
+            return process
 
-    def facts(self) -> Facts:
-        """What is known of the live master; where none lives, a login is made.
-
-        Raises:
-            ConnectionFailed: one of its kinds; nothing had started.
-        """
-        facts = self._listening()
-        if facts is None:
-            # of many threads one asks, or logs in
-            with self._asking:
-                facts = self._listening()
-                if facts is None:
-                    facts = ensure.ensure(self.master.destination, login=self._login, person=self._person)
-        if not facts.shell:
-            raise ConnectionFailed(
-                "the far side runs no command of ours",
-                host=facts.host,
-                advice="a restricted account? use ossh-run",
-            )
-        return facts
-
-    def _listening(self) -> Facts | None:
-        """What is known of a master that seems to live, by a local look."""
-        facts = self.master.facts()
-        if (
-            facts is None
-            or not control_socket.listens(Path(facts.socket))
-            or not control_socket.responds(facts)
-        ):
-            return None
-        return facts
-
-    def revive(self) -> None:
-        """Make sure that a master lives, after one was found dead.
-
-        Raises:
-            ConnectionFailed: one of its kinds; nothing had started.
-        """
-        ensure.ensure(self.master.destination, login=self._login, person=self._person)
+        process = None
+        while process is None:
+            process = self._connection.attempt(once, deadline)
+        if time.monotonic() > self._swallows_until:
+            spares.refill()
+        return process
 
     def _take(self, facts: Facts, request: Request, deadline: float | None) -> Channel:
         """A spare channel, or a new one that has the request with it."""
-        self._forked()
         stdin = time.monotonic() > self._swallows_until
         if not stdin and request.frames:
-            raise reads_stdin(self.master.destination.host, "so no command can be sent input")
-        spare = self.spares.take() if stdin else None
+            raise reads_stdin(self._host, "so no command can be sent input")
+        spare = self._connection.spares.take() if stdin else None
         if spare is not None:
             return spare
-        slot = self._slots.wait(deadline)
-        script = request.script(facts.shell)
-        try:
-            # input waits for the end of the start-up files, so the command does too; and one under a key
-            # outlives us, so what was given up before it began must never begin
-            go = not request.frames and request.once is None
-            channel = Channel(self.master, facts, self._slots, slot, script, stdin=stdin, go=go)
-        except BaseException:
-            self._slots.give(slot)
-            raise
+        slot = self._connection.slots.wait(deadline)
+        # input waits for the end of the start-up files, so the command does too; and one under a key
+        # outlives us, so what was given up before it began must never begin
+        go = not request.frames and request.once is None
+        channel = self._connection.open(facts, request.script(facts.shell), slot, stdin=stdin, go=go)
         if not stdin and not channel.requested:
             channel.close_later()
-            raise reads_stdin(self.master.destination.host, "so no long command can be sent")
+            raise reads_stdin(self._host, "so no long command can be sent")
         return channel
-
-    def _forked(self) -> None:
-        if self._owner != os.getpid():
-            # the parent's channels are not ours, and its threads may have held the locks
-            self._owner = os.getpid()
-            self._asking = threading.Lock()
-
-    def close(self) -> None:
-        """Close what is open but unused."""
-        self.spares.close()

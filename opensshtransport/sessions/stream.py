@@ -19,8 +19,8 @@ from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone
 from opensshtransport.openssh.diagnosis import log_error
 from opensshtransport.remote.scripts import far_half
 from opensshtransport.sessions.channel import Channel, reads_stdin
+from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.requests import Reply
-from opensshtransport.sessions.shell_pool import Shells
 
 _PIECE = 1 << 18
 
@@ -52,11 +52,13 @@ _SET_PIPE_SIZE = 1031
 _SPLICE: Callable[[int, int, int, int | None, int | None], int] | None = getattr(os, "splice", None)
 
 
-def open_session(shells: Shells, script: str, *, wait: bool = True, last: bool = False) -> Session | None:
+def open_session(
+    connection: Connection, script: str, *, wait: bool = True, last: bool = False
+) -> Session | None:
     """Start a script in a session of its own.
 
     Args:
-        shells: whose destination.
+        connection: to the destination.
         script: sh, with the functions of our `.sh` files.
         wait: for a free session; else None where none is.
         last: take the last one too; it must be given back when somebody waits for one.
@@ -65,7 +67,7 @@ def open_session(shells: Shells, script: str, *, wait: bool = True, last: bool =
         ConnectionFailed: one of its kinds; nothing had started.
     """
     request = f"ossh_script={shlex.quote(script)}\n{far_half()}\nonce_ <&4 4<&-"
-    channel = shells.channel(request, wait=wait, last=last)
+    channel = connection.beside(request, wait=wait, last=last)
     return None if channel is None else Session(channel, request)
 
 

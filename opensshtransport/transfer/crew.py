@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from opensshtransport.errors import ConnectionFailed, MasterGone, SessionRefused
 from opensshtransport.master.slots import Patience
 from opensshtransport.remote.strerror import errno_of
+from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.requests import Reply
-from opensshtransport.sessions.shell_pool import Shells
 from opensshtransport.sessions.stream import Session, open_session
 from opensshtransport.transfer.archive import BrokenStream
 from opensshtransport.transfer.blocks import MIB, Missing, Part
@@ -76,7 +76,7 @@ class _Crew:
 
 
 def move(
-    shells: Shells,
+    connection: Connection,
     parts: Sequence[Part],
     streams: int,
     script: Callable[[Part], str],
@@ -89,7 +89,7 @@ def move(
     """Move parts by several sessions, as many as are free.
 
     Args:
-        shells: whose destination.
+        connection: to the destination.
         parts: what is to be moved.
         streams: how many sessions at most.
         script: what the far side does for a part.
@@ -114,11 +114,11 @@ def move(
                 crew.working -= 1
 
     def _work(crew: _Crew, first: bool) -> None:
-        patience = Patience(shells.slots)
+        patience = Patience(connection.slots)
         while (part := crew.take()) is not None:
             session = None
             try:
-                session = open_session(shells, script(part), wait=first, last=last)
+                session = open_session(connection, script(part), wait=first, last=last)
             except SessionRefused as reason:
                 # the budget has learned from it
                 if first:
@@ -133,7 +133,7 @@ def move(
                 else:
                     first = True
                 continue
-            patience = Patience(shells.slots)
+            patience = Patience(connection.slots)
             _carry(session, part, crew, carry, failed)
 
     crew.working = min(streams, len(parts))
@@ -155,7 +155,7 @@ def move(
         told = [reason for reason in crew.failures if not isinstance(reason, ConnectionFailed)]
         raise (told or crew.failures)[0]
     if crew.left and more():
-        raise MasterGone("the transfer was stopped", host=shells.host)
+        raise MasterGone("the transfer was stopped", host=connection.host)
 
 
 class _Room:
@@ -176,7 +176,7 @@ class _Room:
 
 
 def move_file(
-    shells: Shells,
+    connection: Connection,
     missing: Missing,
     streams: int,
     script: str,
@@ -187,7 +187,7 @@ def move_file(
     """Move what is missing of one file.
 
     Args:
-        shells: whose destination.
+        connection: to the destination.
         missing: of the file.
         streams: how many sessions at most.
         script: `receive` or `send` of `transfer.sh`, which is told one part after the other.
@@ -205,7 +205,7 @@ def move_file(
         leaves = False
         while not stop.is_set():
             # one goes on, and the others make room for whoever waits, one after the other
-            leaves = leaves or (lane.offset > 0 and shells.slots.wanted() and room.now())
+            leaves = leaves or (lane.offset > 0 and connection.slots.wanted() and room.now())
             while not leaves and len(told) <= ahead and (part := missing.take()) is not None:
                 session.write(b"%d %d %d\n" % (part.offset // MIB, *divmod(part.size, MIB)))
                 told.append(part)
@@ -218,8 +218,8 @@ def move_file(
 
     # who has made room takes a session again when there is one
     lanes = [Part(number, 0) for number in range(streams * _TURNS if missing.left else 0)]
-    with shells.spares.room() if streams > 1 else contextlib.nullcontext():
-        move(shells, lanes, streams, lambda _: script, work, failed, lambda: missing.left > 0, last=True)
+    with connection.spares.room() if streams > 1 else contextlib.nullcontext():
+        move(connection, lanes, streams, lambda _: script, work, failed, lambda: missing.left > 0, last=True)
 
 
 def _carry(

@@ -213,7 +213,7 @@ class Getting(Finding):
 
         try:
             move_file(
-                self._shells,
+                self._shells.connection,
                 Missing(parts, streams),
                 streams,
                 f"send {word}",
@@ -368,7 +368,7 @@ class Getting(Finding):
         round_trip, lists = self._probe()
         streams = streams_for(round_trip, size) if lists else 1
         calm = tar_streams.receive_tree(
-            self._shells,
+            self._shells.connection,
             tar_streams.dealt(todo, streams),
             draft,
             f"archive {options} {word} {flag(lists)}",

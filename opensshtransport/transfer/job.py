@@ -85,7 +85,7 @@ class Mover:
                 best = max(best, meter.found)
                 if tries >= _MOST_TRIES:
                     raise
-                self._shells.revive()
+                self._shells.connection.revive()
 
     def _error(self, number: int, path: PathLike, text: str = "") -> OSError:
         return OSError(number, text or os.strerror(number), f"{self._host}:{path_text(path)}")

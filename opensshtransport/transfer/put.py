@@ -208,7 +208,7 @@ class Putting(Mover):
                 meter.moved(sent, name)
 
         move_file(
-            self._shells,
+            self._shells.connection,
             Missing(parts, streams),
             streams,
             f"receive {quoted(draft)} {sparse} '{inode}'",
@@ -319,7 +319,7 @@ class Putting(Mover):
         round_trip, _ = self._probe()
         streams = streams_for(round_trip, sum(item.size + 4096 for item in todo))
         tar_streams.send_tree(
-            self._shells,
+            self._shells.connection,
             todo,
             streams,
             unpack,

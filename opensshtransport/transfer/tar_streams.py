@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.requests import Reply
-from opensshtransport.sessions.shell_pool import Shells
 from opensshtransport.sessions.stream import Session
 from opensshtransport.transfer import archive
 from opensshtransport.transfer.blocks import Part
@@ -104,7 +104,7 @@ def pack_small(
 
 
 def send_tree(
-    shells: Shells,
+    connection: Connection,
     items: Sequence[Item],
     streams: int,
     script: str,
@@ -140,11 +140,11 @@ def send_tree(
         )
 
     parts = [Part(number, 0) for number in range(len(shares))]
-    move(shells, parts, streams, lambda _: script, carry, refused)
+    move(connection, parts, streams, lambda _: script, carry, refused)
 
 
 def receive_tree(
-    shells: Shells,
+    connection: Connection,
     shares: Sequence[Sequence[Item]],
     draft: Path,
     script: str,
@@ -158,7 +158,7 @@ def receive_tree(
     """Unpack what a script packs; gives whether it had nothing to say.
 
     Args:
-        shells: whose destination.
+        connection: to the destination.
         shares: what is wanted, for each stream.
         draft: where to.
         script: packs what is named on its stdin, or all where `listed` is False.
@@ -217,7 +217,7 @@ def receive_tree(
         return None if mine.whole or not reply.errors else refused(reply)
 
     parts = [Part(number, 0) for number in range(len(shares))]
-    move(shells, parts, len(shares), lambda _: script, carry, told)
+    move(connection, parts, len(shares), lambda _: script, carry, told)
     for settle in reversed(later):
         settle()
     return not said

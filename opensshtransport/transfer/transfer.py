@@ -24,7 +24,7 @@ from opensshtransport.transfer.meter import Meter, Progress, Transferred
 from opensshtransport.transfer.options import How, Sources, Way, listed, local_sources
 from opensshtransport.transfer.outcome import outcome
 from opensshtransport.transfer.put import Putting
-from opensshtransport.transfer.without_shell import Sftp, live_facts, missing_sftp
+from opensshtransport.transfer.without_shell import Sftp, missing_sftp
 
 
 class Transfer:
@@ -116,7 +116,7 @@ class Transfer:
     @property
     def restricted(self) -> bool:
         """Whether the account gives no shell."""
-        return not live_facts(self._shells).shell
+        return not self._shells.connection.facts().shell
 
     def _restricted(self, way: Way | None) -> bool:
         return way in {"sftp", "scp"} or (way is None and self.restricted)
@@ -128,15 +128,15 @@ class Transfer:
                 "without a shell there are no checksums", host=self._host, advice="leave out verify"
             )
         if how.way == "scp":
-            work(Sftp(self._shells, legacy=True))
+            work(Sftp(self._shells.connection, legacy=True))
             return
         try:
-            work(Sftp(self._shells))
+            work(Sftp(self._shells.connection))
         except ConnectionFailed as reason:
             if how.way is not None or not missing_sftp(reason):
                 raise
-            work(Sftp(self._shells, legacy=True))
+            work(Sftp(self._shells.connection, legacy=True))
 
     def listdir(self, path: PathLike) -> list[str]:
         """The names in a directory, by sftp, where there is no shell."""
-        return Sftp(self._shells).listdir(path_text(path))
+        return Sftp(self._shells.connection).listdir(path_text(path))

@@ -30,7 +30,6 @@ from opensshtransport.errors import (
     SettingsError,
 )
 from opensshtransport.master.control_socket import listens
-from opensshtransport.master.facts import Facts
 from opensshtransport.master.slots import PATIENCE
 from opensshtransport.openssh import command_lines, programs, versions
 from opensshtransport.openssh.diagnosis import classify, connection_error
@@ -38,7 +37,7 @@ from opensshtransport.remote.listings import SHOWS, decoded, left_out, parse_lis
 from opensshtransport.remote.paths import quoted
 from opensshtransport.remote.strerror import errno_of
 from opensshtransport.sessions.channel import Client
-from opensshtransport.sessions.shell_pool import Shells
+from opensshtransport.sessions.connection import Connection
 from opensshtransport.transfer.drafts import arrange, claimed, held, own_key, remove, sweep
 from opensshtransport.transfer.in_place import appear
 from opensshtransport.transfer.items import excluded, list_tree
@@ -66,22 +65,6 @@ def batch_word(path: str) -> str:
     return f'"./{text}"' if text.startswith("-") else f'"{text}"'
 
 
-def live_facts(shells: Shells) -> Facts:
-    """What is known of the live master, also where it gives no shell; logs in where none lives.
-
-    Raises:
-        ConnectionFailed: one of its kinds.
-    """
-    try:
-        return shells.facts()
-    except ConnectionFailed:
-        facts = shells.master.facts()
-        # it lives, but for those who want a shell
-        if facts is None or facts.shell or not listens(Path(facts.socket)):
-            raise
-        return facts
-
-
 def missing_sftp(reason: ConnectionFailed) -> bool:
     """Whether an error of sftp's says that the far side has no such subsystem, or that noise breaks it."""
     if type(reason) is not ConnectionFailed:
@@ -100,9 +83,9 @@ _PROMPT = b"sftp> "
 class Sftp:
     """put, get and list by sftp, or put and get by scp's old protocol."""
 
-    def __init__(self, shells: Shells, *, legacy: bool = False) -> None:
-        self._shells, self._legacy = shells, legacy
-        self._host = shells.host
+    def __init__(self, connection: Connection, *, legacy: bool = False) -> None:
+        self._connection, self._legacy = connection, legacy
+        self._host, self._destination = connection.host, connection.master.destination
 
     def _run(self, lines: Sequence[str], path: str) -> tuple[str, str]:
         """Run a batch; the first line that fails ends it. Gives what was printed, and what it said on stderr.
@@ -112,12 +95,12 @@ class Sftp:
             ConnectionFailed: one of its kinds.
         """
         # no -q: it would keep to itself what is left out of a tree
-        argv = command_lines.guarded_sftp(self._shells.master.destination, self._control_path(), ["-b", "-"])
+        argv = command_lines.guarded_sftp(self._destination, self._control_path(), ["-b", "-"])
         text = "\n".join(lines) + "\n"
         return self._end(argv, text.encode("utf-8", "surrogateescape"), path)
 
     def _control_path(self) -> str:
-        return command_lines.literal(Path(live_facts(self._shells).socket))
+        return command_lines.literal(Path(self._connection.facts().socket))
 
     def _end(self, argv: Sequence[str], text: bytes, path: str) -> tuple[str, str]:
         out, errors, returncode = self._finish(argv, text)
@@ -145,14 +128,14 @@ class Sftp:
         # scp does not tell how far it was
         otherwise = ConnectionLost if self._legacy else ConnectionFailed
         error = connection_error(said, host=self._host, argv=argv, otherwise=otherwise)
-        facts = self._shells.master.facts()
+        facts = self._connection.master.facts()
         if type(error) is ConnectionFailed and (facts is None or not listens(Path(facts.socket))):
             return MasterGone("no live master answers", host=self._host, argv=argv, stderr=said)
         return error
 
     def _finish(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
         """Let a program work within the budget of sessions; one that the server refuses is waited for."""
-        slots, deadline = self._shells.slots, time.monotonic() + PATIENCE
+        slots, deadline = self._connection.slots, time.monotonic() + PATIENCE
         while True:
             slot = slots.wait(deadline)
             beside = slots.in_use() - 1
@@ -171,7 +154,7 @@ class Sftp:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         env = {**os.environ, "LC_ALL": utf8_locale(os.environ)}
         given: bytes | None = text
-        with Client(argv, self._shells.master, live_facts(self._shells), env=env, **pipes) as program:
+        with Client(argv, self._connection.master, self._connection.facts(), env=env, **pipes) as program:
             while True:
                 try:
                     out, errors = program.communicate(given, timeout=_LOOK)
@@ -478,14 +461,14 @@ class Sftp:
         self._end(self._scp_command(preserve, self._remote(source), str(arrived)), b"", source)
 
     def _scp_command(self, preserve: bool, *operands: str) -> list[str]:
-        destination = self._shells.master.destination
+        destination = self._destination
         options = [*versions.old_protocol(programs.locate(destination.settings.scp)), "-q", "-r"]
         options += ["-p"] if preserve else []
         return command_lines.guarded_scp(destination, self._control_path(), [*options, "--", *operands])
 
     def _remote(self, path: str) -> str:
         # the old protocol gives the path to a shell over there
-        return f"{command_lines.copy_host(self._shells.master.destination)}:{quoted(path)}"
+        return f"{command_lines.copy_host(self._destination)}:{quoted(path)}"
 
     def _error(self, number: int, path: str, words: str = "") -> OSError:
         return OSError(number, words or os.strerror(number), f"{self._host}:{path}")

@@ -230,7 +230,7 @@ def test_start_up_files_of_bash_are_read_once(make_shell_node: MakeShellNode, ke
     transport = to(node, keep)
     count = "wc -l < reads"
     cold = int(transport.run(count, encoding="utf-8").stdout or "")
-    open_now = cold + transport._execution.spares._wanted
+    open_now = cold + transport.connection.spares._wanted
     until(lambda: len((user.home / "reads").read_text().split()) == open_now, "the spares to be open")
     assert transport.run(count).stdout == b"%d\n" % open_now
 
@@ -499,7 +499,7 @@ def test_long_commands(own_node: Sandbox, keep: Keep, command: str | list[str]) 
     """A command may be megabytes of text, on a cold channel and on a warm one, with input and without."""
     transport = to(own_node, keep)
     assert said(transport.run(command)) == (0, b"end\n", b"")
-    until(lambda: bool(transport._execution.spares), "a spare")
+    until(lambda: bool(transport.connection.spares), "a spare")
     assert said(transport.run(command)) == (0, b"end\n", b"")
     if isinstance(command, str):
         assert said(transport.run(f"{command}\ncat", input="tail")) == (0, b"end\ntail", b"")
@@ -603,11 +603,11 @@ def test_spares(own_node: Sandbox, keep: Keep) -> None:
     transport = to(own_node, keep)
     slots = Slots(Master(resolve(own_node.host, own_node.ssh_config)))
     transport.run("true")
-    until(lambda: bool(transport._execution.spares), "a spare")
+    until(lambda: bool(transport.connection.spares), "a spare")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: transport.run("true"), range(40)))
     until(lambda: slots.in_use() <= slots.limit - 1, "the sessions to be given back")
-    assert transport._execution.spares
+    assert transport.connection.spares
     transport.close()
     until(lambda: slots.in_use() == 0, "the spares to be closed")
     assert transport.run("echo x").stdout == b"x\n"
@@ -622,7 +622,7 @@ def test_spares_are_given_back_when_idle(
     transport = to(own_node, keep)
     slots = Slots(Master(resolve(own_node.host, own_node.ssh_config)))
     transport.run("true")
-    until(lambda: bool(transport._execution.spares), "a spare")
+    until(lambda: bool(transport.connection.spares), "a spare")
     until(lambda: slots.in_use() == 0, "the spares to be closed")
     assert transport.run("echo x").stdout == b"x\n"
 
@@ -646,7 +646,7 @@ def test_a_spare_gives_way(own_node: Sandbox, keep: Keep) -> None:
     write_settings('[host."*"]\nmax_sessions = 3\n')
     first = to(own_node, keep)
     first.run("true")
-    until(lambda: bool(first._execution.spares), "a spare")
+    until(lambda: bool(first.connection.spares), "a spare")
     processes = [first.start("sleep 300") for _ in range(2)]
     program = f"""
         from opensshtransport import Transport

@@ -46,7 +46,7 @@ def _waiting(descriptor: int) -> int:
 
 def _begun(there: Transport, script: str) -> Session:
     """A session whose first bytes all wait in the pipe."""
-    session = open_session(there._shells, script)
+    session = open_session(there.connection, script)
     assert session is not None
 
     wait_until(lambda: _waiting(session._out.fileno()) > 1 << 18, what="output")
@@ -97,7 +97,7 @@ def test_a_master_that_dies_before_the_word_to_begin(own_node: Sandbox, keep: Ke
     """The far side is ready, and then nobody is there to be told to begin: that is no broken pipe."""
     transport = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
     assert transport.exists("/")
-    channel = transport._shells.channel("echo begun")
+    channel = transport.connection.beside("echo begun")
     assert channel is not None
     assert channel.ssh.stdout is not None
     out = channel.ssh.stdout.fileno()
@@ -114,11 +114,11 @@ def test_a_master_that_dies_before_the_word_to_begin(own_node: Sandbox, keep: Ke
 
 def test_a_spare_is_lent(there: Transport) -> None:
     """A session that was opened ahead for a command serves a script; and then there is another one."""
-    spares, slots = there._execution.spares, there._shells.slots
+    spares, slots = there.connection.spares, there.connection.slots
     there.run("true")
     wait_until(lambda: len(spares) > 0, what="a spare")
     lent = spares._ready[0]
-    session = open_session(there._shells, "cat; echo told >&2; exit 3")
+    session = open_session(there.connection, "cat; echo told >&2; exit 3")
     assert session is not None
     assert session._channel is lent
     session.write(b"x" * 100_000)
@@ -133,8 +133,8 @@ def test_a_shell_in_a_spare(node: Sandbox, keep: Keep, isolated: Path) -> None:
     """The first file operation after a command needs no session of its own."""
     transport = keep(Transport(node.host, ssh_config=node.ssh_config))
     transport.run("true")
-    wait_until(lambda: len(transport._execution.spares) > 0, what="a spare")
-    lent = transport._execution.spares._ready[0]
+    wait_until(lambda: len(transport.connection.spares) > 0, what="a spare")
+    lent = transport.connection.spares._ready[0]
     assert transport.exists("/")
     assert [shell._channel for shell in transport._shells._shells] == [lent]
     (isolated / "file").write_bytes(b"content")

@@ -76,7 +76,7 @@ def descriptors() -> int:
 
 def sessions(transport: Transport) -> int:
     """How many sessions are in use."""
-    return Slots(transport._shells.master).in_use()
+    return Slots(transport.connection.master).in_use()
 
 
 # -- the far side's half, in each shell that may be /bin/sh there ---------------------------------------
@@ -348,7 +348,7 @@ def test_forked_child(user_node: tuple[Sandbox, User], there: Transport) -> None
 
 def kill_master(transport: Transport) -> None:
     """Kill it, and wait until it is gone."""
-    master: Master = transport._shells.master
+    master: Master = transport.connection.master
     facts = master.facts()
     assert facts is not None
     found = subprocess.run(

@@ -978,7 +978,7 @@ def test_a_command_beside_a_large_file(
     source, target = isolated / "source", isolated / "target"
     source.write_bytes(random.Random(8).randbytes(64 * MIB))
     transport.run("true")
-    slots = transport._shells.slots
+    slots = transport.connection.slots
     moving = threading.Thread(target=transport.put, args=(source, target), kwargs={"limit_rate": 16e6})
     moving.start()
     wait_until(lambda: slots.in_use() == slots.limit, what="all sessions to be in use")

@@ -1,0 +1,166 @@
+"""`Connection`: the master of one destination, this process's sessions on it, and what may be tried again.
+
+The trap: opening a session may show that the server refuses it, or that the master has gone. Both mean that
+nothing had started, so the work is tried again: the first after a pause, the second after a login. Nothing
+else is tried again, unless it only reads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SessionRefused
+from opensshtransport.master.control_socket import listens, responds
+from opensshtransport.master.ensure import ensure
+from opensshtransport.master.facts import Facts
+from opensshtransport.master.master import Master
+from opensshtransport.master.slots import PATIENCE, Patience, Slots
+from opensshtransport.sessions.channel import Channel
+from opensshtransport.sessions.spares import Spares
+
+_T = TypeVar("_T")
+
+# Masters that are found dead and replaced for one piece of work.
+MOST_LOGINS = 2
+
+# How to fix it where files are asked for and the account gives no shell.
+NO_SHELL = "a restricted account? use ossh cp"
+
+
+class Connection:
+    """The way to one destination, for any number of threads.
+
+    Attributes:
+        host: as the caller named it.
+        master: the master.
+        slots: the budget of sessions.
+        spares: sessions that are open already.
+    """
+
+    def __init__(self, master: Master, *, login: bool = True, person: bool = True) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            master: of the destination.
+            login: whether a login may be made where no master is running.
+            person: whether somebody at the terminal may be asked for it.
+        """
+        self.host = master.destination.host
+        self.master = master
+        self.slots = Slots(master)
+        self.spares = Spares(master, self.slots)
+        self._login, self._person = login, person
+        self._asking = threading.Lock()
+        self._owner = os.getpid()
+
+    def facts(self, *, advice: str = "") -> Facts:
+        """What is known of the running master; where none is running, a login is made.
+
+        Args:
+            advice: how to fix it where the account gives no shell; "" where none is needed.
+
+        Raises:
+            ConnectionFailed: one of its kinds; nothing had started.
+        """
+        facts = self._listening()
+        if facts is None:
+            if self._owner != os.getpid():
+                # a thread of the parent may have held the lock
+                self._owner, self._asking = os.getpid(), threading.Lock()
+            # of many threads one asks, or logs in
+            with self._asking:
+                facts = self._listening()
+                if facts is None:
+                    facts = self.revive()
+        if advice and not facts.shell:
+            raise ConnectionFailed("the far side runs no command of ours", host=facts.host, advice=advice)
+        return facts
+
+    def _listening(self) -> Facts | None:
+        """What is known of a master that seems to be running, by a local look."""
+        facts = self.master.facts()
+        if facts is None or not listens(Path(facts.socket)) or not responds(facts):
+            return None
+        return facts
+
+    def revive(self) -> Facts:
+        """Make sure that a master is running, after one was found dead.
+
+        Raises:
+            ConnectionFailed: one of its kinds; nothing had started.
+        """
+        return ensure(self.master.destination, login=self._login, person=self._person)
+
+    def attempt(
+        self,
+        work: Callable[[], _T],
+        until: float | None = None,
+        *,
+        reads: Callable[[], bool] = lambda: False,
+    ) -> _T:
+        """Do something that needs a session, and again while nothing of it has started.
+
+        Args:
+            work: what is done; it cleans up after itself where it fails.
+            until: when a refused session is no longer asked for, on the monotonic clock; by default after
+                `PATIENCE`.
+            reads: whether all that a lost connection left without an answer only reads, so that it may be
+                done again.
+
+        Raises:
+            SessionRefused: the server gave no session in that time.
+            ConnectionFailed: another of its kinds.
+        """
+        patience = Patience(self.slots, until)
+        logins = 0
+        while True:
+            try:
+                return work()
+            except SessionRefused as reason:  # noqa: PERF203 - what comes of each try decides
+                patience.wait(reason)
+            except (MasterGone, ConnectionLost) as reason:
+                logins += 1
+                if logins > MOST_LOGINS or not (isinstance(reason, MasterGone) or reads()):
+                    raise
+                self.revive()
+
+    def open(self, facts: Facts, script: str, slot: int, *, stdin: bool = True, go: bool = True) -> Channel:
+        """A new session for a script, with a slot that was taken; where it fails, the slot is given back."""
+        try:
+            return Channel(self.master, facts, self.slots, slot, script, stdin=stdin, go=go)
+        except BaseException:
+            self.slots.give(slot)
+            raise
+
+    def beside(self, script: str, *, wait: bool = True, last: bool = False) -> Channel | None:
+        """A session of its own for a script; None where none is free and none is waited for.
+
+        It may be one that was open already; so `Channel.begin` is told the script once more.
+
+        Args:
+            script: what is to run there.
+            wait: for a free session.
+            last: take the last one too; it must be given back when somebody waits for one.
+
+        Raises:
+            ConnectionFailed: one of its kinds; nothing had started.
+        """
+        facts = self.facts(advice=NO_SHELL)
+        if (wait or not self.slots.wanted()) and (spare := self.spares.lend()) is not None:
+            return spare
+        slot: int | None = None
+        if wait:
+            slot = self.slots.wait(time.monotonic() + PATIENCE)
+        elif last or self.slots.in_use() < self.slots.limit - 1:
+            # else the last one is for somebody who has a command to run
+            slot = None if self.slots.wanted() else self.slots.take()
+        return None if slot is None else self.open(facts, script, slot, go=False)
+
+    def close(self) -> None:
+        """Close what is open but unused."""
+        self.spares.close()
