@@ -652,7 +652,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _aiida(arguments: argparse.Namespace) -> int:
-    from opensshtransport.aiida import migration
+    from opensshtransport.setup import aiida_migration as migration
 
     file = arguments.ssh_config
     migration.migrate(

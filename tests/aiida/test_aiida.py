@@ -1015,7 +1015,9 @@ def test_configure(profiles: None, keep: Keep) -> None:
 def test_moving_over(profiles: None, keep: Keep, isolated: Path, own_node: Sandbox) -> None:
     """A computer of AiiDA's own transports goes over: by its exported configuration, and by one command."""
     profile = keep(Profile())
-    setup = ("computer", "setup", "--non-interactive", "--scheduler", "core.direct", "--work-dir", "/tmp")
+    # not /tmp: `verdi computer test` puts a file of that directory there, and removes the first of both
+    place = ("--work-dir", str(isolated / "work"))
+    setup = ("computer", "setup", "--non-interactive", "--scheduler", "core.direct", *place)
     more = ("--mpirun-command", "", "--mpiprocs-per-machine", "1", "--hostname", own_node.host)
     for label, transport in {"old": "core.ssh_async", "new": "openssh", "older": "core.ssh"}.items():
         profile.verdi(*setup, *more, "--label", label, "--transport", transport)
@@ -1056,7 +1058,7 @@ def test_moving_over(profiles: None, keep: Keep, isolated: Path, own_node: Sandb
     # what core.ssh keeps in AiiDA, and ours reads from ssh_config
     profile.verdi(
         *("computer", "configure", "core.ssh", "older", "--non-interactive", "--username", "somebody"),
-        *("--port", "2222", "--proxy-jump", "me@front.example.org", "--key-policy", "AutoAddPolicy"),
+        *("--port", "2222", "--proxy-jump", "me@front.example.org:2222", "--key-policy", "AutoAddPolicy"),
     )
     config.write_text("Host else\n    User other\n")
     said = migrate("older", "--dry-run", "-F", str(config))
@@ -1067,7 +1069,7 @@ def test_moving_over(profiles: None, keep: Keep, isolated: Path, own_node: Sandb
     assert (resolved.user, resolved.port, resolved.get("proxyjump")) == (
         "somebody",
         2222,
-        "me@front.example.org",
+        "me@front.example.org:2222",
     )
     assert "only core.ssh or core.ssh_async" in migrate("older", "-F", str(config), status=255)
     assert "nobody" in migrate("nobody", status=255)

@@ -14,7 +14,7 @@ import pytest
 
 from opensshtransport.openssh import destination, programs, versions
 from opensshtransport.openssh.destination import parse_resolved
-from opensshtransport.remote.listings import left_out, parse_listing
+from opensshtransport.remote.listings import left_out
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.setup import plan
 from tests.conftest import require
@@ -51,19 +51,6 @@ def test_names_left_out(version: str, said: str) -> None:
     """What each sftp leaves out of a tree is read from its words."""
     assert version
     assert sorted(left_out(said)) == [f"/home/me/tree/{name}" for name in ("dangling", "fifo", "link")]
-
-
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_listings(locale: str) -> None:
-    """Each sftp lists the same names; but 7.4's leaves out what the locale cannot write."""
-    found = {
-        version: set(parse_listing(said, "/home/me")) - {"new"}
-        for version, said in recorded(f"sftp-ls-lan-{locale}").items()
-    }
-    plain, odd = {"plain", "tab\there", "tree", "two words"}, {"ünï", "raw\udcffbyte"}
-    left_out = {version for version, names in found.items() if names == plain}
-    assert left_out == ({"7.4p1"} if locale == "C" else set())
-    assert all(names == plain | odd for version, names in found.items() if version not in left_out)
 
 
 def test_old_protocol() -> None:

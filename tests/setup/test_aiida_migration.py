@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from opensshtransport.aiida.migration import migrate, planned
 from opensshtransport.errors import ToolMissing
+from opensshtransport.setup.aiida_migration import migrate, planned
 
 OLD: dict[str, Any] = {
     "username": "me",
