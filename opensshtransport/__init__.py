@@ -24,7 +24,7 @@ __all__ = [
     "RemoteProcess",
     "Transport",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "AsyncRemoteProcess": "async_transport",

@@ -25,6 +25,7 @@ import hypothesis
 import pytest
 
 from opensshtransport.sandbox import Sandbox
+from tests.exhaustive import left_out
 from tests.support.authority import AuthorityNode
 from tests.support.jumps import Chain, Hop, jump_chain
 from tests.support.kerberos import KerberosNode, missing_for_kerberos
@@ -74,6 +75,20 @@ def pytest_configure() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             interrupts = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if interrupts else signal.SIG_DFL)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what CI runs."""
+    parser.addoption("--all", action="store_true", help="run what takes long too: see tests/exhaustive.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for."""
+    if config.getoption("--all") or any("::" in word for word in config.args):
+        return
+    unwanted = left_out([item.nodeid for item in items])
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in unwanted])
+    items[:] = [item for item in items if item.nodeid not in unwanted]
 
 
 def require(missing: str) -> None:
