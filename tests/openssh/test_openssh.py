@@ -559,14 +559,16 @@ class TestGuardedCommands:
     def test_ssh(self) -> None:
         """A session's options stand before `--`, the destination and the command after it."""
         begin = guarded_options(destination(), "/s", mark=True)
+        # LogLevel QUIET in ssh_config would hide why there is no session
+        said = "-oLogLevel=INFO"
         end = ["--", "daint"]
-        assert guarded_ssh(destination(), "/s") == [*begin, "-T", *end]
-        assert guarded_ssh(destination(), "/s", command="-x; y") == [*begin, "-T", *end, "-x; y"]
-        assert guarded_ssh(destination(), "/s", command="") == [*begin, "-T", *end, ""]
-        assert guarded_ssh(destination(), "/s", tty=1) == [*begin, "-t", *end]
-        assert guarded_ssh(destination(), "/s", tty=2) == [*begin, "-t", "-t", *end]
-        assert guarded_ssh(destination(), "/s", no_stdin=True) == [*begin, "-T", "-n", *end]
-        assert guarded_ssh(destination(), "/s", forward="b:1") == [*begin, "-T", "-W", "b:1", *end]
+        assert guarded_ssh(destination(), "/s") == [*begin, "-T", said, *end]
+        assert guarded_ssh(destination(), "/s", command="-x; y") == [*begin, "-T", said, *end, "-x; y"]
+        assert guarded_ssh(destination(), "/s", command="") == [*begin, "-T", said, *end, ""]
+        assert guarded_ssh(destination(), "/s", tty=1) == [*begin, "-t", said, *end]
+        assert guarded_ssh(destination(), "/s", tty=2) == [*begin, "-t", "-t", said, *end]
+        assert guarded_ssh(destination(), "/s", no_stdin=True) == [*begin, "-T", "-n", said, *end]
+        assert guarded_ssh(destination(), "/s", forward="b:1") == [*begin, "-T", said, "-W", "b:1", *end]
         # the log tells what the mark would
         assert guarded_ssh(destination(), "/s", log=Path("/log")) == [
             *guarded_options(destination(), "/s"),
@@ -578,7 +580,8 @@ class TestGuardedCommands:
         """scp and sftp start this very ssh, with the same guard, and no terminal."""
         require(missing_programs("scp", "sftp"))
         where = destination(Settings(scp="scp", sftp="sftp"))
-        begin = ["-S", "/usr/bin/ssh", "-F", "/c", '-oControlPath="/s"', *guard(mark=True), "-oRequestTTY=no"]
+        begin = ["-S", "/usr/bin/ssh", "-F", "/c", '-oControlPath="/s"', *guard(mark=True)]
+        begin += ["-oLogLevel=INFO", "-oRequestTTY=no"]
         assert guarded_scp(where, "/s", ["-p", "--", "a", "daint:b"]) == [
             locate("scp"),
             *begin,
