@@ -139,7 +139,13 @@ def test_what_the_sdist_holds(installed: Installed) -> None:
     with tarfile.open(installed.sdist) as sdist:
         modes = {member.name: member.mode for member in sdist.getmembers()}
     assert modes[f"{stem}/scripts/ossh-run"] & 0o777 == 0o755
-    for name in ("setup.cfg", "setup.py", "LICENSE", "opensshtransport/py.typed", "opensshtransport/cli/parser.py"):
+    for name in (
+        "setup.cfg",
+        "setup.py",
+        "LICENSE",
+        "opensshtransport/py.typed",
+        "opensshtransport/cli/parser.py",
+    ):
         assert f"{stem}/{name}" in modes
 
 
