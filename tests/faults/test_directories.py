@@ -41,10 +41,10 @@ STATUS = 3
 # Sweeps, as `ossh status` does, from where none of our process numbers mean anything.
 SWEEPER = """
 import pathlib, sys
-from opensshtransport import master
+from opensshtransport.master.master import sweep
 print("ready", flush=True)
 while True:
-    master.sweep(pathlib.Path(sys.argv[1]))
+    sweep(pathlib.Path(sys.argv[1]))
 """
 
 

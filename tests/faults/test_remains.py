@@ -20,10 +20,10 @@ from tests.support.nodes import missing_programs
 
 HOLDER = """
     import os, sys, time
-    from opensshtransport import openssh
-    from opensshtransport.slots import Slots
-    from opensshtransport.master import Master
-    master = Master(openssh.resolve(sys.argv[1], sys.argv[2]))
+    from opensshtransport.openssh.destination import resolve
+    from opensshtransport.master.slots import Slots
+    from opensshtransport.master.master import Master
+    master = Master(resolve(sys.argv[1], sys.argv[2]))
     slots = Slots(master)
     taken = [slots.take() for _ in range(int(sys.argv[3]))]
     with master.lock(10):

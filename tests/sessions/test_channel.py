@@ -137,9 +137,9 @@ def test_quoted_lines(request_: str) -> None:
 
 HOLDER = """
     import os, sys, time
-    from opensshtransport.slots import Slots
-    from opensshtransport.master import Master
-    from opensshtransport.openssh import resolve
+    from opensshtransport.master.slots import Slots
+    from opensshtransport.master.master import Master
+    from opensshtransport.openssh.destination import resolve
     slots = Slots(Master(resolve({host!r}, {config!r})))
     {body}
 """
