@@ -68,7 +68,7 @@ class Profile:
             "HOME": str(home),
             # the daemon looks for `verdi` there
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{_HERE}:{os.environ.get('PYTHONPATH', '')}",
+            "PYTHONPATH": f"{_HERE.parents[1]}:{os.environ.get('PYTHONPATH', '')}",
             "PYTHONWARNINGS": "ignore",
         }
         try:

@@ -259,9 +259,9 @@ def test_scenarios(scenario: Scenario, way: Way | None, direction: Direction, si
 
 
 def test_the_scenarios_have_trees_in_the_readme() -> None:
-    """The README numbers the same scenarios."""
+    """The manual numbers the same scenarios."""
     text = (Path(__file__).parents[2] / "opensshtransport/manual/transfers.md").read_text(encoding="utf-8")
-    section = text.partition("## Moving files")[2].partition("\n## ")[0]
+    section = text.partition("## What goes where")[2].partition("\n## ")[0]
     for scenario in SCENARIOS:
         assert f"\n| {scenario.number} |" in section, scenario.number
 
