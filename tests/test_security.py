@@ -512,7 +512,7 @@ def test_a_strangers_process_is_left_alone(make_shell_node: MakeShellNode, make_
         def mark() -> str:
             for pid in user.processes():
                 with contextlib.suppress(OSError):
-                    found = re.search(rb"echo (\w+\.\d+) \$\$", Path(f"/proc/{pid}/cmdline").read_bytes())
+                    found = re.search(rb"echo ([\w.]+) \$\$", Path(f"/proc/{pid}/cmdline").read_bytes())
                     if found and first.pid < pid:
                         return found[1].decode()
             return ""
