@@ -250,11 +250,11 @@ def test_a_reader_that_has_gone(program: list[Path | str], node: Sandbox) -> Non
 
 
 def test_nothing_more_is_started_without_a_terminal(node: Sandbox, isolated: Path) -> None:
-    """For pipes and files the script starts ssh, `cat` and `rm`, as it did before it knew of terminals."""
+    """For pipes and files the script starts ssh, `ls`, `cat` and `rm`: nothing that terminals need."""
     in_master(node)
     programs = isolated / "bin"
     programs.mkdir()
-    for name in ("cat", "rm"):
+    for name in ("cat", "ls", "rm"):
         (programs / name).symlink_to(shutil.which(name) or name)
     done = subprocess.run(
         [OSSH_RUN, "-F", node.ssh_config, node.host, "cat; echo err >&2"],

@@ -225,7 +225,7 @@ _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
     # want AiiDA, which is no part of every test run
     "python3 -m pip install '.[aiida]'": lambda _: _is_tested_by("test_aiida.py", "test_contract"),
     **{
-        line: lambda _: _is_tested_by("test_aiida.py", "test_configure", "test_fifty_calculations")
+        line: lambda _: _is_tested_by("test_aiida.py", "test_configure", "test_many_calculations")
         for line in (
             "verdi computer setup --transport openssh",
             f"verdi computer configure openssh {HOST}",
