@@ -76,6 +76,8 @@ class Published:
 def facts_of(master: Master, shell: str = "/bin/bash") -> Facts:
     """What is known of a master that is said to listen where ours do."""
     where = master.destination
+    # the file that is published looks whether a socket of ours is there
+    master.own_socket.touch()
     return Facts(
         host=where.host,
         ssh_config=str(where.ssh_config),
