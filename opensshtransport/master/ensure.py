@@ -6,6 +6,7 @@ pexpect and sh fork, which is unsafe in a process with threads. So a library cal
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
         "error": type(error).__name__,
         "message": error.message,
         "host": error.host,
-        "advice": error.advice,
+        "advice": dataclasses.asdict(error.remedy),
         "argv": list(error.argv),
         "returncode": error.returncode,
         "stderr": error.stderr,
@@ -77,4 +78,4 @@ def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
 def revive(values: dict[str, Any]) -> errors.OpenSshTransportError:
     """The error that `dismantle` took apart."""
     kind: type[errors.OpenSshTransportError] = getattr(errors, values.pop("error"))
-    return kind(values.pop("message"), **values)
+    return kind(values.pop("message"), advice=errors.Remedy(**values.pop("advice")), **values)

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from opensshtransport import Transport
-from opensshtransport.cli import rsync
-from opensshtransport.cli.rsync import _spared
+from opensshtransport.copying import rsync
+from opensshtransport.copying.comparison import _spared
+from opensshtransport.copying.options import Listener
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.transfer.options import Way
@@ -27,6 +28,8 @@ from tests.support.contracts import acting_as
 from tests.support.nodes import missing_programs
 from tests.support.programs import ossh
 from tests.support.users import NOISY, User, missing_for_users, temporary_user
+
+NOBODY = Listener(line=lambda _: None, note=lambda _: None)
 
 
 @pytest.fixture
@@ -284,19 +287,19 @@ def test_sync_leaves_out_what_is_no_file(node: Sandbox, here: Path, there: Path,
 )
 def test_what_rsync_says_of_a_file(line: str, path: str, what: int) -> None:
     """Lines of rsync 3.1 and 3.2 that name a file are errors of that file, on its side."""
-    said = rsync._Said("host", upward=True)
+    said = rsync.Said("host", NOBODY, upward=True)
     said.read_errors([f"{line}\n".encode(), b"rsync error: error in file IO (code 11) at receiver.c(381)\n"])
     with pytest.raises(OSError, match=re.escape(os.strerror(what))) as caught:
-        said.outcome(11)
+        said.raise_for(11)
     assert (caught.value.filename, caught.value.errno) == (path, what)
 
 
 def test_sync_without_a_master_any_more(own_node: Sandbox) -> None:
     """Where the connection breaks, that is what is told, with ssh's status."""
-    said = rsync._Said("host", upward=True)
+    said = rsync.Said("host", NOBODY, upward=True)
     said.read_errors([b"ossh-run: host: there is no live master; run: ossh login host\n"])
     with pytest.raises(ConnectionFailed, match=r"^host: there is no live master; run: ossh login host$"):
-        said.outcome(255)
+        said.raise_for(255)
 
 
 @pytest.mark.parametrize(
