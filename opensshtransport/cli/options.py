@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,9 +28,13 @@ class Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(words)
         if unknown:
             option = next((word for word in unknown if word.startswith("-")), None)
-            what = f"there is no option {option}" if option else f"unexpected argument {unknown[0]!r}"
+            what = self._no_option(option) if option else f"unexpected argument {unknown[0]!r}"
             self.exit(FAILED, f"{self.prog}: {what}, see {self.prog} --help\n")
         return arguments
+
+    def _no_option(self, option: str) -> str:
+        shown = [action.option_strings for action in self._actions if action.help != argparse.SUPPRESS]
+        return f"there is no option {option}, only {' '.join('|'.join(names) for names in shown if names)}"
 
 
 def add_ssh_config(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +55,15 @@ def remote_words(words: list[str]) -> list[str]:
 
 
 def seconds(text: str) -> float:
-    """A number of seconds above 0, as `type` of an option."""
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) < 1e9:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"wants a number of seconds above 0, not {text!r}")
+    """A time above 0, in seconds or in OpenSSH's notation as in config.toml, as `type` of an option."""
+    from opensshtransport.local.settings import parse_duration
+
+    parses: tuple[Callable[[str], float], ...] = (float, lambda value: parse_duration(value, ""))
+    for parse in parses:
+        with contextlib.suppress(ValueError):
+            if 0 < (value := parse(text)) < 1e9:
+                return float(value)
+    raise argparse.ArgumentTypeError(f"wants a time above 0 such as 90, 90s or 5m, not {text!r}")
 
 
 def positive(text: str) -> float:

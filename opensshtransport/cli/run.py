@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+import opensshtransport
 from opensshtransport.cli.options import add_ssh_config, remote_words, seconds
 from opensshtransport.errors import SettingsError
 
@@ -19,7 +20,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", dest="no_stdin", action="store_true", help="read nothing from stdin")
     parser.add_argument("-t", dest="tty", action="count", default=0, help="ask for a terminal, twice: insist")
     parser.add_argument(
-        "--timeout", type=seconds, metavar="SECONDS", help="end the command's processes; status 124"
+        "--timeout",
+        type=seconds,
+        metavar="TIME",
+        help="such as 90, 90s or 5m: then end its processes; status 124",
     )
     parser.add_argument(
         "--once", metavar="KEY", help="never run it twice under this key; give its first result"
@@ -27,9 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-login", action="store_true", help="fail where there is no live master")
     parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("-v", dest="verbose", action="store_true", help="tell each step on stderr")
+    parser.add_argument("--version", action="version", version=f"ossh-run {opensshtransport.__version__}")
     parser.add_argument("host", metavar="HOST")
     parser.add_argument(
-        "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="joined by spaces, as ssh does"
+        "words",
+        metavar="COMMAND",
+        nargs=argparse.REMAINDER,
+        help="joined by spaces, as ssh does; none: a login shell",
     )
 
 
@@ -39,15 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     from opensshtransport.openssh.destination import resolve
 
     words = remote_words(arguments.words)
+    command = " ".join(words) if words else None
     log = _earlier_log()
-    if not words:
-        raise SettingsError(
-            "no command is given",
-            host=arguments.host,
-            advice=f"for a shell: ossh-run -t {arguments.host} bash -l",
-        )
     if arguments.once is not None:
-        return _run_once(arguments, " ".join(words))
+        return _run_once(arguments, command)
     options = passthrough.Options(
         no_stdin=arguments.no_stdin,
         tty=arguments.tty,
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     destination = resolve(arguments.host, arguments.ssh_config)
-    return passthrough.pass_through(destination, " ".join(words), options, earlier_log=log)
+    return passthrough.pass_through(destination, command, options, earlier_log=log)
 
 
 def _earlier_log() -> str | None:
@@ -75,9 +78,13 @@ def _earlier_log() -> str | None:
         return ""
 
 
-def _run_once(arguments: argparse.Namespace, command: str) -> int:
+def _run_once(arguments: argparse.Namespace, command: str | None) -> int:
     from opensshtransport.transport import Transport
 
+    if command is None:
+        raise SettingsError(
+            "no command is given", host=arguments.host, advice="name the one that --once is to run"
+        )
     if arguments.tty:
         raise SettingsError("--once keeps the output, so there is no terminal", advice="leave out -t")
     stdin = None if arguments.no_stdin or sys.stdin.isatty() else sys.stdin.buffer

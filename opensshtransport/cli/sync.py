@@ -22,6 +22,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--checksum", action="store_true", help="compare contents, not sizes and times of change"
     )
     parser.add_argument("--no-rsync", action="store_true", help="do without rsync where there is one")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out names such as '*.o', or paths below SRC such as 'build/*.o'; may be repeated",
+    )
+    parser.add_argument("-v", dest="verbose", action="count", default=0, help="tell each step; twice: more")
     parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("destination", metavar="DST")
@@ -38,8 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
         checksum=arguments.checksum,
         quiet=arguments.quiet,
         rsync=not arguments.no_rsync,
+        exclude=tuple(arguments.exclude),
+        progress=not arguments.quiet and sys.stderr.isatty(),
     )
-    listener = Listener(line=_print, note=partial(complain, "sync"))
+    listener = Listener(line=_print, note=partial(complain, "sync"), progress=_draw)
     return telling_of_files(
         "sync",
         lambda: sync.sync(arguments.source, arguments.destination, arguments.ssh_config, options, listener),
@@ -49,3 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _print(line: bytes) -> None:
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
+
+
+def _draw(line: bytes) -> None:
+    # over the one before; what is printed next begins in a clean line
+    sys.stderr.buffer.write(b"\r" + line + b"\x1b[K\r")
+    sys.stderr.buffer.flush()

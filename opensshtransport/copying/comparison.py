@@ -16,7 +16,7 @@ from opensshtransport.copying.options import Listener, SyncOptions, left_out, sh
 from opensshtransport.errors import OpenSshTransportError
 from opensshtransport.openssh.notation import Place
 from opensshtransport.transfer import drafts
-from opensshtransport.transfer.items import Item, from_records, list_tree
+from opensshtransport.transfer.items import Item, excluded, from_records, list_tree
 from opensshtransport.transport import Transport
 
 # Seconds: file systems and tools differ below that.
@@ -45,12 +45,16 @@ def sync(transport: Transport, here: Place, there: Place, options: SyncOptions, 
     remote = there.path if upward else here.path
     ours = _local_side(local)
     theirs = _remote_side(transport, remote, target=upward)
-    source, target = (ours.items, theirs.items) if upward else (theirs.items, ours.items)
+    sides = (ours.items, theirs.items) if upward else (theirs.items, ours.items)
+    source, target = (
+        {name: item for name, item in side.items() if not excluded(name, options.exclude)} for side in sides
+    )
     same = _same(transport, source, target, local, remote, options.checksum)
     skipped = sorted(name for name, item in source.items() if item.kind == "other")
     changed = sorted(name for name in source if name not in same and source[name].kind != "other")
     unknown = {**ours.unknown, **theirs.unknown}
-    spared = _spared(unknown)
+    # what is excluded stays, and so do the directories that it is in, as with rsync
+    spared = _spared({*unknown, *(sides[1].keys() - target.keys())})
     surplus = [name for name in target if name not in source] if options.delete else []
     # of another kind, so it is in the way
     in_the_way = [name for name in changed if name in target and target[name].kind != source[name].kind]
@@ -69,6 +73,10 @@ def sync(transport: Transport, here: Place, there: Place, options: SyncOptions, 
     if not options.dry_run:
         # directories are gone through, whatever they are themselves
         kept = {name for name in same if source[name].kind != "directory"} | set(skipped)
+
+        def stays(name: str) -> bool:
+            return name in kept or excluded(name, options.exclude)
+
         in_the_way = [name for name in in_the_way if not spared(name)]
         gone = _tops([*surplus, *in_the_way]) if options.delete else []
         with collected(failures):
@@ -83,10 +91,12 @@ def sync(transport: Transport, here: Place, there: Place, options: SyncOptions, 
                 remove()
         with collected(failures):
             if changed and upward:
-                transport.put(f"{local}/.", remote, preserve=True, exclude=kept.__contains__)
+                transport.put(f"{local}/.", remote, preserve=True, exclude=stays, progress=options.progress)
             elif changed:
                 with naming(str(local)):
-                    transport.get(f"{remote}/.", local, preserve=True, exclude=kept.__contains__)
+                    transport.get(
+                        f"{remote}/.", local, preserve=True, exclude=stays, progress=options.progress
+                    )
     raise_all(failures)
 
 

@@ -6,7 +6,6 @@ The trap: a local name may have a colon; as for scp, what has a slash before its
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
@@ -101,8 +100,7 @@ def _for_transfer(options: CopyOptions) -> dict[str, Any]:
         "preserve": options.preserve,
         "limit_rate": options.limit_rate,
         "verify": options.verify,
-        # a bar is a convenience
-        "progress": options.progress and importlib.util.find_spec("tqdm") is not None,
+        "progress": options.progress,
     }
 
 

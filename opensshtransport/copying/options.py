@@ -20,6 +20,12 @@ class SyncOptions:
     checksum: bool = False
     quiet: bool = False
     rsync: bool = True
+    exclude: tuple[str, ...] = ()
+    progress: bool = False
+
+
+def _ignore(_: bytes) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +35,12 @@ class Listener:
     Attributes:
         line: takes a line of what changes; rsync's names have no encoding.
         note: takes words for people, such as what was left out.
+        progress: takes rsync's own line about how far it is.
     """
 
     line: Callable[[bytes], object]
     note: Callable[[str], object]
+    progress: Callable[[bytes], object] = _ignore
 
 
 def shown(name: str) -> str:

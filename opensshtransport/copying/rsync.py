@@ -10,9 +10,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from opensshtransport.copying.failures import raise_all
 from opensshtransport.copying.options import Listener, SyncOptions, left_out
@@ -79,6 +80,9 @@ def sync(
     argv += ["--delete"] if options.delete else []
     argv += ["--dry-run"] if options.dry_run else []
     argv += ["--checksum"] if options.checksum else []
+    argv += [f"--exclude={_pattern(each)}" for each in options.exclude]
+    # the progress of all that is to be moved, with the rate and the time left
+    argv += ["--info=progress2"] if options.progress else []
     argv += [] if options.quiet else ["--itemize-changes"]
     argv += ["--", _operand(here, transport), _operand(there, transport)]
     said = Said(transport.host, listener, upward=here.host is None)
@@ -88,11 +92,36 @@ def sync(
     ) as rsync:
         with ThreadPoolExecutor(1) as pool:
             told = pool.submit(said.read_errors, rsync.stderr or ())
-            said.read_output(rsync.stdout or ())
+            said.read_output(_records(cast(BinaryIO, rsync.stdout)))
             told.result()
     if said.skipped and not options.quiet:
         listener.note(left_out(said.skipped))
     said.raise_for(rsync.returncode)
+
+
+def _pattern(pattern: str) -> str:
+    """A pattern as `excluded` has it, for rsync: with a slash it is one of a path below the top."""
+    plain = pattern.strip("/")
+    return f"/{plain}" if "/" in plain else plain
+
+
+# A record of --info=progress2: bytes and per cent.
+_PROGRESS = re.compile(rb" *[\d.,]+\w? +\d+%")
+
+_PIECE = 1 << 16
+
+
+def _records(source: BinaryIO) -> Iterator[bytes]:
+    """What rsync prints, by its ends of line: progress ends by a carriage return, names have none."""
+    left = b""
+    while piece := os.read(source.fileno(), _PIECE):
+        *whole, left = re.split(rb"[\r\n]", left + piece)
+        # a record of progress has its return before it, and would be told late
+        if _PROGRESS.match(left) and left.endswith(b" "):
+            whole, left = [*whole, left], b""
+        yield from filter(None, whole)
+    if left:
+        yield left
 
 
 # What rsync says of a file, with the words of strerror(3): who says it, which file, what, the number.
@@ -124,10 +153,12 @@ class Said:
     def read_output(self, lines: Iterable[bytes]) -> None:
         """Read its stdout to the end."""
         for line in lines:
-            if line.startswith(_SKIPPING):
-                self.skipped.append(_unescaped(os.fsdecode(line[len(_SKIPPING) :].rstrip(b'"\n'))))
+            if _PROGRESS.match(line):
+                self._listener.progress(line.rstrip())
+            elif line.startswith(_SKIPPING):
+                self.skipped.append(_unescaped(os.fsdecode(line[len(_SKIPPING) :].rstrip(b'"'))))
             else:
-                self._listener.line(line)
+                self._listener.line(line + b"\n")
 
     def read_errors(self, lines: Iterable[bytes]) -> None:
         """Read its stderr to the end."""

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from opensshtransport import Transport
@@ -26,7 +27,7 @@ from opensshtransport.transfer.options import Way
 from tests.conftest import Keep, MakeUser, require
 from tests.support.contracts import acting_as
 from tests.support.nodes import missing_programs
-from tests.support.programs import ossh
+from tests.support.programs import OSSH, ossh
 from tests.support.users import NOISY, User, missing_for_users, temporary_user
 
 NOBODY = Listener(line=lambda _: None, note=lambda _: None)
@@ -517,3 +518,36 @@ def test_a_tree_in_a_project(
         transport.get(there / "tree", here, preserve=preserve, way=transfer_way)
         transport.get(f"{there}/tree/.", here, preserve=preserve, way=transfer_way)
         check_project(here, group)
+
+
+@pytest.mark.parametrize("upward", [True, False], ids=["put", "get"])
+def test_sync_excludes(node: Sandbox, tmp_path: Path, way: list[str], upward: bool) -> None:
+    """What is excluded is neither copied nor deleted; a pattern with a slash is of a path below SRC."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    names = ("a.o", "a.c", "sub/b.o", "sub/b.c", "build/x", "sub/build/x")
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("new")
+    for name in ("a.o", "old", "gone/c.o", "gone/c.c"):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text("old")
+    places = [str(source), f"{node.host}:{target}"] if upward else [f"{node.host}:{source}", str(target)]
+    options = ["--delete", "--exclude", "*.o", "--exclude", "build/*"]
+    done = ossh("sync", "-F", node.ssh_config, *way, *options, *places)
+    assert done.returncode == 0, done.stderr
+    found = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert found == {"a.o": "old", "gone/c.o": "old", "a.c": "new", "sub/b.c": "new", "sub/build/x": "new"}
+
+
+def test_sync_shows_progress(node: Sandbox, tmp_path: Path, way: list[str]) -> None:
+    """At a terminal each way shows how far it is."""
+    (tmp_path / "source").mkdir()
+    with (tmp_path / "source" / "large").open("wb") as file:
+        file.truncate(64 << 20)
+    words = ["sync", "-F", str(node.ssh_config), *way, f"{tmp_path}/source", f"{node.host}:{tmp_path}/target"]
+    child = pexpect.spawn(str(OSSH), words, timeout=60)
+    child.expect(r"\d+%.*B/s")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert (tmp_path / "target" / "large").stat().st_size == 64 << 20
