@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from opensshtransport.cli import commands
 from opensshtransport.cli.options import FAILED, TIMED_OUT
-from opensshtransport.cli.output import complain, sentence
+from opensshtransport.cli.output import complain, sentence, tell_steps
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy
 from opensshtransport.local import descriptors
 
@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     run: Callable[[argparse.Namespace], int] = arguments.run
+    if verbose := getattr(arguments, "verbose", 0):
+        tell_steps(arguments.command, verbose)
     try:
         return run(arguments)
     except BrokenPipeError:

@@ -25,6 +25,17 @@ def complain(command: str, text: str) -> None:
     print(f"{program(command)}: {printable(text)}", file=sys.stderr)
 
 
+def tell_steps(command: str, verbose: int) -> None:
+    """Show on stderr what the package logs: its steps, or with more than one -v all that there is."""
+    import logging
+
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter(f"{program(command)}: %(message)s"))
+    logger = logging.getLogger("opensshtransport")
+    logger.addHandler(shown)
+    logger.setLevel(logging.DEBUG if verbose > 1 else logging.INFO)
+
+
 def sentence(error: OpenSshTransportError, arguments: argparse.Namespace) -> str:
     """An error in one line, with the commands that it advises as they must be called here."""
     # what `ossh login` could not do, only `ossh login` at a terminal can

@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-login", action="store_true", help="fail where there is no live master")
     parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="tell each step on stderr")
+    parser.add_argument("-v", dest="verbose", action="count", default=0, help="tell each step; twice: more")
     parser.add_argument("--version", action="version", version=f"ossh-run {opensshtransport.__version__}")
     parser.add_argument("host", metavar="HOST")
     parser.add_argument(
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         tty=arguments.tty,
         timeout=arguments.timeout,
         login=not arguments.no_login,
-        verbose=arguments.verbose,
+        verbose=arguments.verbose > 0,
     )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from pathlib import Path
 
 from opensshtransport.copying import comparison, rsync
@@ -10,6 +11,8 @@ from opensshtransport.copying.options import Listener, SyncOptions
 from opensshtransport.errors import SettingsError
 from opensshtransport.openssh.notation import parse_place
 from opensshtransport.transport import Transport
+
+_log = logging.getLogger(__name__)
 
 
 def sync(
@@ -33,6 +36,9 @@ def sync(
         if options.rsync and rsync.is_there(transport):
             inherited = rsync.inherited(transport, there)
             if inherited is not None:
+                _log.info("%s: rsync is on both sides and does the work", host)
                 rsync.sync(transport, (here, there), options, inherited, listener)
                 return
+            _log.info("%s: rsync would take the set-group-ID bit of some directories", host)
+        _log.info("%s: without rsync: both sides are listed, and what differs is moved", host)
         comparison.sync(transport, here, there, options, listener)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import re
 import shlex
@@ -41,6 +42,8 @@ from opensshtransport.openssh.hops import answering, can_ask_by_program
 from opensshtransport.prompts.rules import Rule
 from opensshtransport.prompts.screen import Way
 
+_log = logging.getLogger(__name__)
+
 
 def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
     """See to it that a master lives, and publish the way to it.
@@ -66,6 +69,7 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
         if socket is None and not login:
             raise MasterGone("there is no live master", host=destination.host)
         if socket is None:
+            _log.info("%s: no master answers; what is left of one is ended", destination.host)
             # gone, frozen, cut off from the network, or a stale socket
             master.end()
             socket = master.own_socket
@@ -81,11 +85,13 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
             facts = master.describe(socket, ours=socket == master.own_socket, pid=pid)
             master.write_facts(facts)
         aliases.publish(master, facts)
+        _log.info("%s: the master is process %s at %s", destination.host, pid, socket)
         return facts
 
 
 def _log_in_within_budget(master: Master, person: Person | None) -> None:
     destination = master.destination
+    _log.info("%s: logging in %s", destination.host, "with a person" if person else "unattended")
     budget = Budget(destination)
     begin = time.monotonic()
     before = conversation = None
@@ -114,11 +120,14 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         # what comes from below knows no destination
         error.host = error.host or destination.host
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
+        # only its kind: what a server has said is not ours to pass on
+        _log.info("%s: the login failed: %s", destination.host, type(error).__name__)
         if before is not None:
             budget.note(error, before, sent=conversation is not None and conversation.answered > 0)
         if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
             _call_for_a_person(destination, budget, error)
         raise error from reason.__cause__
+    _log.info("%s: logged in", destination.host)
     audit(destination, "logged in", time.monotonic() - begin)
     budget.clear()
 

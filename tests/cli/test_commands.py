@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from opensshtransport import cli
+from opensshtransport import Transport, cli
 from opensshtransport.cli.commands import SUMMARIES, is_command, parser_of
+from opensshtransport.sandbox import Sandbox
 from tests.support.programs import ossh
 
 # What several commands use.
@@ -55,3 +56,16 @@ def test_no_command(words: list[str]) -> None:
     assert done.returncode == 255
     assert done.stderr.startswith(b"usage: ossh ")
     assert b"Traceback" not in done.stderr
+
+
+def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """-v tells the steps on stderr and stdout stays as it is; without it nothing is told."""
+    config, host = own_node.ssh_config, own_node.host
+    done = ossh("login", "-v", "-F", config, host)
+    assert f"ossh login: {host}: logged in\n" in done.stderr.decode()
+    assert ossh("login", "-F", config, host).stderr.decode().count("\n") == 1
+    done = ossh("run", "-v", "-F", config, host, "echo x")
+    assert done.stdout == b"x\n"
+    with Transport(host, ssh_config=config) as transport, caplog.at_level("DEBUG", "opensshtransport"):
+        transport.run("true")
+    assert "opening a session" in caplog.text
