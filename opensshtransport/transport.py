@@ -21,8 +21,9 @@ from opensshtransport.remote.paths import PathLike
 from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.shell_pool import Shells
 from opensshtransport.transfer.items import Exclude
-from opensshtransport.transfer.meter import Progress, Transferred
+from opensshtransport.transfer.meter import Transferred
 from opensshtransport.transfer.options import How, Sources, Way
+from opensshtransport.transfer.progress import Progress
 from opensshtransport.transfer.transfer import Transfer
 
 __all__ = ["Transport"]

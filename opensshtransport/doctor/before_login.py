@@ -272,7 +272,7 @@ _REFUSED: Mapping[Greeting, tuple[str, str]] = {
     Greeting.TOO_MANY: ("{} lets nobody in now, as too many are logging in", "try again in a minute"),
     Greeting.ADDRESS_REFUSED: (
         "{} refuses this address for a while, as after failed logins (Not allowed at this time)",
-        AddressRefused.advice_by_default,
+        AddressRefused.advice_by_default.words,
     ),
     Greeting.ANOTHER_SERVER: ("at {} no ssh server answers", "correct HostName and Port"),
 }

@@ -34,6 +34,7 @@ from opensshtransport.errors import (
     HostKeyUnknown,
     LoginNeeded,
     OpenSshTransportError,
+    Remedy,
     ToolMissing,
     UnexpectedPrompt,
 )
@@ -368,7 +369,7 @@ class Conversation:
             raise AuthenticationRefused(
                 f"the answer to {_quoted(prompt)} was not accepted" + (f" ({said[-1]})" if said else ""),
                 host=self.host,
-                advice=f"correct the stored secret, then run: ossh login {self.host}",
+                advice=Remedy("correct the stored secret, then run: ", "ossh login"),
             )
         if self.person is None and decision.outcome is Outcome.HOST_KEY:
             raise HostKeyUnknown("the host key is not known yet", host=self.host)

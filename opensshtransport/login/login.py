@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from opensshtransport.errors import (
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
+    Remedy,
 )
 from opensshtransport.local import activity, tools
 from opensshtransport.login.audit import audit
@@ -39,6 +41,8 @@ from opensshtransport.openssh.diagnosis import connection_error, tells_cause
 from opensshtransport.openssh.hops import answering, can_ask_by_program
 from opensshtransport.prompts.rules import Rule
 from opensshtransport.prompts.screen import Way
+
+_log = logging.getLogger(__name__)
 
 
 def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
@@ -65,6 +69,7 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
         if socket is None and not login:
             raise MasterGone("there is no live master", host=destination.host)
         if socket is None:
+            _log.info("%s: no master answers; what is left of one is ended", destination.host)
             # gone, frozen, cut off from the network, or a stale socket
             master.end()
             socket = master.own_socket
@@ -80,11 +85,13 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
             facts = master.describe(socket, ours=socket == master.own_socket, pid=pid)
             master.write_facts(facts)
         aliases.publish(master, facts)
+        _log.info("%s: the master is process %s at %s", destination.host, pid, socket)
         return facts
 
 
 def _log_in_within_budget(master: Master, person: Person | None) -> None:
     destination = master.destination
+    _log.info("%s: logging in %s", destination.host, "with a person" if person else "unattended")
     budget = Budget(destination)
     begin = time.monotonic()
     before = conversation = None
@@ -110,23 +117,19 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         _log_in(master, conversation, env)
     except (OpenSshTransportError, OSError) as reason:
         error = reason if isinstance(reason, OpenSshTransportError) else ConnectionFailed(str(reason))
-        _name_host(error, destination.host)
+        # what comes from below knows no destination
+        error.host = error.host or destination.host
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
+        # only its kind: what a server has said is not ours to pass on
+        _log.info("%s: the login failed: %s", destination.host, type(error).__name__)
         if before is not None:
             budget.note(error, before, sent=conversation is not None and conversation.answered > 0)
         if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
             _call_for_a_person(destination, budget, error)
         raise error from reason.__cause__
+    _log.info("%s: logged in", destination.host)
     audit(destination, "logged in", time.monotonic() - begin)
     budget.clear()
-
-
-def _name_host(error: OpenSshTransportError, host: str) -> None:
-    """Say in an error from below, which knows no destination, which one it was about."""
-    if error.host is None:
-        error.host = host
-        if error.advice == error.advice_by_default.format(host="HOST"):
-            error.advice = error.advice_by_default.format(host=host)
 
 
 def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshTransportError) -> None:
@@ -188,7 +191,9 @@ def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionF
         )
     if command or destination.route[1:]:
         plain = ["ssh", *config_options(destination.ssh_config), "-S", "none", destination.host]
-        error.advice = f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+        error.remedy = Remedy(
+            f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+        )
     return error
 
 
@@ -302,7 +307,9 @@ def _explained(
     """A refusal, with the cause that can be seen from here and what to do about it."""
     host, person = destination.host, conversation.person
     gssapi = destination.resolved.flag("gssapiauthentication")
-    why, advice = "", error.advice
+    why, advice = "", error.remedy
+    # what ssh's own words advise is about something else than to log in
+    usual = advice == error.advice_by_default
     ended = [
         (path, end)
         for path in certificates(destination)
@@ -312,20 +319,20 @@ def _explained(
     encrypted = tools.encrypted_keys(keys, agent_of(destination, env))
     if ended and not _certificate_lives(destination, 0):
         path, end = ended[0]
-        why, advice = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}", "get a new certificate"
+        why = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}"
+        advice = Remedy("get a new certificate")
     elif conversation.typed or conversation.answered:
-        # what was sent is what was refused; other advice than to log in is about something else
-        if advice == error.advice_by_default.format(host=host):
-            advice = (
-                "try again" if conversation.typed else f"correct what is stored, then run: ossh login {host}"
-            )
+        # what was sent is what was refused
+        if usual:
+            stored = Remedy("correct what is stored, then run: ", "ossh login")
+            advice = Remedy("try again") if conversation.typed else stored
     elif gssapi and "gssapi" in error.message and not tools.ticket_lives():
-        why, advice = "there is no Kerberos ticket, or it has ended", "run: kinit"
+        why, advice = "there is no Kerberos ticket, or it has ended", Remedy("run: kinit")
     elif encrypted and person is None:
         why = f"the key {encrypted[0]} is encrypted and no agent holds it"
-        advice = f"run: ssh-add {encrypted[0]}, or: ossh login {host}"
-    elif person is not None and advice == error.advice_by_default.format(host=host):
-        advice = f"run: ossh doctor {host}"
+        advice = Remedy(f"run: ssh-add {encrypted[0]}, or: ", "ossh login")
+    elif person is not None and usual:
+        advice = Remedy("run: ", "ossh doctor")
     kind = LoginNeeded if person is None and not destination.settings.rules else type(error)
     message = f"{why} ({error.message})" if why else error.message
     if kind is LoginNeeded:

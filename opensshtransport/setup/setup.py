@@ -39,7 +39,7 @@ from opensshtransport.local.settings import config_file, load, runtime_directory
 from opensshtransport.login.budget import Budget
 from opensshtransport.login.conversation import Conversation, Said
 from opensshtransport.login.person import Person
-from opensshtransport.login.secrets import ANOTHER_KEYRING, NO_KEYRING, dump_no_core
+from opensshtransport.login.secrets import ANOTHER_KEYRING, NO_KEYRING, dump_no_core, missing_package
 from opensshtransport.master.master import Master
 from opensshtransport.openssh import programs, ssh_config
 from opensshtransport.openssh.destination import (
@@ -373,10 +373,7 @@ class _Setup:
             self.say(f"would ask for the {_WHAT[kind]}, and keep it in the keyring as {username!r}")
             return
         if not _has_keyring():
-            raise ToolMissing(
-                "the Python package keyring is missing",
-                advice="install opensshtransport with the extra 2fa",
-            )
+            raise missing_package("keyring")
         import keyring
         import keyring.errors
 

@@ -10,6 +10,7 @@ import copy
 import inspect
 import pickle
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,8 +154,10 @@ class TestError:
         assert str(error).endswith(error.advice)
         if advice is not None:
             assert error.advice == advice
-        elif kind.advice_by_default:
-            assert error.advice == kind.advice_by_default.replace("{host}", host or "HOST")
+        else:
+            default = kind.advice_by_default
+            command = f"{default.command} {shlex.quote(host) if host else 'HOST'}" if default.command else ""
+            assert error.advice == default.words + command
 
     @pytest.mark.parametrize("kind", _classes().values())
     @pytest.mark.parametrize(
@@ -197,6 +200,14 @@ class TestError:
         advice = kind("gone", host="daint").advice
         assert not advice.endswith(".")
         assert "ossh login" not in advice or "ossh login daint" in advice
+
+    def test_advice_names_the_configuration(self) -> None:
+        """The command that is advised takes the same ssh_config, as one word; other words stay."""
+        error = LoginNeeded("gone", host="daint")
+        assert error.sentence("/a b/config") == "daint: gone; run: ossh login -F '/a b/config' daint"
+        assert str(error) == "daint: gone; run: ossh login daint"
+        said = ConnectionFailed("not by ossh login daint", host="daint", advice="run: ossh login daint later")
+        assert said.sentence("/config") == str(said)
 
 
 class TestClassify:
