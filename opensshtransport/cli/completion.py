@@ -17,6 +17,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from opensshtransport.cli.help import TOPICS
 from opensshtransport.errors import OpenSshTransportError, SettingsError
 from opensshtransport.master.control_socket import listens
 from opensshtransport.master.master import Master
@@ -178,6 +179,8 @@ def _values(action: argparse.Action, current: str, config: str | None) -> Iterat
     file = None if config is None else Path(config).expanduser().absolute()
     if name in {"CONFIG", "FILE"}:
         yield FILES
+    elif name == "TOPIC":
+        yield from (topic for topics in TOPICS.values() for topic in topics)
     elif name in {"HOST", "HOP"}:
         yield from ssh_config.names(file)
     elif name in {"SRC", "DST"}:

@@ -62,6 +62,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(FAILED, f"{self.prog}: {message}\n")
 
 
+class _Version(argparse.Action):
+    """`--version`: ours, and that of the OpenSSH that would be used, which is asked only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"ossh {opensshtransport.__version__}, {programs.release('ssh')}")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ossh` with its arguments; returns the exit status."""
     descriptors.plug()
@@ -144,7 +152,9 @@ def _parser() -> argparse.ArgumentParser:
         description="One OpenSSH login shared by everything that runs on this machine.",
         epilog="example: ossh login daint && ossh-run daint squeue --me",
     )
-    parser.add_argument("--version", action="version", version=f"ossh {opensshtransport.__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the versions of ossh and of OpenSSH"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
@@ -277,6 +287,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--dry-run", action="store_true", help="only tell what would change")
     added.add_argument("--profile", metavar="NAME", help="AiiDA's profile; its default one if not given")
     added.add_argument("computer", metavar="COMPUTER", help="its label")
+
+    added = command("help", _help, "show the manual, a page for each topic", "ossh help logging-in")
+    added.add_argument("topic", metavar="TOPIC", nargs="?", help="the list of topics if not given")
 
     added = command("sandbox", _sandbox, "start a throw-away login node on loopback", "ossh sandbox")
     added.add_argument(
@@ -691,6 +704,12 @@ def _complete(words: Sequence[str]) -> int:
         if word.isprintable():
             print(word)
     return 0
+
+
+def _help(arguments: argparse.Namespace) -> int:
+    from opensshtransport.cli import help as manual
+
+    return manual.show(arguments)
 
 
 def _sandbox(arguments: argparse.Namespace) -> int:

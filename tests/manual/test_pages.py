@@ -24,6 +24,7 @@ import pexpect
 import pytest
 
 from opensshtransport import errors
+from opensshtransport.cli.help import TOPICS
 from opensshtransport.local import settings
 from opensshtransport.sandbox import Sandbox, SecondFactor
 from tests.conftest import require
@@ -567,6 +568,12 @@ def test_links_of_the_doctor_are_all_described(node: Sandbox) -> None:
     )
     table = [code(row[0])[0] for row in rows("Checking: ossh doctor")]
     assert table == [finding["link"] for finding in json.loads(told.stdout)]
+
+
+def test_each_page_is_a_topic() -> None:
+    """`ossh help` lists every page once, under the kind that it is of, and has a page for every topic."""
+    topics = [topic for names in TOPICS.values() for topic in names]
+    assert sorted(topics) == sorted(path.stem for path in PAGES if path.parent == MANUAL)
 
 
 def anchors(page: str) -> set[str]:
