@@ -123,7 +123,13 @@ def test_what_the_wheel_holds(installed: Installed) -> None:
         f"{stem}.dist-info",
     }
     assert modes[f"{stem}.data/scripts/ossh-run"] & 0o777 == 0o755
-    assert [name for name in modes if ".data/" in name] == [f"{stem}.data/scripts/ossh-run"]
+    manual = {
+        f"{stem}.data/data/share/man/man1/{path.name}"
+        for path in (TREE / "opensshtransport" / "manual" / "man1").glob("*.1")
+    }
+    assert f"{stem}.data/data/share/man/man1/ossh-run.1" in manual
+    assert {name for name in modes if ".data/" in name} == {f"{stem}.data/scripts/ossh-run"} | manual
+    assert "opensshtransport/manual/commands.md" in modes
     assert script == (TREE / "scripts" / "ossh-run").read_bytes()
     assert "opensshtransport/py.typed" in modes
     assert [name for name in modes if name.startswith(f"{stem}.dist-info/") and name.endswith("/LICENSE")]

@@ -21,19 +21,14 @@ from opensshtransport.errors import SettingsError
 
 # The pages by kind, in the order in which they are best read.
 TOPICS: Mapping[str, Sequence[str]] = {
+    "tutorial": ("tutorial",),
     "how to": (
-        *("setup", "logging-in", "copying", "other-programs"),
-        *("completion", "python", "aiida", "sandbox"),
+        *("setup", "logging-in", "prompts", "locked-out", "copying", "scripts", "daemons", "many-hosts"),
+        *("other-programs", "completion", "python", "aiida", "sandbox"),
     ),
     "reference": (
-        "ossh-run",
-        "commands",
-        "settings",
-        "doctor",
-        "errors",
-        "transfers",
-        "python-files",
-        "files",
+        *("ossh-run", "commands", "settings", "exit-statuses", "doctor", "errors"),
+        *("transfers", "python-files", "files"),
     ),
     "explanation": ("one-master", "guarantees", "security", "performance", "development"),
 }
