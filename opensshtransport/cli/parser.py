@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    added = command("login", _login, "log in, so that a master lives for everybody", "ossh login daint")
+    added = command("login", _login, "log in, and open the master that all programs share", "ossh login daint")
     _add_ssh_config(added)
     added.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     added.add_argument("--unattended", action="store_true", help="ask nobody, even at a terminal")
@@ -257,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("doctor", _doctor, "check each link from here to the scheduler", "ossh doctor daint")
     _add_ssh_config(added)
-    added.add_argument("--login", action="store_true", help="log in where no master lives; else never")
+    added.add_argument("--login", action="store_true", help="log in if no master is running")
     added.add_argument("--json", action="store_true", help="a JSON list of objects")
     added.add_argument("host", metavar="HOST")
 
