@@ -145,7 +145,8 @@ def test_what_the_sdist_holds(installed: Installed) -> None:
     with tarfile.open(installed.sdist) as sdist:
         modes = {member.name: member.mode for member in sdist.getmembers()}
     assert modes[f"{stem}/scripts/ossh-run"] & 0o777 == 0o755
-    for name in ("setup.cfg", "setup.py", "LICENSE", "opensshtransport/py.typed", "opensshtransport/cli.py"):
+    package = ("py.typed", "cli/parser.py", "remote/shell.sh", "manual/tutorial.md", "manual/man1/ossh-run.1")
+    for name in ("setup.cfg", "setup.py", "LICENSE", *(f"opensshtransport/{each}" for each in package)):
         assert f"{stem}/{name}" in modes
 
 

@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    added = command("login", _login, "log in, and open the master that all programs share", "ossh login daint")
+    added = command("login", _login, "log in, and open the master that programs share", "ossh login daint")
     _add_ssh_config(added)
     added.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     added.add_argument("--unattended", action="store_true", help="ask nobody, even at a terminal")

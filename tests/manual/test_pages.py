@@ -324,7 +324,7 @@ _EFFECTS: dict[str, Callable[[Stage, str], bool]] = {
     "sh < prepare.sh": lambda stage, _: (stage.there / "prepared").is_dir(),
     "tar -xf": lambda stage, _: (stage.there / "run1" / "inputs" / "a.in").read_text() == "1\n",
     "> out.log": lambda stage, _: (stage.here / "out.log").read_text() == "well\n",
-    "scontrol show job": lambda _, said: said.count("JobState") == 2,
+    "while read -r job;": lambda _, said: said.count("JobState") == 2,
     "sbatch --parsable": lambda _, said: said == "JobId=4711 JobState=RUNNING\n",
     "./check.sh": lambda _, said: said == "it failed with status 3\n",
     "rsync -a": lambda stage, _: (stage.there / "inputs" / "a.in").read_text() == "1\n",
