@@ -281,8 +281,9 @@ def test_library_in_another_program(installed: Installed, own_node: Sandbox) -> 
     """A program of the environment opens a master by a login process of the same environment."""
     program = (
         "import sys\n"
-        "from opensshtransport import master, openssh\n"
-        "print(master.ensure(openssh.resolve('sandbox', sys.argv[1])).address)\n"
+        "from opensshtransport.master.ensure import ensure\n"
+        "from opensshtransport.openssh.destination import resolve\n"
+        "print(ensure(resolve('sandbox', sys.argv[1])).address)\n"
     )
     done = run(installed.bin / "python", "-c", program, own_node.ssh_config, timeout=120)
     assert done.stdout.decode() == f"{own_node.user}@127.0.0.1:{own_node.port}\n", done.stderr

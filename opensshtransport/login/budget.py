@@ -25,6 +25,7 @@ from opensshtransport.errors import (
     CoolingDown,
     LoginNeeded,
     OpenSshTransportError,
+    SettingsError,
 )
 from opensshtransport.local.locks import replace_file
 from opensshtransport.local.settings import private_directory, runtime_directory, state_directory
@@ -72,7 +73,10 @@ class Budget:
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
         # there only what the state directory does not take, so it is newer
-        self._files = [runtime_directory() / f"{destination.identity}.failures"]
+        self._files: list[Path] = []
+        # where that is unfit, no login gets as far as here, but `ossh doctor` does
+        with contextlib.suppress(SettingsError):
+            self._files.append(runtime_directory() / f"{destination.identity}.failures")
         with contextlib.suppress(OSError):
             self._files.append(
                 private_directory(state_directory() / "failures") / f"{destination.identity}.json"

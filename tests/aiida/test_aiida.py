@@ -64,7 +64,10 @@ def aiida(_walls_of_the_session: None) -> Iterator[None]:
                 importlib.import_module(name)
             # whether deprecations are told stands there
             importlib.import_module("aiida.manage.configuration.settings").AiiDAConfigDir.set()
-            configuration = importlib.import_module("aiida.manage.configuration").get_config(create=True)
+            # of an earlier module in this process
+            manage = importlib.import_module("aiida.manage.configuration")
+            patch.setattr(manage, "CONFIG", None)
+            configuration = manage.get_config(create=True)
         assert Path(configuration.dirpath).is_relative_to(place)
         yield
 

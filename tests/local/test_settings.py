@@ -610,10 +610,10 @@ class TestRuntimeDirectory:
         try:
             assert settings._file_system(mounted) == "tmpfs"
             assert directory_of(someone) == mounted / "opensshtransport"
-            monkeypatch.setattr(settings, "_NETWORK_FILE_SYSTEMS", {"tmpfs"})
+            monkeypatch.setattr(settings, "NETWORK_FILE_SYSTEMS", {"tmpfs"})
             if kind != "tmpfs":
                 assert directory_of(someone) == run_user / "opensshtransport"
-            monkeypatch.setattr(settings, "_NETWORK_FILE_SYSTEMS", {"nfs4"})
+            monkeypatch.setattr(settings, "NETWORK_FILE_SYSTEMS", {"nfs4"})
             assert directory_of(someone) == mounted / "opensshtransport"
         finally:
             subprocess.run(["umount", mounted], check=True)

@@ -15,7 +15,7 @@ from opensshtransport.local.trust import Kind, distrust, doubt_above, open_ours
 from tests.conftest import require
 from tests.support.nodes import missing_programs
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "ossh-run"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "ossh-run"
 STRANGER = 12345
 SHELLS = ["dash", "bash", "busybox sh", "zsh --emulate sh"]
 

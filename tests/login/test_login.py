@@ -266,8 +266,9 @@ def test_library_calls_log_in_by_a_process_of_their_own(own_node: Sandbox) -> No
         "import sys, threading, warnings\n"
         "warnings.simplefilter('error')\n"
         "threading.Thread(target=threading.Event().wait, args=(60,), daemon=True).start()\n"
-        "from opensshtransport import master, openssh\n"
-        "facts = master.ensure(openssh.resolve('sandbox', sys.argv[1]))\n"
+        "from opensshtransport.master.ensure import ensure\n"
+        "from opensshtransport.openssh.destination import resolve\n"
+        "facts = ensure(resolve('sandbox', sys.argv[1]))\n"
         "assert 'sh' not in sys.modules and 'pexpect' not in sys.modules\n"
         "print(facts.address)\n"
     )

@@ -348,7 +348,7 @@ class TestLogError:
     def test_evidence_in_sh(self, shell: str) -> None:
         """`ossh-run` takes the same logs for a status, and no other."""
         require(missing_programs(shell.split(maxsplit=1)[0]))
-        script = (Path(__file__).parent.parent / "scripts" / "ossh-run").read_text()
+        script = (Path(__file__).parents[2] / "scripts" / "ossh-run").read_text()
         (function,) = re.findall(r"^read_status\(\) \{\n.*?^\}\n", script, re.MULTILINE | re.DOTALL)
         for name, case in EVIDENCE.items():
             argv = [*shell.split(), "-c", f'{function}read_status; echo "$? $status"']

@@ -15,6 +15,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import pwd
 import shutil
 import stat as modes
 import subprocess
@@ -94,7 +95,7 @@ def acting_as(uid: int) -> Iterator[None]:
         return
     libc = ctypes.CDLL(None)
     # setfsuid(2) takes root's capabilities on files away too, for as long as it holds
-    libc.setfsgid(uid)
+    libc.setfsgid(pwd.getpwuid(uid).pw_gid)
     libc.setfsuid(uid)
     try:
         yield

@@ -23,7 +23,7 @@ from tests.support.relay import Relay
 from tests.support.users import QUIET, ShellName, Startup, User, temporary_user
 
 # Where `scripts/openssh` puts other releases of OpenSSH.
-_OTHERS = Path(__file__).parent.parent / ".openssh"
+_OTHERS = Path(__file__).parents[2] / ".openssh"
 
 _PAM_SERVICES = Path("/etc/pam.d")
 _SERVICE_END = "account required pam_permit.so\nsession required pam_permit.so\n"

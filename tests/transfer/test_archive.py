@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from opensshtransport.errors import ConnectionLost
 from opensshtransport.remote.entries import Stat
 from opensshtransport.transfer import archive, drafts, tar_streams
-from opensshtransport.transfer import tar_streams as trees
 from opensshtransport.transfer.items import Exclude, Item, from_records, list_tree
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -497,6 +496,6 @@ def test_a_week_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / ".ossh-0123456789abcdef" / "t").mkdir(parents=True)
     (tmp_path / ".ossh-0123456789ab").touch()
     (tmp_path / ".ossh-notes").touch()
-    monkeypatch.setattr(trees, "_STALE", -1.0)
+    monkeypatch.setattr(drafts, "_STALE", -1.0)
     drafts.sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".ossh-notes"]
