@@ -36,7 +36,8 @@ STARTERS = {
         *("openssh.programs", "openssh.destination", "openssh.versions", "openssh.hops"),
         *("master.master", "master.control_socket", "master.ensure", "master.aliases"),
         *("sessions.channel", "sessions.remote_kill", "commands.execution", "commands.passthrough"),
-        *("transfer.without_shell", "copying.rsync", "sandbox", "doctor.after_login", "login.conversation"),
+        *("transfer.without_shell", "copying.rsync", "cli.help", "sandbox", "doctor.after_login"),
+        "login.conversation",
     },
     "multiprocessing": set[str](),
 }

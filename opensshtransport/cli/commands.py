@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import importlib
 
-import opensshtransport
-from opensshtransport.cli.options import Parser
+from opensshtransport.cli.options import Parser, add_version
 
 SUMMARIES = {
-    "login": "log in, so that a master lives for everybody",
+    "login": "log in, and open the master that programs share",
     "logout": "end masters that we opened, and their sessions",
     "status": "show the masters, each asked by a round trip",
     "run": "run a command through the shared master",
@@ -30,6 +29,7 @@ SUMMARIES = {
     "agent": "find or start the agent that all shells, jobs and daemons share",
     "completion": "print what a shell loads to complete commands, hosts and remote paths",
     "aiida": "let a computer of AiiDA go over to this transport",
+    "help": "show the manual, a page for each topic",
     "sandbox": "start a throw-away login node on loopback",
 }
 
@@ -68,7 +68,7 @@ def parser_of_all() -> Parser:
         description="One OpenSSH login shared by everything that runs on this machine.",
         epilog="example: ossh login daint && ossh-run daint squeue --me",
     )
-    parser.add_argument("--version", action="version", version=f"ossh {opensshtransport.__version__}")
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in SUMMARIES.items():
         commands.add_parser(name, help=summary)

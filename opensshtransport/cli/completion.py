@@ -190,6 +190,10 @@ def _values(action: argparse.Action, current: str, config: str | None) -> Iterat
     file = None if config is None else Path(config).expanduser().absolute()
     if name in {"CONFIG", "FILE"}:
         yield FILES
+    elif name == "TOPIC":
+        from opensshtransport.cli.help import TOPICS
+
+        yield from (topic for topics in TOPICS.values() for topic in topics)
     elif name in {"HOST", "HOP"}:
         yield from ssh_config.names(file)
     elif name in {"SRC", "DST"}:

@@ -25,7 +25,7 @@ EXAMPLE = "ossh doctor daint"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh doctor` takes."""
     add_ssh_config(parser)
-    parser.add_argument("--login", action="store_true", help="log in where no master lives; else never")
+    parser.add_argument("--login", action="store_true", help="log in if no master is running")
     parser.add_argument("--json", action="store_true", help="a JSON list of objects")
     parser.add_argument("host", metavar="HOST")
 

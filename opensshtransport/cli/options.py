@@ -44,6 +44,27 @@ def add_ssh_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _Version(argparse.Action):
+    """`--version`: ours, and that of the OpenSSH that would be used, which is asked only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import opensshtransport
+        from opensshtransport.openssh import programs
+
+        print(f"{parser.prog} {opensshtransport.__version__}, {programs.release('ssh')}")
+        parser.exit()
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add --version."""
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        help=f"show the versions of {parser.prog} and of OpenSSH",
+    )
+
+
 def config_path(ssh_config: str | None) -> Path | None:
     """The file that -F names, as an absolute path."""
     return None if ssh_config is None else Path(ssh_config).expanduser().absolute()

@@ -7,8 +7,7 @@ import os
 import signal
 import sys
 
-import opensshtransport
-from opensshtransport.cli.options import add_ssh_config, remote_words, seconds
+from opensshtransport.cli.options import add_ssh_config, add_version, remote_words, seconds
 from opensshtransport.errors import SettingsError
 
 EXAMPLE = "ossh-run -n daint sbatch job.sh"
@@ -31,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-login", action="store_true", help="fail where there is no live master")
     parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="tell each step; twice: more")
-    parser.add_argument("--version", action="version", version=f"ossh-run {opensshtransport.__version__}")
+    add_version(parser)
     parser.add_argument("host", metavar="HOST")
     parser.add_argument(
         "words",

@@ -522,8 +522,9 @@ def test_a_shell_without_a_terminal(node: Sandbox) -> None:
 
 
 def test_version() -> None:
-    """The version is told without a host."""
-    assert ossh_run("--version").stdout == f"ossh-run {opensshtransport.__version__}\n".encode()
+    """The versions, ours and that of OpenSSH, are told without a host."""
+    told = ossh_run("--version").stdout.decode()
+    assert told.startswith(f"ossh-run {opensshtransport.__version__}, OpenSSH_")
 
 
 @pytest.mark.parametrize("options", ["-n", "-t", "-tt", "-t -t", "-q", "-tn", "-ntq", "--no-login", "-tt -q"])

@@ -416,7 +416,15 @@ class World:
 @contextlib.contextmanager
 def victim(world: World, operation: str, top: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process of ours, which waits for a line before it does an operation, and is to be killed."""
-    argv = [sys.executable, "-m", "tests.faults.victim", world.node.host, str(world.config), operation, str(top)]
+    argv = [
+        sys.executable,
+        "-m",
+        "tests.faults.victim",
+        world.node.host,
+        str(world.config),
+        operation,
+        str(top),
+    ]
     # the directory of the tests, where this package and its neighbours are found
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as process:
