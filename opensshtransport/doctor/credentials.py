@@ -22,7 +22,7 @@ from opensshtransport.local.settings import Settings, runtime_directory
 from opensshtransport.login import login
 from opensshtransport.login.budget import MOST_FAILURES, Budget
 from opensshtransport.login.secrets import resolve_answer
-from opensshtransport.openssh.destination import Destination, Resolved
+from opensshtransport.openssh.destination import Destination
 from opensshtransport.prompts.answers import Answer, Ask, Join, Secret, Text, Totp
 
 
@@ -36,7 +36,8 @@ def keys(destination: Destination) -> Finding:
     resolved = destination.resolved
     if resolved.get("pubkeyauthentication") in {"no", "false"}:
         return fine("no keys are used (PubkeyAuthentication no)")
-    env = agent_environment(destination)
+    shared = login.agent_environment(runtime_directory())
+    env = login.agent_of(destination, shared)
     listing = tools.ask("ssh-add", "-l", env=env)
     held = {
         line.split()[1]
@@ -59,22 +60,17 @@ def keys(destination: Destination) -> Finding:
     if encrypted:
         return warning(
             f"{encrypted[0]} has a passphrase, and the agent does not hold it; {agent}",
-            f'run: eval "$(ossh agent)" && ssh-add {shlex.quote(encrypted[0])}',
+            f"run: {login.how_to_add(destination, encrypted[0], shared) or f'ossh login {destination.host}'}",
         )
     if held and not resolved.flag("identitiesonly"):
         return fine(f"no key file; {agent}")
     if held and any(_fingerprint(path.with_name(f"{path.name}.pub")) in held for path in names):
         return fine(f"the key is in the agent alone; {agent}")
-    if not _by_keys(resolved):
+    if not login.offers_keys(resolved):
         return fine(f"none, and other ways are preferred; {agent}")
     return warning(
         f"there is no key at {', '.join(map(str, names[:3]))}; {agent}", f"run: ossh setup {destination.host}"
     )
-
-
-def _by_keys(resolved: Resolved) -> bool:
-    preferred = resolved.get("preferredauthentications")
-    return not preferred or "publickey" in preferred.split(",")
 
 
 def _agent_in_words(listing: tools.Reply, held: Iterable[str], env: dict[str, str]) -> str:

@@ -55,13 +55,16 @@ class Person:
         """Ask for one line, in the midst of `typing_through`; shown while typed only where asked for.
 
         Raises:
-            LoginNeeded: the person gave up (Ctrl-C, Ctrl-D).
+            LoginNeeded: the person gave up by Ctrl-D, or the terminal has gone.
+            KeyboardInterrupt: by Ctrl-C.
         """
         self.show(f"\r\n{text}".encode())
         line = b""
         while True:
             key = self.read(1)
-            if key in {b"", b"\x03", b"\x04"}:
+            if key == b"\x03":
+                raise KeyboardInterrupt
+            if key in {b"", b"\x04"}:
                 raise LoginNeeded("the question was not answered")
             if key in {b"\r", b"\n"}:
                 self.show(b"\r\n")

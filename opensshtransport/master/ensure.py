@@ -7,6 +7,7 @@ pexpect and sh fork, which is unsafe in a process with threads. So a library cal
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -29,6 +30,7 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
     Raises:
         LoginNeeded: only a person can go on.
         ConnectionFailed: another of its kinds.
+        KeyboardInterrupt: the person has ended the login by Ctrl-C.
     """
     master = Master(destination)
     live = master.check()
@@ -56,6 +58,9 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
         return Facts(**report)
     if report:
         raise revive(report)
+    if done.returncode == -signal.SIGINT:
+        # its terminal was raw, so Ctrl-C has reached nobody but it
+        raise KeyboardInterrupt
     raise LoginNeeded(
         f"the login process ended with status {done.returncode}", host=destination.host, argv=argv
     )
