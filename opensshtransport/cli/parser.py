@@ -79,10 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
-    except KeyboardInterrupt:
-        return _die_by(signal.SIGINT)
     except BrokenPipeError:
-        return _die_by(signal.SIGPIPE)
+        raise
     except Exception as reason:  # any traceback, and Python's status 1, would be taken for the command's
         if getattr(arguments, "verbose", False) and not isinstance(reason, OpenSshTransportError):
             traceback.print_exc()
@@ -129,13 +127,6 @@ def _advised(error: OpenSshTransportError, arguments: argparse.Namespace) -> str
             f"{command} {error.host}", f"{command} -F {shlex.quote(str(config))} {error.host}"
         )
     return text
-
-
-def _die_by(number: signal.Signals) -> int:
-    """End as the signal would have ended us, so that a calling shell sees it."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    return 128 + number
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -284,9 +284,8 @@ class Conversation:
                         os.killpg(pid, signal.SIGKILL)
                 child.close(force=True)
         status = child.exitstatus if child.exitstatus is not None else 128 + (child.signalstatus or 0)
-        if status != 0 and self.interrupted:
-            # the terminal is raw, so that Ctrl-C has reached nobody but the program
-            raise KeyboardInterrupt
+        if status != 0 and self.interrupted and self.person:
+            self.person.interrupt()
         return Said(status, "\n".join(message.line for message in self._messages))
 
     def _converse(self, child: pexpect.spawn[str]) -> None:
@@ -340,7 +339,8 @@ class Conversation:
         if self.refusals.known >= self.most_refused:
             raise AuthenticationRefused(refused, host=self.host)
         if refused:
-            self._tell(refused)
+            last = 0 < self.refusals.known == self.most_refused - 1
+            self._tell(f"{refused}; this is the last attempt" if last else refused)
 
     def _note_typed(self, typed: bytes) -> None:
         self.typed, self.interrupted = True, b"\x03" in typed

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import struct
 import termios
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from opensshtransport.errors import LoginNeeded
 from opensshtransport.prompts.answers import Ask, Secret
@@ -39,6 +41,15 @@ class Person:
         except OSError:
             return b""
 
+    def interrupt(self) -> NoReturn:
+        """Do what the terminal would have done at Ctrl-C, had it not been told to pass each key on.
+
+        Raises:
+            KeyboardInterrupt: always; our whole group gets the signal, as the script that we may be part of.
+        """
+        os.killpg(os.getpgrp(), signal.SIGINT)
+        raise KeyboardInterrupt
+
     @contextlib.contextmanager
     def typing_through(self) -> Iterator[None]:
         """Pass each key on as it is; the program's pseudo-terminal does the echo, or does not for secrets."""
@@ -63,7 +74,7 @@ class Person:
         while True:
             key = self.read(1)
             if key == b"\x03":
-                raise KeyboardInterrupt
+                self.interrupt()
             if key in {b"", b"\x04"}:
                 raise LoginNeeded("the question was not answered")
             if key in {b"\r", b"\n"}:

@@ -59,7 +59,7 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
     if report:
         raise revive(report)
     if done.returncode == -signal.SIGINT:
-        # its terminal was raw, so Ctrl-C has reached nobody but it
+        # where the signal has reached it alone
         raise KeyboardInterrupt
     raise LoginNeeded(
         f"the login process ended with status {done.returncode}", host=destination.host, argv=argv

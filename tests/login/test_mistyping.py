@@ -13,8 +13,8 @@ import pexpect
 import pytest
 
 from opensshtransport.sandbox import Sandbox
-from tests.conftest import MakeChain, MakeConversationNode, MakeOathNode
-from tests.login.test_second_factor import PASSWORD, finish, login, nothing_left, settings, terminal
+from tests.conftest import Keep, MakeChain, MakeConversationNode, MakeOathNode
+from tests.login.test_second_factor import PASSWORD, clients, finish, login, nothing_left, settings, terminal
 from tests.support.pam_nodes import LockingNode, asks, stored
 from tests.support.programs import ossh, until
 
@@ -146,15 +146,22 @@ def test_failures_before_leave_fewer(make_conversation_node: MakeConversationNod
     assert (finish(child)[0], counted()) == (0, 0)
 
 
-def test_no_account_is_locked(locking_node: LockingNode) -> None:
-    """With both ways to ask for a password allowed, ssh's second one makes no fourth attempt."""
-    config = locking_node.directory / "sshd_config"
-    assert "keyboard-interactive" in config.read_text()
+def test_no_fourth_attempt(locking_node: LockingNode, keep: Keep) -> None:
+    """ssh goes on to its second way to ask for a password; the budget does not."""
+    both = {"AuthenticationMethods": "keyboard-interactive password", "PasswordAuthentication": "yes"}
+    locking_node.stop()
+    locking_node.server_options = {**locking_node.server_options, **both}
+    keep(locking_node)
     child = login(locking_node)
-    for wrong in ("one", "two"):
-        answer(child, "Password: ", wrong)
-    answer(child, "Password: ", "right")
-    assert (finish(child)[0], locking_node.failures()) == (0, 0)
+    for number in range(3):
+        answer(child, "Password: ", f"wrong-{number}")
+        if number == 1:
+            child.expect_exact("[ossh: the server refused the password; this is the last attempt]")
+    status, shown = finish(child)
+    assert (status, counted()) == (255, 3)
+    assert shown.rstrip().endswith("locks: the server refused the password; try again")
+    until(lambda: not clients(locking_node.ssh_config), "ssh to end")
+    assert locking_node.log.read_text().count("Failed ") == 3
 
 
 def test_refused_rule(make_conversation_node: MakeConversationNode, isolated: Path) -> None:
@@ -177,8 +184,8 @@ def test_jump_host(make_chain: MakeChain) -> None:
     child.expect("One-time password")
     child.sendline("000000")
     child.expect(r"\[ossh: \S+ refused the code\]")
-    answer(child, "One-time password", jump.code())  # type: ignore[attr-defined]  # an OathNode
-    answer(child, "One-time password", target.code())  # type: ignore[attr-defined]
+    answer(child, "One-time password", jump.code())
+    answer(child, "One-time password", target.code())
     assert finish(child)[0] == 0
 
 
