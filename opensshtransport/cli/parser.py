@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import opensshtransport
+from opensshtransport.cli.advice import as_called
 from opensshtransport.commands import passthrough
 from opensshtransport.commands.passthrough import Options
 from opensshtransport.errors import (
@@ -118,15 +119,16 @@ def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:
 
 
 def _advised(error: OpenSshTransportError, arguments: argparse.Namespace) -> str:
-    """An error's text, with the `ossh login` or `ossh doctor` that it advises as it must be called here."""
+    """An error's text, with what it advises as it must be called here."""
     if arguments.command == "login" and error.advice == f"run: ossh login {error.host}":
         error.advice = "run it at a terminal"
-    text, config = str(error), getattr(arguments, "ssh_config", None)
-    for command in ("ossh login", "ossh doctor") if config else ():
-        text = text.replace(
-            f"{command} {error.host}", f"{command} -F {shlex.quote(str(config))} {error.host}"
-        )
-    return text
+    error.advice = _as_called(error.advice, arguments)
+    return str(error)
+
+
+def _as_called(advice: str, arguments: argparse.Namespace) -> str:
+    host, config = getattr(arguments, "host", None), getattr(arguments, "ssh_config", None)
+    return as_called(advice, arguments.command, host, config)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -627,7 +629,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
     def walk(somebody: Person | None) -> Iterator[Finding]:
         for found in doctor.examine(arguments.host, ssh_config, log_in=arguments.login, person=somebody):
             findings.append(
-                dataclasses.replace(found, seen=printable(found.seen), advice=printable(found.advice))
+                dataclasses.replace(
+                    found,
+                    seen=printable(found.seen),
+                    advice=printable(_as_called(found.advice, arguments)),
+                )
             )
             yield findings[-1]
 
