@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-_COMMAND = re.compile(r"\b(ossh (?:login|doctor --login|doctor|setup)) (?=\w)")
+_COMMAND = re.compile(r"\b(ossh (?:login|doctor --login|doctor|setup)|ossh-run(?: -t)?) (?=\w)")
 
 
 def as_called(advice: str, command: str, host: str | None, config: str | None) -> str:

@@ -14,7 +14,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from opensshtransport.doctor.finding import NOT_USED, Finding, State, broken, fine, skipped, warning
@@ -300,7 +300,7 @@ def host_keys(destination: Destination) -> Finding:
             if others and key not in others:
                 return broken(
                     f"the host key of {name} ({kind}) is not the one that is known",
-                    f"ask your centre, before you run: ssh-keygen -R {shlex.quote(_known_as(resolved))}",
+                    f"ask your centre, before you run: {_to_forget(resolved)}",
                 )
         seen.append(f"{name} known {'and unchanged' if shown else '(compared by each login)'}")
     return fine(", ".join(seen))
@@ -313,21 +313,33 @@ def _known_as(resolved: Resolved) -> str:
     return resolved.hostname if resolved.port == 22 else f"[{resolved.hostname}]:{resolved.port}"
 
 
-def _known_keys(resolved: Resolved) -> list[tuple[str, str, str]]:
-    """The known keys of a hop: marker, kind and key."""
-    found = []
+def _known_lines(resolved: Resolved) -> Iterator[tuple[Path, str]]:
+    """The lines about a hop in the files of known hosts, the person's own files first."""
     for option in ("userknownhostsfile", "globalknownhostsfile"):
         for name in resolved.get(option).split():
             path = Path(os.path.expanduser(name))  # noqa: PTH111 - as ssh writes it
-            if not path.is_file():
-                continue
-            said = tools.ask("ssh-keygen", "-F", _known_as(resolved), "-f", str(path)).stdout
-            for line in said.splitlines():
-                words = line.split()
-                marker = words.pop(0) if line.startswith("@") else ""
-                if not line.startswith("#") and len(words) >= 3:
-                    found.append((marker, words[1], words[2]))
+            if path.is_file():
+                said = tools.ask("ssh-keygen", "-F", _known_as(resolved), "-f", str(path)).stdout
+                yield from ((path, line) for line in said.splitlines() if not line.startswith("#"))
+
+
+def _known_keys(resolved: Resolved) -> list[tuple[str, str, str]]:
+    """The known keys of a hop: marker, kind and key."""
+    found = []
+    for _, line in _known_lines(resolved):
+        words = line.split()
+        marker = words.pop(0) if line.startswith("@") else ""
+        if len(words) >= 3:
+            found.append((marker, words[1], words[2]))
     return found
+
+
+def _to_forget(resolved: Resolved) -> str:
+    """What removes the known keys of a hop, from whatever files they stand in."""
+    files = dict.fromkeys(path for path, _ in _known_lines(resolved))
+    return " && ".join(
+        shlex.join(["ssh-keygen", "-R", _known_as(resolved), "-f", str(path)]) for path in files
+    )
 
 
 def host_key_is_known(resolved: Resolved) -> bool:

@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import resource
+import shlex
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -106,7 +107,8 @@ def _from_keyring(answer: Keyring) -> Secret:
         raise SettingsError(f"{where} cannot be read ({reason})", advice="unlock the keyring") from reason
     if found is None:
         raise SettingsError(
-            f"{where} is missing", advice=f"run: keyring set {answer.service} {answer.username}"
+            f"{where} is missing",
+            advice=f"run: {shlex.join(['keyring', 'set', answer.service, answer.username])}",
         )
     return _one_line(found, where)
 

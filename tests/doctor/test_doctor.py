@@ -112,7 +112,7 @@ def test_no_login_unless_asked_for(bin_there: Path, keep: Keep) -> None:
     found = examined(node.ssh_config, node.host)
     assert node.authentications() == 0
     assert found["master"]["state"] == "skipped"
-    assert found["master"]["advice"] == "run: ossh doctor --login sandbox"
+    assert found["master"]["advice"] == f"run: ossh doctor --login -F {node.ssh_config} sandbox"
     names = [name for name, _ in after_login.LINKS]
     assert [found[name]["state"] for name in names] == ["skipped"] * len(names)
     assert {row["state"] for row in found.values()} == {"fine", "skipped"}
