@@ -72,7 +72,7 @@ def said(call: Callable[[], object]) -> str:
     ("wrong", "advice", "right"),
     [
         ("login_timeout = 'soon'", 'write it as "90s", "12h" or "1h30m"', "login_timeout = '1h30m'"),
-        ("login_timeout = '0s'", "write a time above 0", "login_timeout = 1"),
+        ("check_timeout = '0s'", "write a time above 0", "check_timeout = 1"),
         ("max_sessions = '2'", "write it without quotes", "max_sessions = 2"),
         ("forwards = 'yes'", "write it without quotes", "forwards = true"),
         ("second_factor = 'x'", 'write "push" or "code"', "second_factor = 'push'"),
