@@ -68,24 +68,32 @@ _TAIL_LINES = 12
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """How to fix it: words and, at their end, the command of ours that does it.
+    """How to fix it: words and, after them, the command of ours that does it.
 
     The command is named by itself: how it must be called, only the one who tells the error knows.
 
     Attributes:
         words: a clause without a final stop; where a command follows, what comes before it.
-        command: such as `ossh login`; "" for none.
+        command: such as `ossh login`, which a host follows; "" for none.
+        operands: what follows the host, if anything.
     """
 
     words: str
     command: str = ""
+    operands: str = ""
+
+    @classmethod
+    def of(cls, advice: Remedy | str) -> Remedy:
+        """A remedy, or one of words alone."""
+        return cls(advice) if isinstance(advice, str) else advice
 
     def clause(self, host: str | None, ssh_config: str | None = None) -> str:
         """The clause, with the command as it is called for a host."""
         if not self.command:
             return self.words
         config = "" if ssh_config is None else f" -F {shlex.quote(ssh_config)}"
-        return f"{self.words}{self.command}{config} {shlex.quote(host) if host else 'HOST'}"
+        called = f"{self.words}{self.command}{config} {shlex.quote(host) if host else 'HOST'}"
+        return f"{called} {self.operands}" if self.operands else called
 
 
 _LOG_IN = Remedy("run: ", "ossh login")
@@ -117,8 +125,7 @@ class OpenSshTransportError(Exception):
         super().__init__(message)
         self.message = message
         self.host = host
-        given = self.advice_by_default if advice is None else advice
-        self.remedy = Remedy(given) if isinstance(given, str) else given
+        self.remedy = Remedy.of(self.advice_by_default if advice is None else advice)
         self.argv = tuple(argv)
         self.returncode = returncode
         self.stderr = "\n".join(stderr.strip().splitlines()[-_TAIL_LINES:])
@@ -128,19 +135,10 @@ class OpenSshTransportError(Exception):
         """The remedy as a clause; may be empty."""
         return self.remedy.clause(self.host)
 
-    def sentence(self, ssh_config: str | None = None) -> str:
-        """`HOST: what happened; how to fix it`, on one line.
-
-        Args:
-            ssh_config: the file that the commands that are advised must be given by -F.
-        """
-        what = f"{self.host}: {self.message}" if self.host else self.message
-        advice = self.remedy.clause(self.host, ssh_config)
-        return f"{what}; {advice}" if advice else what
-
     def __str__(self) -> str:
-        """The sentence, for those who use the person's own ssh_config."""
-        return self.sentence()
+        """`HOST: what happened; how to fix it`, on one line."""
+        what = f"{self.host}: {self.message}" if self.host else self.message
+        return f"{what}; {self.advice}" if self.advice else what
 
 
 class SettingsError(OpenSshTransportError, ValueError):

@@ -115,7 +115,7 @@ def test_no_wrong_arrow(sources: dict[str, str]) -> None:
 def test_graph_is_read(sources: dict[str, str]) -> None:
     """The graph is the real one: these imports are known to be there, in each way of writing one."""
     graph = graph_of(sources)
-    assert graph["__main__"] == {"cli.main"}
+    assert graph["__main__"] == {"cli.start"}
     assert graph["errors"] == set()
     assert {"errors", "local.settings"} <= graph["openssh.command_lines"] | graph["openssh.destination"]
     assert "login.login" in graph["cli.login"]

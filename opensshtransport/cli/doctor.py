@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from opensshtransport.cli.options import add_ssh_config, config_path
-from opensshtransport.cli.output import coloured
-from opensshtransport.errors import printable
+from opensshtransport.cli.output import advised, coloured
+from opensshtransport.errors import Remedy, printable
 
 if TYPE_CHECKING:
     from opensshtransport.doctor.finding import Finding
@@ -45,7 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
         ssh_config = config_path(arguments.ssh_config)
         for found in doctor.examine(arguments.host, ssh_config, log_in=arguments.login, person=somebody):
             findings.append(
-                dataclasses.replace(found, seen=printable(found.seen), advice=printable(found.advice))
+                dataclasses.replace(
+                    found,
+                    seen=printable(found.seen),
+                    remedy=Remedy(printable(advised(found.remedy, arguments.host, arguments))),
+                )
             )
             yield findings[-1]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,20 +20,19 @@ from opensshtransport.local import descriptors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `ossh` with its arguments; returns the exit status."""
+    """Run `ossh` with its arguments; returns the exit status.
+
+    Raises:
+        KeyboardInterrupt, BrokenPipeError: `start` ends the program by the signal.
+    """
     descriptors.plug()
     argv = sys.argv[1:] if argv is None else argv
     _open_what_is_closed()
-    try:
-        if argv[:2] == ["complete", "--"]:
-            return _complete(argv[2:])
-        if not argv or not commands.is_command(argv[0]):
-            commands.parser_of_all().parse_all(argv)
-        return _run(commands.parser_of(argv[0]).parse_all(argv[1:]))
-    except KeyboardInterrupt:
-        return _die_by(signal.SIGINT)
-    except BrokenPipeError:
-        return _die_by(signal.SIGPIPE)
+    if argv[:2] == ["complete", "--"]:
+        return _complete(argv[2:])
+    if not argv or not commands.is_command(argv[0]):
+        commands.parser_of_all().parse_all(argv)
+    return _run(commands.parser_of(argv[0]).parse_all(argv[1:]))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -94,10 +92,3 @@ def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:
         host=host,
         advice=Remedy("please report it, with ossh-run -v"),
     )
-
-
-def _die_by(number: signal.Signals) -> int:
-    """End as the signal would have ended us, so that a calling shell sees it."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    return 128 + number

@@ -114,7 +114,8 @@ def _from_keyring(answer: Keyring) -> Secret:
         raise SettingsError(f"{where} cannot be read ({reason})", advice="unlock the keyring") from reason
     if found is None:
         raise SettingsError(
-            f"{where} is missing", advice=f"run: keyring set {answer.service} {answer.username}"
+            f"{where} is missing",
+            advice=f"run: {shlex.join(['keyring', 'set', answer.service, answer.username])}",
         )
     return _one_line(found, where)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -33,6 +34,7 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
     Raises:
         LoginNeeded: only a person can go on.
         ConnectionFailed: another of its kinds.
+        KeyboardInterrupt: the person has ended the login by Ctrl-C.
     """
     master = Master(destination)
     live = master.check()
@@ -63,6 +65,9 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
         return Facts(**report)
     if report:
         raise revive(report)
+    if done.returncode == -signal.SIGINT:
+        # where the signal has reached it alone
+        raise KeyboardInterrupt
     raise LoginNeeded(
         f"the login process ended with status {done.returncode}", host=destination.host, argv=argv
     )

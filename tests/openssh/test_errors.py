@@ -31,6 +31,7 @@ from opensshtransport.errors import (
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
+    Remedy,
     SettingsError,
     TooManyFailures,
     Unreachable,
@@ -204,10 +205,10 @@ class TestError:
     def test_advice_names_the_configuration(self) -> None:
         """The command that is advised takes the same ssh_config, as one word; other words stay."""
         error = LoginNeeded("gone", host="daint")
-        assert error.sentence("/a b/config") == "daint: gone; run: ossh login -F '/a b/config' daint"
+        assert error.remedy.clause("daint", "/a b/config") == "run: ossh login -F '/a b/config' daint"
         assert str(error) == "daint: gone; run: ossh login daint"
-        said = ConnectionFailed("not by ossh login daint", host="daint", advice="run: ossh login daint later")
-        assert said.sentence("/config") == str(said)
+        assert Remedy("run: ", "ossh-run", "squeue").clause("daint") == "run: ossh-run daint squeue"
+        assert Remedy("not by ossh login daint").clause("daint", "/config") == "not by ossh login daint"
 
 
 class TestClassify:
