@@ -36,6 +36,8 @@ STARTERS = {
         *("openssh.programs", "openssh.destination", "openssh.versions", "openssh.hops"),
         *("master.master", "master.control_socket", "master.ensure", "master.aliases"),
         *("sessions.channel", "sessions.remote_kill", "commands.execution", "commands.passthrough"),
+        # its exceptions and constants alone
+        *("errors", "commands.streams", "commands.commands"),
         *("transfer.without_shell", "cli.rsync", "sandbox", "doctor.after_login", "login.conversation"),
     },
     "multiprocessing": set[str](),
