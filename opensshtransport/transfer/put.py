@@ -92,13 +92,14 @@ class Putting(Mover):
             meter.expect(1, before.st_size)
             if how.way == "inline" or (how.way is None and before.st_size <= INLINE_FILE):
                 content = archive.read_beginning(descriptor, before, source)
-                self._inline(content, before, source, destination, how, meter)
+                self._inline(content, before, source, destination, how=how, meter=meter)
             else:
                 # by what it becomes alone: one that grows is gone on with
                 words = ("file", source, self._host, path_text(destination))
                 with claimed(*words) as key:
                     self._again(
-                        meter, lambda: self._stripes(descriptor, source, destination, key, how, meter)
+                        meter,
+                        lambda: self._stripes(descriptor, source, destination, key=key, how=how, meter=meter),
                     )
         meter.done(name)
 
@@ -108,6 +109,7 @@ class Putting(Mover):
         seen: os.stat_result,
         source: str,
         destination: PathLike,
+        *,
         how: How,
         meter: Meter,
     ) -> None:
@@ -140,7 +142,7 @@ class Putting(Mover):
                 raise self._error(errno.EIO, source, DIFFER)
 
     def _stripes(
-        self, descriptor: int, source: str, destination: PathLike, key: str, how: How, meter: Meter
+        self, descriptor: int, source: str, destination: PathLike, *, key: str, how: How, meter: Meter
     ) -> None:
         seen = os.fstat(descriptor)
         name = os.path.basename(os.path.abspath(source))
@@ -155,7 +157,15 @@ class Putting(Mover):
         path = os.fsdecode(draft)
         try:
             self._parts(
-                descriptor, seen.st_size, source, name, path, there, destination, meter, inode.decode()
+                descriptor,
+                source,
+                size=seen.st_size,
+                name=name,
+                draft=path,
+                sums_there=there,
+                destination=destination,
+                meter=meter,
+                inode=inode.decode(),
             )
             self._compare(descriptor, seen, source, path, how.verify)
             reply = self._ask(
@@ -177,8 +187,9 @@ class Putting(Mover):
     def _parts(
         self,
         descriptor: int,
-        size: int,
         source: str,
+        *,
+        size: int,
         name: str,
         draft: str,
         sums_there: bytes,
@@ -210,10 +221,10 @@ class Putting(Mover):
         move_file(
             self._shells.connection,
             Missing(parts, streams),
-            streams,
-            f"receive {quoted(draft)} {sparse} '{inode}'",
-            carry,
-            lambda reply: self._failed(reply, destination),
+            streams=streams,
+            script=f"receive {quoted(draft)} {sparse} '{inode}'",
+            carry=carry,
+            failed=lambda reply: self._failed(reply, destination),
         )
 
     # -- trees ---------------------------------------------------------------------------------------------
@@ -223,6 +234,7 @@ class Putting(Mover):
         sources: Sequence[str],
         destination: PathLike,
         how: How,
+        *,
         failures: list[OSError],
         many: bool,
         meter: Meter,
@@ -285,7 +297,15 @@ class Putting(Mover):
         kind, final, raw, rest = reply.out.split(b"\0", 3)
         draft = os.fsdecode(raw)
         try:
-            self._fill(items, draft, kind == b"new", sums(rest), where, tried, meter)
+            self._fill(
+                items,
+                draft,
+                new=kind == b"new",
+                there=sums(rest),
+                where=where,
+                tried=tried,
+                meter=meter,
+            )
             commit = f"commit {kind.decode()} {flag(how.overwrite)} {_top(items, how)}"
             reply = self._ask(
                 f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)} {flag(how.preserve)}", slow=True
@@ -302,6 +322,7 @@ class Putting(Mover):
         self,
         items: Sequence[Item],
         draft: str,
+        *,
         new: bool,
         there: dict[str, str],
         where: _Tree,
@@ -390,7 +411,14 @@ class Putting(Mover):
                 if reply.status:
                     raise self._failed(reply, where.destination)
                 self._parts(
-                    descriptor, seen.st_size, item.path, item.name, path, reply.out, where.destination, meter
+                    descriptor,
+                    item.path,
+                    size=seen.st_size,
+                    name=item.name,
+                    draft=path,
+                    sums_there=reply.out,
+                    destination=where.destination,
+                    meter=meter,
                 )
                 self._compare(descriptor, seen, item.path, path, verify=False)
                 done = f"part_done {quoted(path)} {seen.st_size} {permissions(seen):o} {_time(seen, how)}"

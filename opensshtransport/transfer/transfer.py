@@ -52,12 +52,15 @@ class Transfer:
         with contextlib.closing(meter):
             if self._restricted(how.way):
                 self._without_shell(
-                    how, lambda sftp: sftp.put(sources, path_text(destination), how, failures, meter, many)
+                    how,
+                    lambda sftp: sftp.put(
+                        sources, path_text(destination), how, failures=failures, meter=meter, many=many
+                    ),
                 )
             elif not many and os.path.isfile(sources[0]):
                 self._putting.file(sources[0], destination, how, meter)
             elif sources:
-                self._putting.tree(sources, destination, how, failures, many, meter)
+                self._putting.tree(sources, destination, how, failures=failures, many=many, meter=meter)
             return outcome(failures, meter)
 
     def get(self, source: Sources, destination: PathLike, how: How) -> Transferred:
