@@ -30,6 +30,7 @@ from opensshtransport.transfer.blocks import (
     Part,
     block_sums,
     blocks_with_data,
+    holes,
     mibs_of_block,
     missing_parts,
     streams_for,
@@ -207,7 +208,7 @@ class Putting(Mover):
         streams = streams_for(round_trip, left)
         meter.there(size - left, name)
         # dd may cut off what another one has written behind a hole at its end
-        sparse = flag(_holes(os.fstat(descriptor)) > 0 and not there and streams == 1)
+        sparse = flag(holes(os.fstat(descriptor)) > 0 and not there and streams == 1)
 
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
             offset, end = part.offset, part.offset + part.size
@@ -298,13 +299,7 @@ class Putting(Mover):
         draft = os.fsdecode(raw)
         try:
             self._fill(
-                items,
-                draft,
-                new=kind == b"new",
-                there=sums(rest),
-                where=where,
-                tried=tried,
-                meter=meter,
+                items, draft, new=kind == b"new", there=sums(rest), where=where, tried=tried, meter=meter
             )
             commit = f"commit {kind.decode()} {flag(how.overwrite)} {_top(items, how)}"
             reply = self._ask(
@@ -455,7 +450,7 @@ class Putting(Mover):
             return
         theirs = self._sums([item for item, _ in tried.unsure], draft)
         for item, size in tried.unsure:
-            if theirs.get(item.name) != _begins(item, size):
+            if theirs.get(item.name) != drafts.begins(item, size):
                 tried.failed(item, OSError(errno.EBUSY, CHANGED, item.path))
 
     def _verify(self, items: Sequence[Item], draft: str, where: _Tree, tried: _Try) -> None:
@@ -465,7 +460,11 @@ class Putting(Mover):
         # of those that grow, it is another one
         there = self._files.stat_many([f"{draft}/t/{item.name}" for item in unsure])
         for item, seen in zip(unsure, there, strict=True):
-            if seen is None or seen.size < item.size or theirs.get(item.name) != _begins(item, seen.size):
+            if (
+                seen is None
+                or seen.size < item.size
+                or theirs.get(item.name) != drafts.begins(item, seen.size)
+            ):
                 raise self._error(errno.EIO, where.destination, f"{DIFFER}: {item.name}")
 
     def _commit_errors(self, reply: Reply, destination: PathLike) -> Iterator[OSError]:
@@ -490,14 +489,6 @@ class Putting(Mover):
         return self._error(number, destination, f"{os.strerror(number)} ({reply.errors.strip()[:300]})")
 
 
-def _begins(item: Item, size: int) -> str | None:
-    """The sum of so many bytes of a local file, if it has them."""
-    with contextlib.suppress(OSError), open(item.path, "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size >= size:
-            return drafts.beginning_sum(file.fileno(), size)
-    return None
-
-
 def _by_parts(item: Item, how: How) -> bool:
     """Whether a file of a tree is large, or has holes."""
     if item.kind != "file" or (how.preserve and item.twin is not None) or item.size < _WORTHY_HOLES:
@@ -505,13 +496,8 @@ def _by_parts(item: Item, how: How) -> bool:
     if item.size >= LARGE:
         return True
     with contextlib.suppress(OSError):
-        return _holes(os.stat(item.path)) >= _WORTHY_HOLES
+        return holes(os.stat(item.path)) >= _WORTHY_HOLES
     return False
-
-
-def _holes(seen: os.stat_result) -> int:
-    """Bytes of a file that lie on no disk; less than 0 where its blocks hold more than the file (stat(2))."""
-    return seen.st_size - seen.st_blocks * 512
 
 
 def _top(items: Sequence[Item], how: How) -> str:

@@ -256,10 +256,10 @@ CELLS = [
     "process = there.start('sleep 300 & sleep 300'); print('up', flush=True); process.communicate()",
     "await other.run('echo up; sleep 300 & sleep 300', stdout=sys.stdout)",
     # before the kernel ends, which would end them too
-    "import time; deadline = time.monotonic() + 40\n"
-    "while there.run('pgrep -u $(id -u) -fx \"sleep [3]00\"').returncode == 0:\n"
-    "    assert time.monotonic() < deadline\n"
-    "    time.sleep(0.1)",
+    """import time; deadline = time.monotonic() + 40
+while there.run('pgrep -u $(id -u) -fx "sleep [3]00"').returncode == 0:
+    assert time.monotonic() < deadline
+    time.sleep(0.1)""",
     "assert there.run('echo on').stdout == b'on\\n'; assert (await other.run('echo on')).stdout == b'on\\n'",
 ]
 
