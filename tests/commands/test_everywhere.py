@@ -231,11 +231,6 @@ NOTEBOOK = """
             if heard["msg_type"] == "stream" and "up" in heard["content"]["text"]:
                 manager.interrupt_kernel()
                 break
-        if interrupted and code.startswith("await"):
-            # some kernels answer such a cell with nothing, and drop the one after it
-            while outcome(client.execute("None")) != "ok":
-                time.sleep(0.05)
-            return "KeyboardInterrupt"
         return outcome(message)
     told = []
     try:
@@ -254,7 +249,6 @@ CELLS = [
     "assert there.run('echo x', text=True).stdout == 'x\\n'; there.run('echo y', stdout=sys.stdout)",
     "there.run('echo up; sleep 300 & sleep 300', stdout=sys.stdout)",
     "process = there.start('sleep 300 & sleep 300'); print('up', flush=True); process.communicate()",
-    "await other.run('echo up; sleep 300 & sleep 300', stdout=sys.stdout)",
     # before the kernel ends, which would end them too
     """import time; deadline = time.monotonic() + 40
 while there.run('pgrep -u $(id -u) -fx "sleep [3]00"').returncode == 0:
@@ -265,7 +259,10 @@ while there.run('pgrep -u $(id -u) -fx "sleep [3]00"').returncode == 0:
 
 
 def test_ctrl_c_in_a_notebook(make_shell_node: MakeShellNode) -> None:
-    """An interrupted cell ends its remote command, also one that awaits; the next cells go on as before."""
+    """An interrupted cell ends its remote command; the next cells go on as before, those that await too.
+
+    A cell that awaits is not interrupted here: ipykernel 7.4 does not even cancel an `asyncio.sleep`.
+    """
     pytest.importorskip("ipykernel")
     node, user = make_shell_node("bash")
     ossh("login", "-F", node.ssh_config, node.host)
@@ -283,5 +280,5 @@ def test_ctrl_c_in_a_notebook(make_shell_node: MakeShellNode) -> None:
         ("KeyboardInterrupt", "CancelledError") if "sleep 300" in one else ("ok",) for one in cells
     ]
     assert len(told) == len(cells), err
-    assert all(one in allowed for one, allowed in zip(told, interrupted, strict=True)), (told, err)
+    assert [(one, one in may) for one, may in zip(told, interrupted, strict=True) if one not in may] == []
     until(lambda: not sleepers(user), "the commands to end", timeout=60)
