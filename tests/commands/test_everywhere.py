@@ -254,7 +254,7 @@ CELLS = [
 
 
 def test_ctrl_c_in_a_notebook(make_shell_node: MakeShellNode) -> None:
-    """An interrupted cell is a KeyboardInterrupt, the next cells go on, and the kernel leaves no command behind.
+    """An interrupted cell is a KeyboardInterrupt, the next ones go on, and no command outlives the kernel.
 
     A cell that awaits is not interrupted here: ipykernel 7.4 does not even cancel an `asyncio.sleep`.
     """
