@@ -5,8 +5,8 @@ The tree::
     OpenSshTransportError
     ├── SettingsError                 (ValueError)  config.toml, an option or an argument is wrong
     ├── ToolMissing                                 ssh, or another local program, is not there or too old
-    ├── CommandFailed                               a remote command returned non-zero and `check` was asked
-    ├── CommandTimeout                (TimeoutError)
+    ├── CommandFailed      (CalledProcessError)     a remote command returned non-zero and `check` was asked
+    ├── CommandTimeout                (TimeoutError, TimeoutExpired)
     ├── OnceError                                   the `once` key is another command's, or was cut down
     └── ConnectionFailed              (OSError)
         ├── ConfigurationError                      ssh refuses ssh_config or the destination
@@ -33,8 +33,10 @@ that the master died or that no session was had; only ssh's log can tell: `logge
 from __future__ import annotations
 
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "AddressRefused",
@@ -64,6 +66,9 @@ __all__ = [
 
 
 _TAIL_LINES = 12
+
+# Of a line of stderr so much is shown, in characters.
+_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,8 @@ class OpenSshTransportError(Exception):
         returncode: int | None = None,
         stderr: str = "",
     ) -> None:
-        super().__init__(message)
+        # not super's: an error that is subprocess's too would want that one's arguments
+        Exception.__init__(self, message)
         self.message = message
         self.host = host
         self.remedy = Remedy.of(self.advice_by_default if advice is None else advice)
@@ -149,26 +155,40 @@ class ToolMissing(OpenSshTransportError):
     """A local program is missing or too old."""
 
 
-class CommandFailed(OpenSshTransportError):
-    """A remote command returned non-zero and the caller asked for `check`.
+class CommandFailed(OpenSshTransportError, subprocess.CalledProcessError):
+    """A remote command returned non-zero and the caller asked for `check`; shown with the end of its stderr.
 
     Attributes:
         completed: the command's `CompletedCommand`, or None.
+        cmd, output, stdout: as subprocess.CalledProcessError has them.
+        stderr: the last lines of what it said, as text; `completed` has all.
     """
 
-    completed: object = None
+    completed: Any = None
+    cmd: Any = ()
+    output: Any = None
+    returncode: int
+    stderr: str
+
+    def __str__(self) -> str:
+        """What failed, and below it what the command said."""
+        return "\n    ".join([super().__str__(), *map(_shown, printable(self.stderr).splitlines())])
 
 
-class CommandTimeout(OpenSshTransportError, TimeoutError):
-    """A remote command ran longer than its timeout and was ended.
+class CommandTimeout(OpenSshTransportError, TimeoutError, subprocess.TimeoutExpired):
+    """A remote command ran longer than its timeout. `run` has ended it; `wait` and `communicate` have not.
 
     Attributes:
         completed: the command's `CompletedCommand` with what it had printed, or None.
-        stdout: what it had printed, as text, where text was asked for.
+        cmd, timeout, output, stdout, stderr: as subprocess.TimeoutExpired has them.
     """
 
-    completed: object = None
-    stdout: str = ""
+    completed: Any = None
+    cmd: Any = ()
+    timeout: Any = None
+    output: Any = None
+    stdout: Any
+    stderr: Any
 
 
 class OnceError(OpenSshTransportError):
@@ -282,3 +302,7 @@ def printable(text: str) -> str:
         letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
         for letter in text.replace("\r\n", "\n")
     )
+
+
+def _shown(line: str) -> str:
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
