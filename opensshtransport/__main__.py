@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from opensshtransport.cli.parser import main
+from opensshtransport.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,28 +4,94 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
+import functools
 import signal
+import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from opensshtransport.commands.command import CompletedCommand
-from opensshtransport.commands.process import Input, RemoteProcess
-from opensshtransport.errors import SettingsError
+from opensshtransport.commands.commands import Command, RunAny, RunBytes, RunOptions, StartOptions
+from opensshtransport.commands.conversation import Input
+from opensshtransport.commands.process import RemoteProcess
+from opensshtransport.commands.streams import pieces
+from opensshtransport.errors import CommandTimeout, SettingsError
 from opensshtransport.remote.paths import PathLike
 from opensshtransport.sessions.requests import Abandon
-from opensshtransport.transport import Command, Transport
+from opensshtransport.transport import Transport, described
+
+if sys.version_info >= (3, 12):
+    from typing import Unpack
+else:
+    from typing_extensions import Unpack
 
 __all__ = ["AsyncRemoteProcess", "AsyncTransport"]
 
 
-# More than there can be sessions on any common server.
-_THREADS = 64
+# Operations at once, each in a thread: more than there can be sessions on any common server.
+_AT_ONCE = 64
 
 _P = ParamSpec("_P")
+
+_T = TypeVar("_T")
+
+
+async def _in_thread(work: Callable[[], _T], *, give_up: Callable[[], object] = lambda: None) -> _T:
+    """Do something in a thread of its own: a pool's would run dry, and are not there after a fork.
+
+    Args:
+        work: may take as long as a command.
+        give_up: called when nobody waits any more; it must not block, and the result is nobody's then.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_T] = loop.create_future()
+
+    def settle(tell: Callable[[], object]) -> None:
+        if not done.done():
+            tell()
+
+    def act() -> None:
+        try:
+            tell = functools.partial(done.set_result, work())
+        except BaseException as reason:
+            # a future takes no StopIteration
+            failure = RuntimeError(str(reason)) if isinstance(reason, StopIteration) else reason
+            tell = functools.partial(done.set_exception, failure)
+        # the loop may have been closed meanwhile
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, tell)
+
+    threading.Thread(target=act, daemon=True).start()
+    try:
+        return await done
+    except asyncio.CancelledError:
+        give_up()
+        raise
+
+
+class _Wanted:
+    """A process that somebody waits for, or no longer: then it is ended, also when it comes only later."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._wanted = True
+        self._process: RemoteProcess[Any] | None = None
+
+    def began(self, process: RemoteProcess[Any]) -> None:
+        """There is one; called in the thread that runs it."""
+        with self._guard:
+            self._process, wanted = process, self._wanted
+        if not wanted:
+            process.end()
+
+    def give_up(self) -> None:
+        """End it, in a thread: it takes a moment. Python waits for that before it exits."""
+        with self._guard:
+            self._wanted, process = False, self._process
+        if process is not None:
+            threading.Thread(target=process.end).start()
 
 
 def _awaited(
@@ -51,8 +117,14 @@ class AsyncTransport:
         self._options = options
         self._transport: Transport | None = None
         self._guard = threading.Lock()
-        # threads of its own: the loop's default ones are for others, and are few
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="opensshtransport")
+        self._gate: tuple[object, asyncio.Semaphore] = (None, asyncio.Semaphore())
+
+    def __reduce__(self) -> tuple[Callable[[], AsyncTransport], tuple[()]]:
+        """Pickled as its host and its options."""
+        return functools.partial(type(self), self.host, **self._options), ()
+
+    def __repr__(self) -> str:
+        return described(self, self.host, self._options)
 
     async def __aenter__(self) -> AsyncTransport:
         return self
@@ -66,6 +138,15 @@ class AsyncTransport:
                 self._transport = Transport(self.host, **self._options)
             return self._transport
 
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """So many at once; a semaphore belongs to its loop."""
+        loop = asyncio.get_running_loop()
+        if self._gate[0] is not loop:
+            self._gate = (loop, asyncio.Semaphore(_AT_ONCE))
+        async with self._gate[1]:
+            yield
+
     async def _call(self, work: Callable[[], _T]) -> _T:
         abandon = Abandon()
 
@@ -73,63 +154,104 @@ class AsyncTransport:
             with abandon:
                 return work()
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-        except asyncio.CancelledError:
-            abandon()
-            raise
+        async with self._turn():
+            return await _in_thread(call, give_up=abandon)
 
     async def close(self) -> None:
-        """Give back what is open but unused. The master lives on."""
-        transport = self._transport
-        if transport is not None:
-            await self._call(transport.close)
-        self._pool.shutdown(wait=False)
+        """Give back what is open but unused. The master goes on running."""
+        if self._transport is not None:
+            await self._call(self._transport.close)
 
-    async def run(self, command: Command, **options: Any) -> CompletedCommand:
+    async def login(self) -> AsyncTransport:
+        """As `Transport.login`."""
+        await self._call(lambda: self._open().login())
+        return self
+
+    @overload
+    async def run(
+        self,
+        command: Command,
+        *,
+        text: Literal[True],
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> CompletedCommand[str]: ...
+
+    @overload
+    async def run(
+        self,
+        command: Command,
+        *,
+        universal_newlines: Literal[True],
+        text: bool | None = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> CompletedCommand[str]: ...
+
+    @overload
+    async def run(
+        self,
+        command: Command,
+        *,
+        encoding: str,
+        text: bool | None = ...,
+        errors: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> CompletedCommand[str]: ...
+
+    @overload
+    async def run(
+        self,
+        command: Command,
+        *,
+        errors: str,
+        text: bool | None = ...,
+        encoding: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> CompletedCommand[str]: ...
+
+    @overload
+    async def run(self, command: Command, **options: Unpack[RunBytes]) -> CompletedCommand[bytes]: ...
+
+    @overload
+    async def run(self, command: Command, **options: Unpack[RunAny]) -> CompletedCommand[Any]: ...
+
+    @wraps(Transport.run)
+    async def run(self, command: Command, **options: Any) -> CompletedCommand[Any]:
         """As `Transport.run`."""
-        running: list[RemoteProcess] = []
-        cancelled = threading.Event()
+        wanted = _Wanted()
+        async with self._turn():
+            return await _in_thread(
+                lambda: self._open().commands.run(command, **options, began=wanted.began),
+                give_up=wanted.give_up,
+            )
 
-        def began(process: RemoteProcess) -> None:
-            running.append(process)
-            if cancelled.is_set():
-                process.end()
+    async def start(self, command: Command, **options: Unpack[StartOptions]) -> AsyncRemoteProcess:
+        """As `Transport.start`; its streams are of bytes, as asyncio's are."""
+        wanted = _Wanted()
 
-        def work() -> CompletedCommand:
-            if cancelled.is_set():
-                raise SettingsError("cancelled before it began")
-            return self._open().run(command, began=began, **options)
+        def start() -> RemoteProcess[bytes]:
+            process = self._open().start(command, **options)
+            wanted.began(process)
+            return process
 
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            cancelled.set()
-            for process in running[-1:]:
-                threading.Thread(target=process.end, daemon=True).start()
-            # its outcome is nobody's any more
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise
-
-    async def start(self, command: Command, **options: Any) -> AsyncRemoteProcess:
-        """As `Transport.start`."""
-        starting = self._pool.submit(lambda: self._open().start(command, **options))
-        try:
-            return await AsyncRemoteProcess.of(await asyncio.shield(asyncio.wrap_future(starting)))
-        except asyncio.CancelledError:
-            # in its thread, as the loop may have ended by then
-            starting.add_done_callback(_end_unwanted)
-            raise
+        if not {"text", "encoding", "errors", "universal_newlines"}.isdisjoint(options):
+            raise SettingsError("asyncio's streams are of bytes", advice="decode what comes")
+        return await AsyncRemoteProcess.of(await _in_thread(start, give_up=wanted.give_up))
 
     async def run_many(
-        self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
-    ) -> list[CompletedCommand]:
+        self, commands: Iterable[Command], *, limit: int | None = None, **options: Unpack[RunAny]
+    ) -> list[CompletedCommand[Any]]:
         """As `Transport.run_many`."""
-        gate = asyncio.Semaphore(limit or _THREADS)
+        gate = asyncio.Semaphore(limit or _AT_ONCE)
         begun: set[int] = set()
 
-        async def one(number: int, command: Command) -> CompletedCommand:
+        async def one(number: int, command: Command) -> CompletedCommand[Any]:
             async with gate:
                 begun.add(number)
                 return await self.run(command, **options)
@@ -198,50 +320,56 @@ class AsyncTransport:
     tail = _awaited(Transport.tail)
 
 
-def _end_unwanted(started: Future[RemoteProcess]) -> None:
-    if not started.cancelled() and started.exception() is None:
-        started.result().end()
-
-
-_T = TypeVar("_T")
-
-
 class AsyncRemoteProcess:
     """`RemoteProcess` with the same names to await. Never blocks the event loop.
 
     Attributes:
-        argv: the command as it was given.
+        args, argv: the command as it was given, and as a tuple.
+        host: where it runs.
         stdin: to await `write` and `close` of, or None.
-        stdout, stderr: asyncio.StreamReader.
+        stdout, stderr: asyncio.StreamReader; at their end where they go elsewhere.
     """
 
-    def __init__(self, process: RemoteProcess) -> None:
-        self.argv = process.argv
+    def __init__(self, process: RemoteProcess[bytes]) -> None:
+        self.args, self.argv, self.host = process.args, process.argv, process.host
         self.stdin = None if process.stdin is None else _AsyncInput(process.stdin)
         self.stdout, self.stderr = asyncio.StreamReader(), asyncio.StreamReader()
         self._process = process
         self._pipes: list[asyncio.BaseTransport] = []
         self._waiting: asyncio.Future[int] | None = None
+        self._communicating: asyncio.Future[tuple[bytes, bytes]] | None = None
 
     @classmethod
-    async def of(cls, process: RemoteProcess) -> AsyncRemoteProcess:
+    async def of(cls, process: RemoteProcess[bytes]) -> AsyncRemoteProcess:
         """Take over a process that has just been started, with its pipes."""
         made = cls(process)
         loop = asyncio.get_running_loop()
         pipes = (process.stdout, process.stderr)
         process.stdout = process.stderr = None
+        left = list(pipes)
         try:
             for reader, pipe in zip((made.stdout, made.stderr), pipes, strict=True):
-                protocol = asyncio.StreamReaderProtocol(reader)
-                connected, _ = await loop.connect_read_pipe(lambda it=protocol: it, pipe)  # type: ignore[misc]  # a bound name
-                made._pipes.append(connected)
+                if pipe is None:
+                    reader.feed_eof()
+                else:
+                    protocol = asyncio.StreamReaderProtocol(reader)
+                    connected, _ = await loop.connect_read_pipe(lambda it=protocol: it, pipe)  # type: ignore[misc]  # a bound name
+                    made._pipes.append(connected)
+                left.remove(pipe)
         except BaseException:
-            made._let_go()
-            for pipe in pipes[len(made._pipes) :]:
+            for pipe in left:
                 if pipe is not None:
                     pipe.close()
+            made._let_go()
+            # nobody else knows of it
+            threading.Thread(target=process.end).start()
             raise
         return made
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__}: host: {self.host!r} returncode: {self.returncode} args: {self.args!r}>"
+        )
 
     @property
     def returncode(self) -> int | None:
@@ -251,13 +379,41 @@ class AsyncRemoteProcess:
     async def wait(self, timeout: float | None = None) -> int:
         """As `RemoteProcess.wait`."""
         if self._waiting is None:
-            self._waiting = asyncio.ensure_future(_in_thread(self._process.wait))
-            # where nobody asks any more
-            self._waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait([self._waiting], timeout=timeout)
-        if not self._waiting.done():
-            raise TimeoutError(errno.ETIMEDOUT, "the command still runs")
-        return self._waiting.result()
+            self._waiting = _kept(_in_thread(self._process.wait))
+        return await self._within(self._waiting, timeout)
+
+    async def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[bytes, bytes]:  # noqa: A002 - as Popen's
+        """As `RemoteProcess.communicate`; after a timeout nothing is lost, ask again."""
+        if self._communicating is None:
+            if input is not None and self.stdin is None:
+                raise SettingsError("the command reads nothing from us", advice="start it with stdin=PIPE")
+            self._communicating = _kept(self._communicate(input))
+        elif input is not None:
+            raise SettingsError("input has been sent already", advice="ask again without input")
+        return await self._within(self._communicating, timeout)
+
+    async def _communicate(self, given: Any) -> tuple[bytes, bytes]:
+        send = asyncio.ensure_future(self._send(given))
+        out, err = await asyncio.gather(self.stdout.read(), self.stderr.read())
+        await send
+        await self.wait()
+        return out, err
+
+    async def _send(self, given: Any) -> None:
+        if self.stdin is not None:
+            # a command that has ended reads no more
+            with contextlib.suppress(BrokenPipeError):
+                for piece in pieces(given, None) if given is not None else ():
+                    await self.stdin.write(piece)
+                await self.stdin.close()
+
+    async def _within(self, work: asyncio.Future[_T], timeout: float | None) -> _T:
+        await asyncio.wait([work], timeout=timeout)
+        if not work.done():
+            error = CommandTimeout("the command still runs", host=self.host, argv=self.argv)
+            error.cmd, error.timeout = self.args, timeout
+            raise error
+        return work.result()
 
     async def poll(self) -> int | None:
         """The return code, or None while it runs."""
@@ -300,7 +456,7 @@ class AsyncRemoteProcess:
 class _AsyncInput:
     """The remote command's stdin, to await."""
 
-    def __init__(self, stdin: Input) -> None:
+    def __init__(self, stdin: Input[bytes]) -> None:
         self._stdin = stdin
 
     async def write(self, raw: bytes) -> int:
@@ -312,29 +468,8 @@ class _AsyncInput:
         await _in_thread(self._stdin.close)
 
 
-def _in_thread(work: Callable[[], _T]) -> Awaitable[_T]:
-    """Do something in a thread of its own: it may take as long as the command, and a pool would run dry."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[_T] = loop.create_future()
-
-    def settle(result: _T | None, reason: BaseException | None) -> None:
-        if done.done():
-            return
-        if reason is not None:
-            done.set_exception(reason)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # there is one where nothing was raised
-
-    def act() -> None:
-        result: _T | None = None
-        reason: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as caught:
-            reason = caught
-        # the loop may have been closed meanwhile
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, result, reason)
-
-    threading.Thread(target=act, daemon=True).start()
-    return done
+def _kept(work: Coroutine[Any, Any, _T]) -> asyncio.Future[_T]:
+    """Something that goes on while nobody waits for it, and whose failure may be nobody's either."""
+    going = asyncio.ensure_future(work)
+    going.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return going

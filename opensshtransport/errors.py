@@ -5,8 +5,8 @@ The tree::
     OpenSshTransportError
     ├── SettingsError                 (ValueError)  config.toml, an option or an argument is wrong
     ├── ToolMissing                                 ssh, or another local program, is not there or too old
-    ├── CommandFailed                               a remote command returned non-zero and `check` was asked
-    ├── CommandTimeout                (TimeoutError)
+    ├── CommandFailed      (CalledProcessError)     a remote command returned non-zero and `check` was asked
+    ├── CommandTimeout                (TimeoutError, TimeoutExpired)
     ├── OnceError                                   the `once` key is another command's, or was cut down
     └── ConnectionFailed              (OSError)
         ├── ConfigurationError                      ssh refuses ssh_config or the destination
@@ -32,7 +32,11 @@ that the master died or that no session was had; only ssh's log can tell: `logge
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "AddressRefused",
@@ -50,6 +54,7 @@ __all__ = [
     "MasterGone",
     "OnceError",
     "OpenSshTransportError",
+    "Remedy",
     "SessionRefused",
     "SettingsError",
     "TooManyFailures",
@@ -62,40 +67,82 @@ __all__ = [
 
 _TAIL_LINES = 12
 
+# Of a line of stderr so much is shown, in characters.
+_SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """How to fix it: words and, after them, the command of ours that does it.
+
+    The command is named by itself: how it must be called, only the one who tells the error knows.
+
+    Attributes:
+        words: a clause without a final stop; where a command follows, what comes before it.
+        command: such as `ossh login`, which a host follows; "" for none.
+        operands: what follows the host, if anything.
+    """
+
+    words: str
+    command: str = ""
+    operands: str = ""
+
+    @classmethod
+    def of(cls, advice: Remedy | str) -> Remedy:
+        """A remedy, or one of words alone."""
+        return cls(advice) if isinstance(advice, str) else advice
+
+    def clause(self, host: str | None, ssh_config: str | None = None) -> str:
+        """The clause, with the command as it is called for a host."""
+        if not self.command:
+            return self.words
+        config = "" if ssh_config is None else f" -F {shlex.quote(ssh_config)}"
+        called = f"{self.words}{self.command}{config} {shlex.quote(host) if host else 'HOST'}"
+        return f"{called} {self.operands}" if self.operands else called
+
+
+_LOG_IN = Remedy("run: ", "ossh login")
+
 
 class OpenSshTransportError(Exception):
     """Root of all errors of this package.
 
     Attributes:
         host: the destination as the caller named it, or None.
-        advice: the one thing to do next, as a clause without a final stop; may be empty.
+        remedy: how to fix it.
         argv: the local command line that failed, or ().
         returncode: its exit status, or None.
         stderr: the last lines of what ssh itself said.
     """
 
-    advice_by_default = ""
+    advice_by_default = Remedy("")
 
     def __init__(
         self,
         message: str,
         *,
         host: str | None = None,
-        advice: str | None = None,
+        advice: Remedy | str | None = None,
         argv: Sequence[str] = (),
         returncode: int | None = None,
         stderr: str = "",
     ) -> None:
-        super().__init__(message)
+        # not super's: an error that is subprocess's too would want that one's arguments
+        Exception.__init__(self, message)
         self.message = message
         self.host = host
-        self.advice = self.advice_by_default.format(host=host or "HOST") if advice is None else advice
+        self.remedy = Remedy.of(self.advice_by_default if advice is None else advice)
         self.argv = tuple(argv)
         self.returncode = returncode
         self.stderr = "\n".join(stderr.strip().splitlines()[-_TAIL_LINES:])
 
+    @property
+    def advice(self) -> str:
+        """The remedy as a clause; may be empty."""
+        return self.remedy.clause(self.host)
+
     def __str__(self) -> str:
-        """`HOST: what happened, what to do`, on one line."""
+        """`HOST: what happened; how to fix it`, on one line."""
         what = f"{self.host}: {self.message}" if self.host else self.message
         return f"{what}; {self.advice}" if self.advice else what
 
@@ -108,26 +155,40 @@ class ToolMissing(OpenSshTransportError):
     """A local program is missing or too old."""
 
 
-class CommandFailed(OpenSshTransportError):
-    """A remote command returned non-zero and the caller asked for `check`.
+class CommandFailed(OpenSshTransportError, subprocess.CalledProcessError):
+    """A remote command returned non-zero and the caller asked for `check`; shown with the end of its stderr.
 
     Attributes:
         completed: the command's `CompletedCommand`, or None.
+        cmd, output, stdout: as subprocess.CalledProcessError has them.
+        stderr: the last lines of what it said, as text; `completed` has all.
     """
 
-    completed: object = None
+    completed: Any = None
+    cmd: Any = ()
+    output: Any = None
+    returncode: int
+    stderr: str
+
+    def __str__(self) -> str:
+        """What failed, and below it what the command said."""
+        return "\n    ".join([super().__str__(), *map(_shown, printable(self.stderr).splitlines())])
 
 
-class CommandTimeout(OpenSshTransportError, TimeoutError):
-    """A remote command ran longer than its timeout and was ended.
+class CommandTimeout(OpenSshTransportError, TimeoutError, subprocess.TimeoutExpired):
+    """A remote command ran longer than its timeout. `run` has ended it; `wait` and `communicate` have not.
 
     Attributes:
         completed: the command's `CompletedCommand` with what it had printed, or None.
-        stdout: what it had printed, as text, where text was asked for.
+        cmd, timeout, output, stdout, stderr: as subprocess.TimeoutExpired has them.
     """
 
-    completed: object = None
-    stdout: str = ""
+    completed: Any = None
+    cmd: Any = ()
+    timeout: Any = None
+    output: Any = None
+    stdout: Any
+    stderr: Any
 
 
 class OnceError(OpenSshTransportError):
@@ -147,13 +208,13 @@ class ConnectionFailed(OpenSshTransportError, OSError):
 class ConfigurationError(ConnectionFailed):
     """ssh refuses its configuration, or the destination cannot be resolved by it."""
 
-    advice_by_default = "correct the line that is named (see man ssh_config)"
+    advice_by_default = Remedy("correct the line that is named (see man ssh_config)")
 
 
 class Unreachable(ConnectionFailed):
     """The server, or a jump host before it, could not be reached."""
 
-    advice_by_default = "check the network (VPN?) and HostName, Port and ProxyJump in ssh_config"
+    advice_by_default = Remedy("check the network (VPN?) and HostName, Port and ProxyJump in ssh_config")
 
 
 class AddressRefused(Unreachable):
@@ -162,43 +223,47 @@ class AddressRefused(Unreachable):
     sshd does so from 9.8 on (sshd_config(5), PerSourcePenalties); being refused makes it no longer.
     """
 
-    advice_by_default = "wait, by sshd's defaults 10 minutes at most; each login that fails makes it longer"
+    advice_by_default = Remedy(
+        "wait, by sshd's defaults 10 minutes at most; each login that fails makes it longer"
+    )
 
 
 class HostKeyError(ConnectionFailed):
     """The server's host key was not accepted."""
 
-    advice_by_default = "ask your centre about its host key"
+    advice_by_default = Remedy("ask your centre about its host key")
 
 
 class HostKeyUnknown(HostKeyError):
     """The host key is in no known_hosts file; only a person may accept it."""
 
-    advice_by_default = "compare the fingerprint with your centre's pages and run: ossh login {host}"
+    advice_by_default = Remedy("compare the fingerprint with your centre's pages and run: ", "ossh login")
 
 
 class HostKeyChanged(HostKeyError):
     """The host key differs from the known one."""
 
-    advice_by_default = "ask your centre whether the host key was changed before you remove the old one"
+    advice_by_default = Remedy(
+        "ask your centre whether the host key was changed before you remove the old one"
+    )
 
 
 class AuthenticationRefused(ConnectionFailed):
     """The server took none of the keys, tickets or answers that were offered."""
 
-    advice_by_default = "run: ossh login {host}"
+    advice_by_default = _LOG_IN
 
 
 class TooManyFailures(AuthenticationRefused):
     """The server ended the attempt since too many keys or answers failed."""
 
-    advice_by_default = "set IdentityFile and IdentitiesOnly in ssh_config, then run: ossh login {host}"
+    advice_by_default = Remedy("set IdentityFile and IdentitiesOnly in ssh_config, then run: ", "ossh login")
 
 
 class LoginNeeded(ConnectionFailed):
     """There is no live master, and only a person can open one."""
 
-    advice_by_default = "run: ossh login {host}"
+    advice_by_default = _LOG_IN
 
 
 class UnexpectedPrompt(LoginNeeded):
@@ -212,19 +277,19 @@ class CoolingDown(LoginNeeded):
 class SessionRefused(ConnectionFailed):
     """The server opens no further session on this connection (MaxSessions); nothing had started."""
 
-    advice_by_default = "wait until other commands have ended"
+    advice_by_default = Remedy("wait until other commands have ended")
 
 
 class MasterGone(ConnectionFailed):
     """No live master answers; nothing had started."""
 
-    advice_by_default = "run: ossh login {host}"
+    advice_by_default = _LOG_IN
 
 
 class ConnectionLost(ConnectionFailed):
     """The connection broke while a command was running or about to run."""
 
-    advice_by_default = "look whether the command took effect before running it again"
+    advice_by_default = Remedy("look whether the command took effect before running it again")
 
     def __init__(self, message: str, *, started: bool | None = None, **details: object) -> None:
         super().__init__(message, **details)  # type: ignore[arg-type]  # passed through to the base as given
@@ -237,3 +302,7 @@ def printable(text: str) -> str:
         letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
         for letter in text.replace("\r\n", "\n")
     )
+
+
+def _shown(line: str) -> str:
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"

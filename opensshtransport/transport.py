@@ -2,46 +2,72 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import functools
+import inspect
 import os
-import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
-from opensshtransport.commands.command import CompletedCommand, Request, check
-from opensshtransport.commands.execution import Execution
-from opensshtransport.commands.process import RemoteProcess, Sink
-from opensshtransport.errors import SettingsError
+from opensshtransport.commands.command import CompletedCommand
+from opensshtransport.commands.commands import (
+    Command,
+    Commands,
+    RunAny,
+    RunBytes,
+    RunOptions,
+    StartAny,
+    StartBytes,
+    StartOptions,
+)
+from opensshtransport.commands.process import RemoteProcess
 from opensshtransport.files.changes import Files
 from opensshtransport.master.master import Master
 from opensshtransport.openssh.destination import resolve
 from opensshtransport.remote.paths import PathLike
 from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.shell_pool import Shells
-from opensshtransport.transfer.items import Exclude
-from opensshtransport.transfer.meter import Progress, Transferred
-from opensshtransport.transfer.options import How, Sources, Way
+from opensshtransport.transfer.meter import Transferred
+from opensshtransport.transfer.options import How, Sources, TransferOptions
 from opensshtransport.transfer.transfer import Transfer
+
+if sys.version_info >= (3, 12):
+    from typing import Unpack
+else:
+    from typing_extensions import Unpack
 
 __all__ = ["Transport"]
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-Command = str | Sequence[str]
 
-Output = Callable[[bytes], object] | IO[bytes] | None
+def _shows(options: Callable[..., Any]) -> Callable[[_Method], _Method]:
+    """Show the options with their defaults where a person looks: `help`, and completion in IPython.
 
-_T = TypeVar("_T")
+    Args:
+        options: has them as keyword-only parameters; those that a caller cannot give are left out.
+    """
+    known = inspect.signature(options).parameters.values()
+    shown = [one for one in known if one.kind is one.KEYWORD_ONLY and one.name not in {"began", "shell"}]
 
-# A command's output that nobody limits must not fill the memory unseen.
-_CHUNK = 1 << 18
+    def give(method: _Method) -> _Method:
+        own = inspect.signature(method)
+        kept = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        taken = {one.name for one in kept}
+        kept += [one for one in shown if one.name not in taken]
+        method.__signature__ = own.replace(parameters=kept)  # type: ignore[attr-defined]  # inspect reads it
+        return method
+
+    return give
 
 
 class Transport(Files):
     """One destination, to run commands on and to work with its files, from any number of threads.
 
-    Opening one costs no round trip where a master lives; where none does, the first operation logs in.
+    Opening one costs no round trip where a master is running; where none is, the first operation logs in, or
+    `login` at a moment of the caller's choice. It may be pickled and sent to other processes, and used after
+    a fork: all of them share the one master.
 
     Args:
         host: any name of ssh_config.
@@ -67,11 +93,28 @@ class Transport(Files):
         settings: Mapping[str, object] | None = None,
     ) -> None:
         self.host = host
-        master = Master(resolve(host, ssh_config, overrides=settings))
-        self.connection = Connection(master, login=login, person=person)
-        self._execution = Execution(self.connection)
+        destination = resolve(host, ssh_config, overrides=settings)
+        # as they were given, but for a file's name: another process may be in another directory
+        given: dict[str, Any] = {
+            "ssh_config": None if destination.ssh_config is None else str(destination.ssh_config),
+            "login": login,
+            "person": person,
+            "timeout": timeout,
+            "settings": None if settings is None else dict(settings),
+        }
+        usual = inspect.signature(Transport).parameters
+        self._options = {name: value for name, value in given.items() if value != usual[name].default}
+        self.connection = Connection(Master(destination), login=login, person=person)
+        self.commands = Commands(self.connection)
         super().__init__(Shells(self.connection), timeout=timeout)
         self._transfer = Transfer(self._shells, self)
+
+    def __reduce__(self) -> tuple[Callable[[], Transport], tuple[()]]:
+        """Pickled as its host and its options."""
+        return functools.partial(type(self), self.host, **self._options), ()
+
+    def __repr__(self) -> str:
+        return described(self, self.host, self._options)
 
     @property
     def master(self) -> Master:
@@ -89,145 +132,193 @@ class Transport(Files):
         self.connection.close()
         self._shells.close()
 
+    def login(self) -> Transport:
+        """Log in now, where no master is running, and not at the first operation. Gives itself.
+
+        Raises:
+            LoginNeeded: only a person can go on.
+            ConnectionFailed: another of its kinds; with `login=False`, MasterGone.
+        """
+        self.connection.facts()
+        return self
+
+    @overload
     def run(
         self,
         command: Command,
         *,
-        input: bytes | str | IO[bytes] | None = None,  # noqa: A002 - subprocess.run's name
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        check: bool = False,
-        encoding: str | None = None,
-        login_shell: bool = False,
-        stdout: Output = None,
-        stderr: Output = None,
-        once: str | None = None,
-        max_output: int | None = None,
-        began: Callable[[RemoteProcess], object] | None = None,
-    ) -> CompletedCommand:
-        """Run a command by the remote login shell and wait for it. Names follow subprocess.run.
+        text: Literal[True],
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> CompletedCommand[str]: ...
+
+    @overload
+    def run(
+        self,
+        command: Command,
+        *,
+        universal_newlines: Literal[True],
+        text: bool | None = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> CompletedCommand[str]: ...
+
+    @overload
+    def run(
+        self,
+        command: Command,
+        *,
+        encoding: str,
+        text: bool | None = ...,
+        errors: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> CompletedCommand[str]: ...
+
+    @overload
+    def run(
+        self,
+        command: Command,
+        *,
+        errors: str,
+        text: bool | None = ...,
+        encoding: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> CompletedCommand[str]: ...
+
+    @overload
+    def run(self, command: Command, **options: Unpack[RunBytes]) -> CompletedCommand[bytes]: ...
+
+    @overload
+    def run(self, command: Command, **options: Unpack[RunAny]) -> CompletedCommand[Any]: ...
+
+    @_shows(Commands.run)
+    def run(self, command: Command, **options: Any) -> CompletedCommand[Any]:
+        """Run a command by the remote login shell and wait for it. The options are those of subprocess.run.
+
+        What subprocess does with our own streams cannot be done here: where nothing is said, output is kept,
+        and input is empty.
 
         Args:
             command: a sequence, which is quoted; or a string, which the remote shell gets as it is.
-            input: what it reads; None is an empty input.
-            cwd: the directory to run it in.
+            input: what it reads: bytes, text, or a file.
+            stdin: the same as a file or a descriptor; DEVNULL, PIPE and None are an empty input.
+            stdout: a file, a descriptor, or a function of each piece of bytes, instead of keeping the output
+                (None, PIPE); DEVNULL drops it.
+            stderr: the same; STDOUT sends it to where stdout goes, in the order in which it was printed.
+            capture_output: both are kept, as they are anyway.
+            cwd: the directory to run it in, relative to the home directory.
             env: further variables.
             timeout: seconds after which the remote process group is ended.
             check: raise where it returns non-zero.
-            encoding: give the output as text, with undecodable bytes as os.fsdecode has them.
+            text: give the output as text, with each end of a line as a newline.
+            encoding: the same, in this encoding; UTF-8 where it is not given.
+            errors: the same; what is done with undecodable bytes: as os.fsdecode has them by default.
+            universal_newlines: the same as `text`.
             login_shell: as at a login: the shell reads its profile.
-            stdout: a callback or a binary file for the output, instead of keeping it.
-            stderr: the same.
             once: a key; the command never runs twice under it, and its first result is given.
             max_output: bytes of kept output after which the command is ended.
-            began: called with the process as soon as there is one, to be ended from elsewhere.
+            options: all of these, but for the command, by name.
 
         Raises:
-            CommandFailed: `check` and a return code that is not 0.
-            CommandTimeout: the timeout has passed; `completed` has what was printed.
+            CommandFailed: `check` and a return code that is not 0. It is a subprocess.CalledProcessError.
+            CommandTimeout: the timeout has passed; `output` and `stderr` have what was printed. It is a
+                subprocess.TimeoutExpired.
             ConnectionLost: the connection broke; see `started`.
             ConnectionFailed: another of its kinds; nothing has started.
             OnceError: the key's command is another one, or was cut down.
+            SettingsError: an option is wrong; nothing was touched. `shell=` is, as there is always one.
             FileNotFoundError, NotADirectoryError, PermissionError: `cwd`.
         """
-        request = Request(
-            command=command,
-            cwd=cwd,
-            env=env,
-            login_shell=login_shell,
-            once=once,
-            frames=input is not None and input not in (b"", ""),
-        )
-        request.script("")  # a wrong command is refused before anything is touched
-        kept: list[io.BytesIO | None] = []
-        process: RemoteProcess | None = None
+        return self.commands.run(command, **options)
 
-        def sink(target: Output) -> Sink:
-            if target is not None:
-                kept.append(None)
-                return target if callable(target) else target.write
-            buffer = io.BytesIO()
-            kept.append(buffer)
-            return buffer.write if max_output is None else _limited(buffer, max_output)
-
-        out, err = sink(stdout), sink(stderr)
-
-        def completed(returncode: int) -> CompletedCommand:
-            texts = [None if buffer is None else _decoded(buffer.getvalue(), encoding) for buffer in kept]
-            return CompletedCommand(request.argv, returncode, _signal(returncode), *texts)
-
-        try:
-            process = self._execution.run(
-                request,
-                out,
-                err,
-                lambda running: _feed(running, input, encoding),
-                timeout=timeout,
-                began=began,
-            )
-        except TimeoutError as error:
-            if hasattr(error, "completed"):
-                error.completed = completed(124)
-            raise
-        done = completed(process.returncode if process.returncode is not None else 255)
-        return _check(done, self.host) if check else done
-
+    @overload
     def start(
         self,
         command: Command,
         *,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        login_shell: bool = False,
-        stdin: bool = True,
-        timeout: float | None = None,
-    ) -> RemoteProcess:
-        """Start a command and go on. Names follow subprocess.Popen.
+        text: Literal[True],
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[StartOptions],
+    ) -> RemoteProcess[str]: ...
+
+    @overload
+    def start(
+        self,
+        command: Command,
+        *,
+        universal_newlines: Literal[True],
+        text: bool | None = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        **options: Unpack[StartOptions],
+    ) -> RemoteProcess[str]: ...
+
+    @overload
+    def start(
+        self,
+        command: Command,
+        *,
+        encoding: str,
+        text: bool | None = ...,
+        errors: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[StartOptions],
+    ) -> RemoteProcess[str]: ...
+
+    @overload
+    def start(
+        self,
+        command: Command,
+        *,
+        errors: str,
+        text: bool | None = ...,
+        encoding: str | None = ...,
+        universal_newlines: bool | None = ...,
+        **options: Unpack[StartOptions],
+    ) -> RemoteProcess[str]: ...
+
+    @overload
+    def start(self, command: Command, **options: Unpack[StartBytes]) -> RemoteProcess[bytes]: ...
+
+    @overload
+    def start(self, command: Command, **options: Unpack[StartAny]) -> RemoteProcess[Any]: ...
+
+    @_shows(Commands.start)
+    def start(self, command: Command, **options: Any) -> RemoteProcess[Any]:
+        """Start a command and go on; it has started then. The options are those of subprocess.Popen.
 
         Args:
             command: as for `run`.
+            stdin: PIPE, to write to `RemoteProcess.stdin`; a file or a descriptor, which is read in a thread;
+                None or DEVNULL: it reads nothing.
+            stdout: PIPE, to read from `RemoteProcess.stdout`; else as for `run`.
+            stderr: the same.
             cwd: as for `run`.
             env: as for `run`.
-            login_shell: as for `run`.
-            stdin: whether it reads input from us (`RemoteProcess.stdin`); else it reads nothing.
             timeout: seconds until it must have started.
+            text: its pipes are of text.
+            encoding: as for `run`.
+            errors: as for `run`.
+            universal_newlines: as for `run`.
+            login_shell: as for `run`.
+            options: all of these, but for the command, by name.
 
         Raises:
+            CommandTimeout: it had not started by then, and will not.
             ConnectionFailed: one of its kinds, with `started` as far as it is known.
+            SettingsError, OSError: as for `run`.
         """
-        request = Request(command=command, cwd=cwd, env=env, login_shell=login_shell, frames=stdin)
-        request.script("")  # a wrong command is refused before anything is touched
-        pipes = [os.pipe(), os.pipe()]
-        writers = [os.fdopen(writer, "wb", buffering=0) for _, writer in pipes]
-        try:
-            deadline = None if timeout is None else _later(timeout)
-            process = self._execution.start(request, _to(writers[0]), _to(writers[1]), deadline=deadline)
-        except BaseException:
-            for (reader, _), writer in zip(pipes, writers, strict=True):
-                os.close(reader)
-                writer.close()
-            raise
-        process.stdout, process.stderr = (os.fdopen(reader, "rb") for reader, _ in pipes)
-        process.when_read(writers)
-        return process
+        return self.commands.start(command, **options)
 
-    def put(
-        self,
-        source: Sources,
-        destination: PathLike,
-        *,
-        recursive: bool | None = None,
-        dereference: bool = False,
-        preserve: bool = False,
-        overwrite: bool = True,
-        resume: bool = True,
-        verify: bool = False,
-        progress: Callable[[Progress], object] | bool | None = None,
-        exclude: Exclude = (),
-        limit_rate: float | None = None,
-        way: Way | None = None,
-    ) -> Transferred:
+    @_shows(How)
+    def put(self, source: Sources, destination: PathLike, **options: Unpack[TransferOptions]) -> Transferred:
         """Move files and trees there, as `cp -r` does. A new file appears under its name when it is complete.
 
         A file that is there already stays the same file, as for `cp`: inode, owner, mode and hard links. It
@@ -261,73 +352,47 @@ class Transport(Files):
             TransferFailed: several files of a tree could not be moved; the others are in their places.
             ConnectionFailed: one of its kinds; asked again, the transfer goes on where it was.
         """
-        how = How(
-            recursive=recursive,
-            dereference=dereference,
-            preserve=preserve,
-            overwrite=overwrite,
-            resume=resume,
-            verify=verify,
-            exclude=exclude,
-            way=way,
-        )
-        return self._transfer.put(source, destination, how, progress=progress, limit_rate=limit_rate)
+        return self._transfer.put(source, destination, How(**options))
 
+    @_shows(How)
     def get(
-        self,
-        source: Sources,
-        destination: PathLike = ".",
-        *,
-        recursive: bool | None = None,
-        dereference: bool = False,
-        preserve: bool = False,
-        overwrite: bool = True,
-        resume: bool = True,
-        verify: bool = False,
-        progress: Callable[[Progress], object] | bool | None = None,
-        exclude: Exclude = (),
-        limit_rate: float | None = None,
-        way: Way | None = None,
+        self, source: Sources, destination: PathLike = ".", **options: Unpack[TransferOptions]
     ) -> Transferred:
-        """Move files and trees here; all as for `put`.
+        """Move files and trees here, as `cp -r` does. A new file appears under its name when it is complete.
+
+        A file that is there already stays the same file, and one that changes meanwhile is an error or goes
+        as it was when it was looked at; both as for `put`.
 
         Args:
-            source: a path there, with `~` and patterns, or several.
+            source: a path there, with `~` and patterns as in a shell, or several.
             destination: a local path: a new name, or a directory that exists.
-            recursive: as for `put`.
-            dereference: as for `put`.
-            preserve: as for `put`.
-            overwrite: as for `put`.
-            resume: as for `put`.
-            verify: as for `put`.
-            progress: as for `put`.
-            exclude: as for `put`.
-            limit_rate: as for `put`.
-            way: as for `put`.
+            recursive: whether directories are moved; None: where the source is one.
+            dereference: move what links in a tree lead to; a link named as source is always followed.
+            preserve: keep modes, times, and hard links within a tree.
+            overwrite: whether files that are there are replaced.
+            resume: go on where an earlier transfer of the same was broken off.
+            verify: compare sha256 sums before anything appears.
+            progress: is told now and then; True for a bar by tqdm.
+            exclude: patterns of names, or of paths below the top, that are left out; or a function of such a
+                path that tells.
+            limit_rate: bytes a second.
+            way: how the bytes go; chosen by what is to be moved where it is None.
 
         Raises:
-            OSError: as for `put`.
-            ConnectionFailed: as for `put`.
+            OSError: its own subclasses, for a file here or (as `HOST:path`) there.
+            TransferFailed: several files of a tree could not be moved; the others are in their places.
+            ConnectionFailed: one of its kinds; asked again, the transfer goes on where it was.
         """
-        how = How(
-            recursive=recursive,
-            dereference=dereference,
-            preserve=preserve,
-            overwrite=overwrite,
-            resume=resume,
-            verify=verify,
-            exclude=exclude,
-            way=way,
-        )
-        return self._transfer.get(source, destination, how, progress=progress, limit_rate=limit_rate)
+        return self._transfer.get(source, destination, How(**options))
 
     def listdir(self, path: PathLike = ".") -> list[str]:
         """As os.listdir, sorted; by sftp where the account gives no shell."""
         return self._transfer.listdir(path) if self._transfer.restricted else super().listdir(path)
 
+    @_shows(Commands.run)
     def run_many(
-        self, commands: Iterable[Command], *, limit: int | None = None, **options: Any
-    ) -> list[CompletedCommand]:
+        self, commands: Iterable[Command], *, limit: int | None = None, **options: Unpack[RunAny]
+    ) -> list[CompletedCommand[Any]]:
         """Run many commands side by side, within the budget of sessions; results in their order.
 
         Args:
@@ -339,7 +404,7 @@ class Transport(Files):
             Exception: the first failure, in the order of the commands; those not begun are not run.
         """
         with ThreadPoolExecutor(limit or self.connection.slots.limit) as pool:
-            futures = [pool.submit(self.run, command, **options) for command in commands]
+            futures = [pool.submit(self.commands.run, command, **options) for command in commands]
             try:
                 return [future.result() for future in futures]
             except BaseException:
@@ -348,53 +413,11 @@ class Transport(Files):
                 raise
 
 
-_check = check
+def described(transport: object, host: str, options: Mapping[str, object]) -> str:
+    """How a transport is shown: as it was made, but for the values of settings, which are long."""
 
+    def shown(value: object) -> object:
+        return sorted(value) if isinstance(value, Mapping) else value
 
-def _later(seconds: float) -> float:
-    import time
-
-    return time.monotonic() + seconds
-
-
-def _signal(returncode: int) -> signal.Signals | None:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(returncode - 128) if returncode > 128 else None
-    return None
-
-
-def _decoded(raw: bytes, encoding: str | None) -> bytes | str:
-    return raw if encoding is None else raw.decode(encoding, "surrogateescape")
-
-
-def _limited(buffer: io.BytesIO, limit: int) -> Sink:
-    def write(raw: bytes) -> None:
-        if buffer.tell() + len(raw) > limit:
-            buffer.write(raw[: limit - buffer.tell()])
-            raise SettingsError(
-                f"the command printed more than {limit} bytes",
-                advice="raise max_output, or give a file as stdout",
-            )
-        buffer.write(raw)
-
-    return write
-
-
-def _to(writer: IO[bytes]) -> Sink:
-    def write(raw: bytes) -> None:
-        view = memoryview(raw)
-        while view:
-            view = view[os.write(writer.fileno(), view) :]
-
-    return write
-
-
-def _feed(process: RemoteProcess, source: bytes | str | IO[bytes] | None, encoding: str | None) -> None:
-    if isinstance(source, str):
-        source = source.encode(encoding or "utf-8", "surrogateescape")
-    if isinstance(source, bytes):
-        process.send_input(source)
-    elif source is not None:
-        while piece := source.read(_CHUNK):
-            process.send_input(piece)
-    process.end_input()
+    words = [repr(host), *(f"{name}={shown(value)!r}" for name, value in options.items())]
+    return f"{type(transport).__name__}({', '.join(words)})"

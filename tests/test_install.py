@@ -123,7 +123,13 @@ def test_what_the_wheel_holds(installed: Installed) -> None:
         f"{stem}.dist-info",
     }
     assert modes[f"{stem}.data/scripts/ossh-run"] & 0o777 == 0o755
-    assert [name for name in modes if ".data/" in name] == [f"{stem}.data/scripts/ossh-run"]
+    manual = {
+        f"{stem}.data/data/share/man/man1/{path.name}"
+        for path in (TREE / "opensshtransport" / "manual" / "man1").glob("*.1")
+    }
+    assert f"{stem}.data/data/share/man/man1/ossh-run.1" in manual
+    assert {name for name in modes if ".data/" in name} == {f"{stem}.data/scripts/ossh-run"} | manual
+    assert "opensshtransport/manual/commands.md" in modes
     assert script == (TREE / "scripts" / "ossh-run").read_bytes()
     assert "opensshtransport/py.typed" in modes
     assert [name for name in modes if name.startswith(f"{stem}.dist-info/") and name.endswith("/LICENSE")]
@@ -139,24 +145,19 @@ def test_what_the_sdist_holds(installed: Installed) -> None:
     with tarfile.open(installed.sdist) as sdist:
         modes = {member.name: member.mode for member in sdist.getmembers()}
     assert modes[f"{stem}/scripts/ossh-run"] & 0o777 == 0o755
-    for name in (
-        "setup.cfg",
-        "setup.py",
-        "LICENSE",
-        "opensshtransport/py.typed",
-        "opensshtransport/cli/parser.py",
-    ):
+    package = ("py.typed", "cli/main.py", "remote/shell.sh", "manual/tutorial.md", "manual/man1/ossh-run.1")
+    for name in ("setup.cfg", "setup.py", "LICENSE", *(f"opensshtransport/{each}" for each in package)):
         assert f"{stem}/{name}" in modes
 
 
 def test_versions(installed: Installed) -> None:
     """`ossh`, the module and the package's metadata tell one version, that of the installed copy."""
-    wanted = (0, f"ossh {VERSION}\n".encode())
+    wanted = (0, f"ossh {VERSION}, OpenSSH_".encode())
     for done in (
         run(installed.bin / "ossh", "--version"),
         run(installed.bin / "python", "-m", "opensshtransport", "--version"),
     ):
-        assert (done.returncode, done.stdout) == wanted
+        assert (done.returncode, done.stdout[: len(wanted[1])]) == wanted
     program = (
         "import importlib.metadata, opensshtransport as it\n"
         "print(importlib.metadata.version(it.__name__))\n"

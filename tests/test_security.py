@@ -34,7 +34,7 @@ from opensshtransport.sandbox import Sandbox
 from opensshtransport.sessions import shell
 from opensshtransport.sessions import stream as session
 from opensshtransport.transfer import archive
-from opensshtransport.transfer.meter import _shown
+from opensshtransport.transfer.bar import _shown
 from tests.conftest import Keep, MakeConversationNode, MakeShellNode, MakeUser
 from tests.login.test_secrets import Secrets, Watch, files_with, keyring, rules_for, store
 from tests.support.pam_nodes import questions, rule, stored

@@ -44,7 +44,7 @@ def connection_fault(reason: ConnectionFailed) -> ConnectionFault:
     Where only a person can help, AiiDA tries again for some minutes, in which the person may come. After that
     a process is paused at once, and its status says what is to be done.
     """
-    if "ossh login" not in reason.advice:
+    if reason.remedy.command != "ossh login":
         return ConnectionFault(reason)
     now = time.monotonic()
     since = _needs_a_person_since.setdefault(reason.host, now)

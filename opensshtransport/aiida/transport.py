@@ -284,7 +284,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
     @contextlib.contextmanager
     def _exec_command_internal(
         self, command: str, workdir: AnyPath | None = None, **_: object
-    ) -> Iterator[RemoteProcess]:
+    ) -> Iterator[RemoteProcess[bytes]]:
         """Start a command by bash; gives the process, with `stdin`, `stdout`, `stderr` and `wait`."""
         text, login_shell = self._bash(command)
         where = self._path(workdir) if workdir else self._cwd or None
@@ -329,7 +329,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         stdin: object,
         workdir: AnyPath | None,
         timeout: float | None,
-        began: Callable[[RemoteProcess], object] | None,
+        began: Callable[[RemoteProcess[bytes]], object] | None,
     ) -> Answer:
         where = self._path(workdir) if workdir else self._cwd or None
         input_ = _readable(stdin)
@@ -341,7 +341,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
             return self._submit(command, key, where, timeout)
         # as bash does
         text, login_shell = self._bash(command if command.strip() else ":")
-        done = self._ssh.run(
+        done = self._ssh.commands.run(
             text, input=input_, cwd=where, timeout=timeout, login_shell=login_shell, began=began
         )
         return done.returncode, _raw(done.stdout), _raw(done.stderr)
@@ -407,10 +407,10 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         **_: object,
     ) -> Answer:
         """As `exec_command_wait_bytes`; where it is cancelled, the remote command is ended."""
-        running: list[RemoteProcess] = []
+        running: list[RemoteProcess[bytes]] = []
         cancelled = threading.Event()
 
-        def began(process: RemoteProcess) -> None:
+        def began(process: RemoteProcess[bytes]) -> None:
             running.append(process)
             if cancelled.is_set():
                 process.end()

@@ -17,12 +17,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from opensshtransport.cli.commands import SUMMARIES, parser_of
 from opensshtransport.errors import OpenSshTransportError, SettingsError
 from opensshtransport.master.control_socket import listens
 from opensshtransport.master.master import Master
 from opensshtransport.openssh import destination, ssh_config
 from opensshtransport.openssh.notation import split_place
-from opensshtransport.transport import Transport
 
 # The line that asks the shell to add local files.
 FILES = ":files"
@@ -103,14 +103,27 @@ complete -c ossh -f -a '(__ossh_complete)'
 complete -c ossh-run -f -a '(__ossh_complete)'
 """
 
-SCRIPTS = {"bash": _BASH.lstrip(), "zsh": _ZSH.lstrip(), "fish": _FISH.lstrip()}
+_SCRIPTS = {"bash": _BASH.lstrip(), "zsh": _ZSH.lstrip(), "fish": _FISH.lstrip()}
 
 
-def candidates(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+EXAMPLE = 'eval "$(ossh completion bash)"'
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `ossh completion` takes."""
+    parser.add_argument("shell", choices=tuple(_SCRIPTS))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what the shell loads."""
+    print(_SCRIPTS[arguments.shell], end="")
+    return 0
+
+
+def candidates(words: Sequence[str]) -> list[str]:
     """What may stand in the place of the last word.
 
     Args:
-        parser: of `ossh`.
         words: the command line up to the cursor, as it is typed; the last one may be empty.
 
     Returns:
@@ -118,7 +131,7 @@ def candidates(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[st
     """
     typed = [_unquoted(word) for word in words]
     current = typed[-1]
-    found = [word for word in _possible(parser, typed) if word == FILES or word.startswith(current)]
+    found = [word for word in _possible(typed) if word == FILES or word.startswith(current)]
     return list(dict.fromkeys(found))
 
 
@@ -130,18 +143,17 @@ def _unquoted(word: str) -> str:
     return word
 
 
-def _possible(parser: argparse.ArgumentParser, words: list[str]) -> Iterator[str]:
+def _possible(words: list[str]) -> Iterator[str]:
     program, *given, current = words
-    commands = next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction)).choices
     if Path(program).name == "ossh-run":
         given.insert(0, "run")
     if not given:
-        yield from commands
+        yield from SUMMARIES
         yield from ("--help", "--version")
         return
-    chosen = commands.get(given[0])
-    if chosen is None:
+    if given[0] not in SUMMARIES:
         return
+    chosen = parser_of(given[0])
     options = {text: action for action in chosen._actions for text in action.option_strings}
     places = [action for action in chosen._actions if not action.option_strings]
     config: str | None = None
@@ -178,6 +190,10 @@ def _values(action: argparse.Action, current: str, config: str | None) -> Iterat
     file = None if config is None else Path(config).expanduser().absolute()
     if name in {"CONFIG", "FILE"}:
         yield FILES
+    elif name == "TOPIC":
+        from opensshtransport.cli.help import TOPICS
+
+        yield from (topic for topics in TOPICS.values() for topic in topics)
     elif name in {"HOST", "HOP"}:
         yield from ssh_config.names(file)
     elif name in {"SRC", "DST"}:
@@ -205,6 +221,8 @@ def remote_paths(host: str, path: str, config: Path | None) -> list[str]:
         if facts is None or not listens(Path(facts.socket)):
             return []
         # relative paths begin at the home directory, and nothing there knows `~`
+        from opensshtransport.transport import Transport
+
         top = above.removeprefix("~").lstrip("/") if above == "~" or above.startswith("~/") else above
         with Transport(host, ssh_config=config, login=False, person=False, timeout=_DEADLINE) as transport:
             entries = transport.scandir(top or ".")

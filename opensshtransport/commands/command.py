@@ -6,16 +6,28 @@ argument.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Generic
 
-from opensshtransport.errors import CommandFailed, SettingsError
+from opensshtransport.errors import CommandFailed, OnceError, SettingsError
+
+if TYPE_CHECKING:
+    # with a default: `CompletedCommand` alone is one of bytes
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", str, bytes, default=bytes)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T", str, bytes)
 
 # One argument of a command line holds 131,071 bytes on Linux (execve(2), MAX_ARG_STRLEN).
 _LONGEST_ARGUMENT = 120_000
@@ -29,21 +41,51 @@ _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@:-]{0,199}")
 
 
 @dataclass(frozen=True, slots=True)
-class CompletedCommand:
+class CompletedCommand(Generic[T]):
     """How a command ended. Source of the names: subprocess.CompletedProcess.
 
     Attributes:
         argv: the command as it was given: a sequence, or a string alone.
         returncode: 0 to 255, as the remote shell tells it: 128+N where signal N killed it.
         signal: that signal, or None.
-        stdout, stderr: what it printed; text where an encoding was given; None where it went elsewhere.
+        stdout, stderr: what it printed, as bytes or as text. None where it went elsewhere, which the caller
+            has said, and a type checker does not know.
+        host: where it ran.
     """
 
     argv: tuple[str, ...]
     returncode: int
     signal: signal.Signals | None
-    stdout: bytes | str | None
-    stderr: bytes | str | None
+    stdout: T
+    stderr: T
+    host: str | None = field(default=None, repr=False)
+
+    @property
+    def args(self) -> str | list[str]:
+        """The command as it was given."""
+        return self.argv[0] if len(self.argv) == 1 else list(self.argv)
+
+    def check_returncode(self) -> None:
+        """Raise where the command failed.
+
+        Raises:
+            CommandFailed: its return code is not 0; told with the end of stderr, or of stdout where that has
+                both.
+        """
+        if self.returncode == 0:
+            return
+        how = f"was killed by {self.signal.name}" if self.signal else f"returned {self.returncode}"
+        texts: list[Any] = [self.stdout, self.stderr]
+        said = texts[texts[1] is not None]
+        error = CommandFailed(
+            f"{shlex.join(self.argv) if len(self.argv) > 1 else self.argv[0]!r} {how}",
+            host=self.host,
+            argv=self.argv,
+            returncode=self.returncode,
+            stderr=said if isinstance(said, str) else (said or b"").decode(errors="replace"),
+        )
+        error.completed, error.cmd, error.output = self, self.args, self.stdout
+        raise error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +99,7 @@ class Request:
         login_shell: as at a login: the shell reads its profile.
         once: the key under which it runs only once.
         frames: it reads input from us; else it reads nothing.
+        merged: its stderr goes to its stdout.
     """
 
     command: str | Sequence[str]
@@ -65,6 +108,7 @@ class Request:
     login_shell: bool = False
     once: str | None = None
     frames: bool = False
+    merged: bool = False
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -107,11 +151,15 @@ class Request:
             text = f"if ( -r ~/.login ) source ~/.login\n{text}"
         elif self.login_shell:
             words.insert(1, "-l")
+        if self.merged:
+            # here, and not at our end: only so the order is that in which it was printed
+            words[:0] = ["/bin/sh", "-c", "'exec \"$@\" 2>&1'", "sh"]
         # SHELL may be missing, or start-up files may have taken it for their own
         lines.insert(0, f"SHELL={shlex.quote(shell)}")
         quoted = shlex.quote(text)
         if opening := self.opening(shell, "$0"):
-            quoted = f"\"/bin/sh -c 'echo {opening}; echo {opening} >&2'$ossh_nl\"{quoted}"
+            both = f"echo {opening}" if self.merged else f"echo {opening}; echo {opening} >&2"
+            quoted = f"\"/bin/sh -c '{both}'$ossh_nl\"{quoted}"
         if len(os.fsencode(text)) > _LONGEST_ARGUMENT:
             lines.append(f"spill {quoted}")
             words[-1:], quoted = [], '"$ossh_file"'
@@ -145,6 +193,7 @@ class Request:
         env = [f"{name}={value}" for name, value in sorted((self.env or {}).items())]
         kind = "text" if isinstance(self.command, str) else "words"
         claim = [kind, str(len(self.argv)), *self.argv, os.fspath(self.cwd or ""), *env]
+        claim += ["2>&1"] if self.merged else []
         return hashlib.sha256("\0".join(claim).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -180,23 +229,18 @@ def _directory(path: str) -> str:
     return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
-def check(completed: CompletedCommand, host: str) -> CompletedCommand:
-    """Raise where a command failed.
-
-    Raises:
-        CommandFailed: its return code is not 0.
-    """
-    if completed.returncode == 0:
-        return completed
-    how = f"was killed by {completed.signal.name}" if completed.signal else f"returned {completed.returncode}"
-    said = completed.stderr or b""
-    text = said if isinstance(said, str) else said.decode(errors="replace")
-    error = CommandFailed(
-        f"{shlex.join(completed.argv) if len(completed.argv) > 1 else completed.argv[0]!r} {how}",
+def refusal(why: str, host: str, request: Request) -> BaseException:
+    """What the bootstrap means by `refused WHY`."""
+    if why.startswith("E"):
+        number = getattr(errno, why)
+        place = f"{host}:{os.fspath(request.cwd)}" if request.cwd is not None else host
+        return OSError(number, os.strerror(number), place)
+    if why == "other-command":
+        return OnceError(
+            f"the key {request.once!r} belongs to another command", host=host, advice="use another key"
+        )
+    return OnceError(
+        f"the command under the key {request.once!r} was cut down (reboot, or killed)",
         host=host,
-        argv=completed.argv,
-        returncode=completed.returncode,
-        stderr=text,
+        advice="look whether it took effect, then use another key",
     )
-    error.completed = completed
-    raise error

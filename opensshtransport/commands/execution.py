@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from opensshtransport.commands.command import Request
-from opensshtransport.commands.process import RemoteProcess, Sink, Swallowed
+from opensshtransport.commands.process import RemoteProcess, Swallowed
+from opensshtransport.commands.streams import Sink
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, SessionRefused
 from opensshtransport.master.facts import Facts
 from opensshtransport.sessions.channel import Channel, reads_stdin
@@ -31,7 +33,7 @@ class Execution:
 
     def start(
         self, request: Request, out: Sink, err: Sink, *, deadline: float | None = None
-    ) -> RemoteProcess:
+    ) -> RemoteProcess[Any]:
         """Start a command; it has started when this returns.
 
         Raises:
@@ -47,11 +49,11 @@ class Execution:
         request: Request,
         out: Sink,
         err: Sink,
-        feed: Callable[[RemoteProcess], None],
+        feed: Callable[[RemoteProcess[Any]], None],
         *,
         timeout: float | None = None,
-        began: Callable[[RemoteProcess], object] | None = None,
-    ) -> RemoteProcess:
+        began: Callable[[RemoteProcess[Any]], object] | None = None,
+    ) -> RemoteProcess[Any]:
         """Run a command to its end.
 
         Args:
@@ -68,7 +70,7 @@ class Execution:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
 
-        def to_the_end(process: RemoteProcess) -> None:
+        def to_the_end(process: RemoteProcess[Any]) -> None:
             if began is not None:
                 began(process)
             if request.frames:
@@ -79,11 +81,10 @@ class Execution:
                 if isinstance(reason, ConnectionFailed):
                     raise
                 process.end()
-                raise CommandTimeout(
-                    f"the command was ended after {timeout:g} s",
-                    host=self._host,
-                    argv=process.argv,
-                ) from reason
+                what = f"the command was ended after {timeout:g} s"
+                error = CommandTimeout(what, host=self._host, argv=process.argv)
+                error.cmd, error.timeout = process.args, timeout
+                raise error from reason
             except BaseException:
                 process.end()
                 raise
@@ -95,20 +96,20 @@ class Execution:
         request: Request,
         out: Sink,
         err: Sink,
-        go_on: Callable[[RemoteProcess], None],
+        go_on: Callable[[RemoteProcess[Any]], None],
         deadline: float | None,
         *,
         streams: bool = False,
-    ) -> RemoteProcess:
+    ) -> RemoteProcess[Any]:
         spares, refused = self._connection.spares, False
 
-        def once() -> RemoteProcess | None:
+        def once() -> RemoteProcess[Any] | None:
             """Run it; None where a start-up file has read what was meant for the command."""
             nonlocal refused
             facts = self._connection.facts(advice="a restricted account? use ossh-run")
             channel = self._take(facts, request, deadline)
-            process = RemoteProcess(
-                self._connection.master, channel, request, facts.shell, out, err, streams=streams
+            process: RemoteProcess[Any] = RemoteProcess(
+                self._connection.master, channel, request, facts.shell, out=out, err=err, streams=streams
             )
             try:
                 spares.attend()

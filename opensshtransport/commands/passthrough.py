@@ -6,6 +6,7 @@ The trap: what start-up files print on stdout comes before the command's own byt
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import secrets
@@ -63,13 +64,14 @@ class Options:
 
 
 def pass_through(
-    destination: Destination, command: str, options: Options, *, earlier_log: str | None = None
+    destination: Destination, command: str | None, options: Options, *, earlier_log: str | None = None
 ) -> int:
     """Run a command with our own stdin, stdout and stderr.
 
     Args:
         destination: where to.
-        command: for the remote login shell.
+        command: for the remote login shell; None for that shell itself, as ssh starts it: on a terminal where
+            stdin is one, and with nothing of its output dropped.
         options: how.
         earlier_log: what ssh wrote when it was started for this command before, "" where that is lost; None
             where it was not started.
@@ -83,6 +85,8 @@ def pass_through(
         ConnectionFailed: another of its kinds; the command has not started.
         SettingsError: the command is too long.
     """
+    if command is None and not options.tty and not options.no_stdin and os.isatty(0):
+        options = dataclasses.replace(options, tty=1)
     begin = time.monotonic()
     deadline = None if options.timeout is None else begin + options.timeout
     shared = Master(destination)
@@ -120,13 +124,13 @@ def _tell(text: str) -> None:
 
 
 def _run(
-    shared: Master, facts: Facts, command: str, options: Options, deadline: float | None
+    shared: Master, facts: Facts, command: str | None, options: Options, deadline: float | None
 ) -> tuple[int | None, str]:
     """Run a command once; its status, or None and ssh's log."""
     destination = shared.destination
-    wrap = wrapper(secrets.token_hex(8) if facts.shell else "", posix=facts.posix_shell)
-    text = wrap.wrap(command, tty=options.tty > 0)
-    if len(os.fsencode(text)) > _LONGEST_ARGUMENT:
+    wrap = wrapper(secrets.token_hex(8) if facts.shell and command else "", posix=facts.posix_shell)
+    text = None if command is None else wrap.wrap(command, tty=options.tty > 0)
+    if text and len(os.fsencode(text)) > _LONGEST_ARGUMENT:
         raise SettingsError(
             f"the command is longer than {_LONGEST_ARGUMENT} bytes",
             host=destination.host,

@@ -15,16 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, Generic
 
-from opensshtransport.commands.command import Request
+from opensshtransport.commands.command import Request, T, refusal
+from opensshtransport.commands.conversation import Communication, Input
+from opensshtransport.commands.streams import Sink, Text
 from opensshtransport.errors import (
     CommandTimeout,
     ConnectionFailed,
     ConnectionLost,
     MasterGone,
-    OnceError,
     SessionRefused,
+    SettingsError,
 )
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
@@ -47,8 +49,6 @@ _READY_FOR_INPUT_WITHIN = 60.0
 # Seconds for a few bytes to go where input may be in the way.
 _WORD_WITHIN = 2.0
 
-Sink = Callable[[bytes], object]
-
 
 class Swallowed(Exception):
     """A start-up file read what was meant for the bootstrap, or waits for more; nothing has started."""
@@ -67,11 +67,12 @@ class _State:
     closed: set[str] = field(default_factory=set)
 
 
-class RemoteProcess:
+class RemoteProcess(Generic[T]):
     """A command that runs on the far side. Names follow subprocess.Popen.
 
     Attributes:
-        argv: the command as it was given.
+        args, argv: the command as it was given, and as a tuple.
+        host: where it runs.
         stdin: to write to, or None.
         stdout, stderr: to read from, or None where they go elsewhere.
         returncode: None while it runs; see `CompletedCommand`.
@@ -83,16 +84,20 @@ class RemoteProcess:
         channel: Channel,
         request: Request,
         shell: str,
+        *,
         out: Sink,
         err: Sink,
-        *,
         streams: bool = False,
     ) -> None:
         self.argv = request.argv
+        self.args = request.command
+        self.host = channel.host
         self.returncode: int | None = None
-        self.stdin: Input | None = Input(self) if request.frames else None
-        self.stdout: BinaryIO | None = None
-        self.stderr: BinaryIO | None = None
+        self.stdin: Input[T] | None = None
+        self.stdout: IO[T] | None = None
+        self.stderr: IO[T] | None = None
+        self._text: Text | None = None
+        self._communication: Communication | None = None
         self._master = master
         self._request = request
         self._channel = channel
@@ -208,7 +213,13 @@ class RemoteProcess:
                 self._changed.wait(left)
         return True
 
-    def when_read(self, writers: Sequence[BinaryIO]) -> None:
+    def has_pipes(self, pipes: Sequence[IO[Any] | None], *, stdin: bool, text: Text | None) -> None:
+        """Give what the caller is to read and write."""
+        self.stdout, self.stderr = pipes
+        self.stdin = Input(self.send_input, self.end_input, text) if stdin else None
+        self._text = text
+
+    def when_read(self, writers: Sequence[BinaryIO | None]) -> None:
         """Close our ends of the pipes when the command's output has ended."""
 
         def close(thread: threading.Thread, writer: BinaryIO) -> None:
@@ -216,7 +227,8 @@ class RemoteProcess:
             writer.close()
 
         for thread, writer in zip(self._threads, writers, strict=True):
-            threading.Thread(target=close, args=(thread, writer), daemon=True).start()
+            if writer is not None:
+                threading.Thread(target=close, args=(thread, writer), daemon=True).start()
 
     def begin(self, deadline: float | None) -> None:
         """Wait until the command has started.
@@ -238,12 +250,12 @@ class RemoteProcess:
             timeout: seconds; None for ever. The command goes on after it.
 
         Raises:
-            TimeoutError: it still runs.
+            CommandTimeout: it still runs.
             ConnectionLost: the connection broke.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._wait_for(lambda: len(self._state.ended) == 2, deadline):
-            raise TimeoutError(errno.ETIMEDOUT, "the command still runs")
+            raise self._still_runs(timeout)
         if self.returncode is None:
             failure = self._failure if len(self._state.ended) < 2 else None
             status = None if failure is not None else self._state.status
@@ -256,6 +268,46 @@ class RemoteProcess:
             self._stopping.set()
             self._channel.close_later(after=self._threads)
         return self.returncode
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[T, T]:  # noqa: A002 - as Popen's
+        """Send the input and its end, read all output, and wait. Ctrl-C meanwhile ends the command.
+
+        Args:
+            input: bytes, text or a file, as for `run`.
+            timeout: seconds; None for ever. The command goes on after it, and nothing is lost: ask again.
+
+        Returns:
+            What came on stdout and stderr, None where that goes elsewhere.
+
+        Raises:
+            CommandTimeout: it still runs; `output` and `stderr` have what has come.
+            ConnectionLost: the connection broke.
+        """
+        begin = time.monotonic()
+        if self._communication is None:
+            if input is not None and self.stdin is None:
+                raise SettingsError("the command reads nothing from us", advice="start it with stdin=PIPE")
+            self._communication = Communication(self.stdin, input, (self.stdout, self.stderr))
+        elif input is not None:
+            raise SettingsError("input has been sent already", advice="ask again without input")
+        empty = "" if self._text else b""
+        try:
+            if not self._communication.done(timeout):
+                raise self._still_runs(timeout)
+            self.wait(None if timeout is None else max(0.0, timeout - (time.monotonic() - begin)))
+        except CommandTimeout as error:
+            error.timeout = timeout
+            error.output, error.stderr = self._communication.output(empty)
+            raise
+        except KeyboardInterrupt:
+            self.end()
+            raise
+        return self._communication.output(empty)
+
+    def _still_runs(self, timeout: float | None) -> CommandTimeout:
+        error = CommandTimeout("the command still runs", host=self.host, argv=self.argv)
+        error.cmd, error.timeout = self.args, timeout
+        return error
 
     def poll(self) -> int | None:
         """The return code, or None while it runs."""
@@ -341,7 +393,12 @@ class RemoteProcess:
                 thread.join()
         self._channel.close_later(at_once=not self._state.asked)
 
-    def __enter__(self) -> RemoteProcess:
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__}: host: {self.host!r} returncode: {self.returncode} args: {self.args!r}>"
+        )
+
+    def __enter__(self) -> RemoteProcess[T]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -368,7 +425,7 @@ class RemoteProcess:
         self._wait_for(lambda: self._state.asked, None)
         self._say(b"E\n")
 
-    def feed(self, source: Callable[[RemoteProcess], None]) -> None:
+    def feed(self, source: Callable[[RemoteProcess[Any]], None]) -> None:
         """Send all input; an error of its source ends the command."""
         # what is read from a source cannot be read again, so it waits until there is somebody to take it
         self._wait_for(lambda: self._state.asked, None)
@@ -402,7 +459,7 @@ class RemoteProcess:
         if refused == "swallowed":
             return Swallowed()
         if refused is not None:
-            return _refusal(refused, host, self._request)
+            return refusal(refused, host, self._request)
         words = self._channel.last_words()
         error = log_error(words, host)
         if self._state.started:
@@ -431,47 +488,7 @@ class RemoteProcess:
         )
 
 
-def _refusal(why: str, host: str, request: Request) -> BaseException:
-    if why.startswith("E"):
-        number = getattr(errno, why)
-        place = f"{host}:{os.fspath(request.cwd)}" if request.cwd is not None else host
-        return OSError(number, os.strerror(number), place)
-    if why == "other-command":
-        return OnceError(
-            f"the key {request.once!r} belongs to another command", host=host, advice="use another key"
-        )
-    return OnceError(
-        f"the command under the key {request.once!r} was cut down (reboot, or killed)",
-        host=host,
-        advice="look whether it took effect, then use another key",
-    )
-
-
 def _readable(pipe: BinaryIO, timeout: float) -> bool:
     poll = select.poll()
     poll.register(pipe.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
     return bool(poll.poll(timeout * 1000))
-
-
-class Input:
-    """The remote command's stdin: `write` and `close`."""
-
-    def __init__(self, process: RemoteProcess) -> None:
-        self._process = process
-        self.closed = False
-
-    def write(self, raw: bytes) -> int:
-        """Send bytes; returns when they are on their way."""
-        if self.closed:
-            raise ValueError("write to closed file")
-        self._process.send_input(raw)
-        return len(raw)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        """Tell the end of the input."""
-        if not self.closed:
-            self.closed = True
-            self._process.end_input()

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import select
-import shlex
 import socket
 import subprocess
 import tempfile
@@ -26,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opensshtransport.doctor.finding import Finding, broken, fine, skipped, warning
-from opensshtransport.errors import CommandTimeout
+from opensshtransport.errors import CommandTimeout, Remedy
 from opensshtransport.local.settings import NETWORK_FILE_SYSTEMS
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
@@ -384,7 +383,7 @@ def scheduler(far: FarSide) -> Finding:
     if (answers.get("status") == "0" and not said) or _EMPTY_QUEUE.search(said):
         return fine(f"{name}: {queue} works")
     reason = _short(said) if said else f"status {answers.get('status')}"
-    return broken(f"{name}: {queue} fails ({reason})", f"run: ossh-run {shlex.quote(far.facts.host)} {queue}")
+    return broken(f"{name}: {queue} fails ({reason})", Remedy("run: ", "ossh-run", queue))
 
 
 def login_node(far: FarSide) -> Finding:

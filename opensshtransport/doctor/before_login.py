@@ -14,11 +14,11 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from opensshtransport.doctor.finding import NOT_USED, Finding, State, broken, fine, skipped, warning
-from opensshtransport.errors import AddressRefused, OpenSshTransportError, SettingsError
+from opensshtransport.errors import AddressRefused, OpenSshTransportError, Remedy, SettingsError
 from opensshtransport.local import tools
 from opensshtransport.local.settings import Settings, config_file, load, runtime_directory
 from opensshtransport.openssh import greeting, ssh_config
@@ -72,7 +72,7 @@ def settings_file(host: str) -> tuple[Finding, Finding, Settings]:
     try:
         settings = load(host)
     except SettingsError as error:
-        told = broken(error.message, error.advice)
+        told = broken(error.message, error.remedy)
         if _OF_SCRIPT.search(error.message):
             return skipped(f"{file} names a script that is of no use"), told, Settings()
         return told, skipped(f"{file} cannot be read"), Settings()
@@ -106,7 +106,7 @@ def configuration(
         # ssh refuses files of the person's own that others can write to (readconf.c), but none given by -F
         if told and "Bad owner or permissions" in error.message:
             return broken(*told)
-        return broken(error.message, error.advice)
+        return broken(error.message, error.remedy)
     return warning(*told) if told else fine(str(file or ssh_config.person_file()))
 
 
@@ -197,7 +197,7 @@ def resolution(destination: Destination) -> Finding:
     if any(state == "broken" for state, _, _ in found):
         found = [each for each in found if each[0] == "broken"]
     if found:
-        return Finding(found[0][0], "; ".join(seen for _, seen, _ in found), found[0][2])
+        return Finding(found[0][0], "; ".join(seen for _, seen, _ in found), Remedy.of(found[0][2]))
     resolved = destination.resolved
     interval, count = (int(resolved.get(f"serveralive{name}", "0")) for name in ("interval", "countmax"))
     if destination.settings.server_alive_interval is None and 0 < interval * count < 60:
@@ -264,7 +264,7 @@ def connection(destination: Destination) -> Finding:
     return fine(f"{name} port {port} answers in {took * 1000:.0f} ms: {version}")
 
 
-_REFUSED: Mapping[Greeting, tuple[str, str]] = {
+_REFUSED: Mapping[Greeting, tuple[str, Remedy | str]] = {
     Greeting.SILENCE: (
         "{} ends the connection at once",
         "wait: too many may be logging in, or ask your centre",
@@ -289,7 +289,7 @@ def host_keys(destination: Destination) -> Finding:
         if not known:
             return warning(
                 f"the host key of {name} is not known",
-                f"compare its fingerprint with your centre's pages: ossh login {destination.host}",
+                Remedy("compare its fingerprint with your centre's pages: ", "ossh login"),
             )
         # behind a jump host nobody can be asked without a login, which checks it anyway
         shown = _shown_keys(resolved) if number == 0 and not resolved.get("proxycommand") else {}
@@ -300,7 +300,7 @@ def host_keys(destination: Destination) -> Finding:
             if others and key not in others:
                 return broken(
                     f"the host key of {name} ({kind}) is not the one that is known",
-                    f"ask your centre, before you run: ssh-keygen -R {shlex.quote(_known_as(resolved))}",
+                    f"ask your centre, before you run: {_to_forget(resolved)}",
                 )
         seen.append(f"{name} known {'and unchanged' if shown else '(compared by each login)'}")
     return fine(", ".join(seen))
@@ -313,21 +313,33 @@ def _known_as(resolved: Resolved) -> str:
     return resolved.hostname if resolved.port == 22 else f"[{resolved.hostname}]:{resolved.port}"
 
 
-def _known_keys(resolved: Resolved) -> list[tuple[str, str, str]]:
-    """The known keys of a hop: marker, kind and key."""
-    found = []
+def _known_lines(resolved: Resolved) -> Iterator[tuple[Path, str]]:
+    """The lines about a hop in the files of known hosts, the person's own files first."""
     for option in ("userknownhostsfile", "globalknownhostsfile"):
         for name in resolved.get(option).split():
             path = Path(os.path.expanduser(name))  # noqa: PTH111 - as ssh writes it
-            if not path.is_file():
-                continue
-            said = tools.ask("ssh-keygen", "-F", _known_as(resolved), "-f", str(path)).stdout
-            for line in said.splitlines():
-                words = line.split()
-                marker = words.pop(0) if line.startswith("@") else ""
-                if not line.startswith("#") and len(words) >= 3:
-                    found.append((marker, words[1], words[2]))
+            if path.is_file():
+                said = tools.ask("ssh-keygen", "-F", _known_as(resolved), "-f", str(path)).stdout
+                yield from ((path, line) for line in said.splitlines() if not line.startswith("#"))
+
+
+def _known_keys(resolved: Resolved) -> list[tuple[str, str, str]]:
+    """The known keys of a hop: marker, kind and key."""
+    found = []
+    for _, line in _known_lines(resolved):
+        words = line.split()
+        marker = words.pop(0) if line.startswith("@") else ""
+        if len(words) >= 3:
+            found.append((marker, words[1], words[2]))
     return found
+
+
+def _to_forget(resolved: Resolved) -> str:
+    """What removes the known keys of a hop, from whatever files they stand in."""
+    files = dict.fromkeys(path for path, _ in _known_lines(resolved))
+    return " && ".join(
+        shlex.join(["ssh-keygen", "-R", _known_as(resolved), "-f", str(path)]) for path in files
+    )
 
 
 def host_key_is_known(resolved: Resolved) -> bool:

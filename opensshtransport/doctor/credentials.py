@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from opensshtransport.doctor.finding import NOT_USED, Finding, broken, fine, warning
-from opensshtransport.errors import OpenSshTransportError, SettingsError
+from opensshtransport.errors import OpenSshTransportError, Remedy, SettingsError
 from opensshtransport.local import tools
 from opensshtransport.local.settings import Settings, runtime_directory
 from opensshtransport.login import login
 from opensshtransport.login.budget import MOST_FAILURES, Budget
 from opensshtransport.login.secrets import resolve_answer
-from opensshtransport.openssh.destination import Destination, Resolved
+from opensshtransport.openssh.destination import Destination
 from opensshtransport.prompts.answers import Answer, Ask, Join, Secret, Text, Totp
 
 
@@ -31,12 +31,16 @@ def agent_environment(destination: Destination) -> dict[str, str]:
     return login.agent_of(destination, login.agent_environment(runtime_directory()))
 
 
+_LOG_IN = Remedy("run: ", "ossh login")
+
+
 def keys(destination: Destination) -> Finding:
     """Private keys and the agent: whether one of them can be used without a person."""
     resolved = destination.resolved
     if resolved.get("pubkeyauthentication") in {"no", "false"}:
         return fine("no keys are used (PubkeyAuthentication no)")
-    env = agent_environment(destination)
+    shared = login.agent_environment(runtime_directory())
+    env = login.agent_of(destination, shared)
     listing = tools.ask("ssh-add", "-l", env=env)
     held = {
         line.split()[1]
@@ -57,24 +61,20 @@ def keys(destination: Destination) -> Finding:
         own = [path for path in usable if _fingerprint(path) in held]
         return fine(f"{usable[0]}{' (held by the agent)' if usable[0] in own else ''}; {agent}")
     if encrypted:
+        add = login.how_to_add(destination, encrypted[0], shared)
         return warning(
             f"{encrypted[0]} has a passphrase, and the agent does not hold it; {agent}",
-            f'run: eval "$(ossh agent)" && ssh-add {shlex.quote(encrypted[0])}',
+            f"run: {add}" if add else _LOG_IN,
         )
     if held and not resolved.flag("identitiesonly"):
         return fine(f"no key file; {agent}")
     if held and any(_fingerprint(path.with_name(f"{path.name}.pub")) in held for path in names):
         return fine(f"the key is in the agent alone; {agent}")
-    if not _by_keys(resolved):
+    if not login.offers_keys(resolved):
         return fine(f"none, and other ways are preferred; {agent}")
     return warning(
-        f"there is no key at {', '.join(map(str, names[:3]))}; {agent}", f"run: ossh setup {destination.host}"
+        f"there is no key at {', '.join(map(str, names[:3]))}; {agent}", Remedy("run: ", "ossh setup")
     )
-
-
-def _by_keys(resolved: Resolved) -> bool:
-    preferred = resolved.get("preferredauthentications")
-    return not preferred or "publickey" in preferred.split(",")
 
 
 def _agent_in_words(listing: tools.Reply, held: Iterable[str], env: dict[str, str]) -> str:
@@ -112,7 +112,7 @@ def certificate(destination: Destination) -> Finding:
         str(path),
         end,
         destination.settings.min_validity,
-        f"run: ossh login {destination.host}" if gets_one else "get a new certificate",
+        _LOG_IN if gets_one else "get a new certificate",
     )
 
 
@@ -132,7 +132,7 @@ def ticket(destination: Destination) -> Finding:
     return _until("it", end, min(destination.settings.min_validity, 600), "run: kinit")
 
 
-def _until(what: str, end: datetime.datetime, margin: float, advice: str) -> Finding:
+def _until(what: str, end: datetime.datetime, margin: float, advice: Remedy | str) -> Finding:
     now = datetime.datetime.now().astimezone()
     moment = f"{end:%Y-%m-%d %H:%M:%S}"
     if end <= now:
@@ -149,7 +149,7 @@ def secrets(destination: Destination) -> Finding:
         try:
             resolve_answer(answer, ask=_ask_nobody, tell=_ignore, deadline=time.monotonic())
         except OpenSshTransportError as error:
-            return broken(error.message, error.advice)
+            return broken(error.message, error.remedy)
         count += 1
     return fine(f"{count} resolvable" if count else NOT_USED)
 
@@ -179,7 +179,7 @@ def _ignore(_: str) -> None:
 def failed_logins(destination: Destination) -> Finding:
     """How many logins have failed, and whether another may be tried without a person."""
     spent = Budget(destination).read()
-    advice = f"run: ossh login {destination.host}"
+    advice = _LOG_IN
     if spent.failures >= MOST_FAILURES:
         return broken(
             f"{spent.failures} in a row, the last: {spent.reason}; none is tried without a person", advice

@@ -14,7 +14,7 @@ from pathlib import Path
 from opensshtransport.doctor import after_login, before_login, credentials
 from opensshtransport.doctor.after_login import FarSide
 from opensshtransport.doctor.finding import NOT_USED, Finding, broken, fine, skipped
-from opensshtransport.errors import OpenSshTransportError
+from opensshtransport.errors import OpenSshTransportError, Remedy
 from opensshtransport.login import login
 from opensshtransport.login.person import Person
 from opensshtransport.master.facts import Facts
@@ -78,7 +78,7 @@ def _or_broken(ask: Callable[[], Finding]) -> Finding:
     try:
         return ask()
     except OpenSshTransportError as error:
-        return broken(error.message, error.advice)
+        return broken(error.message, error.remedy)
     except OSError as error:
         return broken(str(error), "correct what it names")
 
@@ -91,13 +91,13 @@ def _master(destination: Destination, facts: list[Facts], *, log_in: bool, perso
     """The master, by a round trip; what is known of it is added to `facts`."""
     master = Master(destination)
     listening, live = master.listening(), master.check()
-    advice = f"run: ossh login {destination.host}"
     if live is None and not log_in:
         if listening is None:
-            return skipped(
-                "none lives, and what follows needs one", f"run: ossh doctor --login {destination.host}"
-            )
-        return broken(f"the one at {listening} does not answer: the network or the server is gone", advice)
+            return skipped("none lives, and what follows needs one", Remedy("run: ", "ossh doctor --login"))
+        return broken(
+            f"the one at {listening} does not answer: the network or the server is gone",
+            Remedy("run: ", "ossh login"),
+        )
     facts.append(login.open_master(destination, person, login=log_in))
     found = facts[0]
     since = datetime.datetime.fromtimestamp(found.since).astimezone()
@@ -113,7 +113,8 @@ def status(findings: Iterable[Finding]) -> int:
 
 def as_object(finding: Finding) -> dict[str, str]:
     """A finding for programs."""
-    return {"link": finding.link, **dataclasses.asdict(finding)}
+    keys = ("link", "state", "seen", "advice")
+    return {key: str(getattr(finding, key)) for key in keys}
 
 
 def text(finding: Finding, *, colour: bool = False, width: int | None = None) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from opensshtransport.errors import Remedy
+
 State = Literal["fine", "warning", "broken", "skipped"]
 
 # What needs not be there, and is not.
 NOT_USED = "not used"
+
+_NOTHING = Remedy("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +22,19 @@ class Finding:
     Attributes:
         state: "skipped" where something that it needs is not there.
         seen: what was seen, one line; never a secret.
-        advice: the one thing to do, or "".
+        remedy: the one thing to do, if anything.
         link: its name.
     """
 
     state: State
     seen: str
-    advice: str = ""
+    remedy: Remedy = _NOTHING
     link: str = ""
+
+    @property
+    def advice(self) -> str:
+        """The remedy as a clause, which names no host."""
+        return self.remedy.clause(None)
 
 
 def fine(seen: str) -> Finding:
@@ -33,16 +42,16 @@ def fine(seen: str) -> Finding:
     return Finding("fine", seen)
 
 
-def warning(seen: str, advice: str) -> Finding:
+def warning(seen: str, advice: Remedy | str) -> Finding:
     """It works, but not for everything, or not for long."""
-    return Finding("warning", seen, advice)
+    return Finding("warning", seen, Remedy.of(advice))
 
 
-def broken(seen: str, advice: str) -> Finding:
+def broken(seen: str, advice: Remedy | str) -> Finding:
     """Nothing will work before this does."""
-    return Finding("broken", seen, advice)
+    return Finding("broken", seen, Remedy.of(advice))
 
 
-def skipped(seen: str, advice: str = "") -> Finding:
+def skipped(seen: str, advice: Remedy | str = "") -> Finding:
     """It cannot be told now."""
-    return Finding("skipped", seen, advice)
+    return Finding("skipped", seen, Remedy.of(advice))

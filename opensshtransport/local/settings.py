@@ -11,6 +11,7 @@ import contextlib
 import fnmatch
 import os
 import re
+import shlex
 import stat
 import sys
 from collections.abc import Callable, Mapping
@@ -161,7 +162,9 @@ def _script(value: object, where: str) -> Path:
     if path.is_dir():
         raise SettingsError(f"{where}: {path} is a directory", advice="name the program in it")
     if not os.access(path, os.X_OK):
-        raise SettingsError(f"{where}: {path} is not executable", advice=f"run: chmod u+x {path}")
+        raise SettingsError(
+            f"{where}: {path} is not executable", advice=f"run: chmod u+x {shlex.quote(str(path))}"
+        )
     return path
 
 
@@ -290,7 +293,7 @@ def _check_owner(file: Path) -> None:
             f"{file} belongs to user {about.st_uid}", advice="it can have programs run: remove it"
         )
     if about.st_mode & 0o022:
-        raise SettingsError(f"others may write to {file}", advice=f"run: chmod go-w {file}")
+        raise SettingsError(f"others may write to {file}", advice=f"run: chmod go-w {shlex.quote(str(file))}")
 
 
 def _read(key: str, value: object, where: str) -> object:

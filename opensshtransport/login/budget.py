@@ -120,18 +120,21 @@ class Budget:
         self._count(before, "the login process was killed")
         return before
 
-    def note(self, error: OpenSshTransportError, before: Spent, *, sent: bool = False) -> None:
+    def note(
+        self, error: OpenSshTransportError, before: Spent, *, sent: int = 0, local: bool = False
+    ) -> None:
         """Count a failure, if the server or a script may have counted one too; else all is as it was.
 
         Args:
             error: how the login ended.
             before: what `begin` or `read` gave.
-            sent: whether something was sent that the server may have refused before the connection broke.
+            sent: how many times something was sent that the server may have refused.
+            local: nothing was, as ssh has got no further than a key's passphrase.
         """
         # where nothing can be noted, that is told to those who want to try again, not now
         with contextlib.suppress(CoolingDown):
-            if sent or isinstance(error, AuthenticationRefused | LoginNeeded):
-                self._count(before, error.message)
+            if sent or (not local and isinstance(error, AuthenticationRefused | LoginNeeded)):
+                self._count(before, error.message, max(1, sent))
             elif isinstance(error, AddressRefused):
                 until = max(before.until, time.time() + REFUSED_PAUSE)
                 self._write(dataclasses.replace(before, refused=True, reason=error.message, until=until))
@@ -140,8 +143,8 @@ class Budget:
             else:
                 self.clear()
 
-    def _count(self, before: Spent, reason: str) -> None:
-        failures = before.failures + 1
+    def _count(self, before: Spent, reason: str, times: int = 1) -> None:
+        failures = before.failures + times
         until = time.time() + pause_after(failures)
         self._write(dataclasses.replace(before, failures=failures, until=until, reason=reason, refused=False))
 

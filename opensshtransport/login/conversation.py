@@ -34,14 +34,17 @@ from opensshtransport.errors import (
     HostKeyUnknown,
     LoginNeeded,
     OpenSshTransportError,
+    Remedy,
     ToolMissing,
     UnexpectedPrompt,
 )
 from opensshtransport.login.asking import Desk, Question, desk
+from opensshtransport.login.budget import MOST_FAILURES
 from opensshtransport.login.person import Person, terminal_size
 from opensshtransport.login.secrets import resolve_answer
 from opensshtransport.prompts.answers import Ask, Secret
-from opensshtransport.prompts.rules import Decision, Given, Outcome, Rule, choose
+from opensshtransport.prompts.refusals import Refusals
+from opensshtransport.prompts.rules import Decision, Given, Outcome, Rule, choose, quoted
 from opensshtransport.prompts.screen import (
     Message,
     MessageKind,
@@ -70,8 +73,6 @@ _TAIL = 12
 _MOST_BYTES = 1 << 20
 
 _MOST_LINES = 1000
-
-_LONGEST_QUOTE = 200
 
 # Seconds for ssh to end by SIGTERM.
 _PATIENCE = 2.0
@@ -103,6 +104,8 @@ class Conversation:
         answered: how many answers the rules have sent elsewhere than to a key on this machine.
         typed: whether the person has typed something.
         interrupted: whether the last of that was Ctrl-C.
+        refusals: what was answered, and what of it was refused.
+        most_refused: after so many refusals by servers the person is asked no more.
     """
 
     host: str
@@ -117,19 +120,25 @@ class Conversation:
     answered: int = 0
     typed: bool = False
     interrupted: bool = False
+    refusals: Refusals = field(default_factory=Refusals)
+    most_refused: int = MOST_FAILURES
     _given: list[Given] = field(default_factory=list)
     _messages: deque[Message] = field(default_factory=lambda: deque(maxlen=_MOST_LINES))
     _received: int = 0
     _asked: Prompt | None = None
+    _seen: Prompt | None = None
+
+    def __post_init__(self) -> None:
+        self.refusals.hops, self.refusals.strict = self.hops, self.way.strict
 
     def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Said:
         """Run the program until it ends or goes into the background.
 
         Raises:
             UnexpectedPrompt: it asks what no rule answers, and nobody is there.
-            AuthenticationRefused: it asks again what a rule has answered.
+            AuthenticationRefused: it asks again what a rule has answered, or too often what the person has.
             LoginNeeded: the deadline has passed, or the person gave up.
-            ConnectionFailed: the person has ended it by Ctrl-C.
+            KeyboardInterrupt: the person has ended it by Ctrl-C.
             SettingsError: an answer cannot be had.
             ToolMissing: it cannot be run.
         """
@@ -276,8 +285,8 @@ class Conversation:
                         os.killpg(pid, signal.SIGKILL)
                 child.close(force=True)
         status = child.exitstatus if child.exitstatus is not None else 128 + (child.signalstatus or 0)
-        if status != 0 and self.interrupted:
-            raise ConnectionFailed(f"{self.what} was interrupted", host=self.host, advice="")
+        if status != 0 and self.interrupted and self.person:
+            self.person.interrupt()
         return Said(status, "\n".join(message.line for message in self._messages))
 
     def _converse(self, child: pexpect.spawn[str]) -> None:
@@ -296,14 +305,17 @@ class Conversation:
                 if not piece:
                     # closed by all; the program itself may take its time
                     readers.remove(terminal)
-                if self.person:
-                    self.person.show(piece)
                 self._take(screen, piece, decoder)
+                if self.person:
+                    # before the question that it is about
+                    self._see(screen, terminal)
+                    self.person.show(piece)
             if self.person and self.person.terminal in ready:
                 typed = self.person.read()
                 if not typed:
                     raise LoginNeeded("the terminal was closed", host=self.host)
-                self.typed, self.interrupted = True, b"\x03" in typed
+                self._see(screen, terminal)
+                self._note_typed(typed)
                 screen.answered()
                 os.write(terminal, typed)
             if not ready and not child.isalive():
@@ -312,6 +324,31 @@ class Conversation:
                 return
             if not ready:
                 self._consider(terminal, screen, time.monotonic() - heard)
+
+    def _see(self, screen: Screen, terminal: int) -> None:
+        """Tell the person where a question that has come means that an answer was refused.
+
+        Raises:
+            AuthenticationRefused: as often as may be.
+        """
+        unseen = _unseen(terminal)
+        prompt = screen.prompt(unseen=unseen)
+        if prompt is None or prompt == self._seen or not (unseen or prompt.certain):
+            return
+        self._seen = prompt
+        refused = self.refusals.asked(prompt)
+        if self.refusals.known >= self.most_refused:
+            raise AuthenticationRefused(refused, host=self.host)
+        if refused:
+            last = 0 < self.refusals.known == self.most_refused - 1
+            self._tell(f"{refused}; this is the last attempt" if last else refused)
+
+    def _note_typed(self, typed: bytes) -> None:
+        self.typed, self.interrupted = True, b"\x03" in typed
+        if self._seen and not {b"\r", b"\n"}.isdisjoint(typed[at : at + 1] for at in range(len(typed))):
+            self.refusals.answered(self._seen)
+            # the same words may come again, and then mean that this was not taken
+            self._seen = self._asked = None
 
     def _consider(self, terminal: int, screen: Screen, quiet: float) -> None:
         """Act on what is asked, if for long enough nothing has come."""
@@ -340,8 +377,7 @@ class Conversation:
         self._note(prompt, decision)
         screen.answered(secret)
         os.write(terminal, secret.reveal().encode() + b"\n")
-        # the same words may come again, and then mean that this was not taken
-        self._asked = None
+        self._seen = self._asked = None
         if decision.rule and decision.rule.push:
             self._tell("approve the request on your phone")
 
@@ -349,6 +385,8 @@ class Conversation:
         """Count an answer before it is sent."""
         if decision.given:
             self._given.append(decision.given)
+        push = decision.rule is not None and decision.rule.push
+        self.refusals.answered(prompt, "the request on your phone" if push else "")
         self.answered += prompt.kind not in {PromptKind.PASSPHRASE, PromptKind.PIN}
 
     def _secret(self, prompt: Prompt, decision: Decision) -> Secret | None:
@@ -363,23 +401,24 @@ class Conversation:
                 return resolve_answer(
                     answer, ask=lambda ask: self._ask(ask, prompt), tell=self._tell, deadline=self.deadline
                 )
-        elif decision.outcome is Outcome.REJECTED:
+        elif decision.outcome is Outcome.REJECTED and self.person is None:
             said = [message.line for message in self._messages if message.kind is not MessageKind.OTHER]
+            what = self.refusals.asked(prompt) or f"the answer to {quoted(prompt)} was not accepted"
             raise AuthenticationRefused(
-                f"the answer to {_quoted(prompt)} was not accepted" + (f" ({said[-1]})" if said else ""),
+                what + (f" ({said[-1]})" if said else ""),
                 host=self.host,
-                advice=f"correct the stored secret, then run: ossh login {self.host}",
+                advice=Remedy("correct the stored secret, then run: ", "ossh login"),
             )
         if self.person is None and decision.outcome is Outcome.HOST_KEY:
             raise HostKeyUnknown("the host key is not known yet", host=self.host)
         if self.person is None:
             why = f" ({decision.overlooked})" if decision.overlooked else ""
-            raise UnexpectedPrompt(f"{_quoted(prompt)} is asked, and no rule answers it{why}", host=self.host)
+            raise UnexpectedPrompt(f"{quoted(prompt)} is asked, and no rule answers it{why}", host=self.host)
         return None
 
     def _ask(self, question: Ask, prompt: Prompt) -> Secret:
         if self.person is None:
-            raise UnexpectedPrompt(f"{_quoted(prompt)} is to be answered by a person", host=self.host)
+            raise UnexpectedPrompt(f"{quoted(prompt)} is to be answered by a person", host=self.host)
         return self.person.ask(question, f"{prompt.text.strip()} (your part): ")
 
     def _tell(self, text: str) -> None:
@@ -404,12 +443,6 @@ def _ended_in_order() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _quoted(prompt: Prompt) -> str:
-    """A prompt for an error, on one line and not too long."""
-    text = prompt.text.strip()
-    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…")
 
 
 def _end_group(pid: int, ended: Callable[[], bool]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import re
 import shlex
@@ -23,10 +24,11 @@ from opensshtransport.errors import (
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
+    Remedy,
 )
 from opensshtransport.local import activity, tools
 from opensshtransport.login.audit import audit
-from opensshtransport.login.budget import Budget
+from opensshtransport.login.budget import MOST_FAILURES, Budget
 from opensshtransport.login.conversation import Conversation, Said
 from opensshtransport.login.person import Person
 from opensshtransport.login.secrets import dump_no_core
@@ -34,11 +36,14 @@ from opensshtransport.master import aliases
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master, sweep
 from opensshtransport.openssh import command_lines, greeting, programs
-from opensshtransport.openssh.destination import Destination, config_options
-from opensshtransport.openssh.diagnosis import connection_error, tells_cause
+from opensshtransport.openssh.destination import Destination, Resolved, config_options
+from opensshtransport.openssh.diagnosis import NOTHING_TAKEN, connection_error, tells_cause
 from opensshtransport.openssh.hops import answering, can_ask_by_program
+from opensshtransport.prompts.refusals import Refusals
 from opensshtransport.prompts.rules import Rule
 from opensshtransport.prompts.screen import Way
+
+_log = logging.getLogger(__name__)
 
 
 def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
@@ -65,6 +70,7 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
         if socket is None and not login:
             raise MasterGone("there is no live master", host=destination.host)
         if socket is None:
+            _log.info("%s: no master answers; what is left of one is ended", destination.host)
             # gone, frozen, cut off from the network, or a stale socket
             master.end()
             socket = master.own_socket
@@ -80,11 +86,13 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
             facts = master.describe(socket, ours=socket == master.own_socket, pid=pid)
             master.write_facts(facts)
         aliases.publish(master, facts)
+        _log.info("%s: the master is process %s at %s", destination.host, pid, socket)
         return facts
 
 
 def _log_in_within_budget(master: Master, person: Person | None) -> None:
     destination = master.destination
+    _log.info("%s: logging in %s", destination.host, "with a person" if person else "unattended")
     budget = Budget(destination)
     begin = time.monotonic()
     before = conversation = None
@@ -106,27 +114,37 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
             deadline=time.monotonic() + destination.settings.login_timeout,
             hops=len(destination.route),
             log=master.log,
+            most_refused=max(1, MOST_FAILURES - before.failures),
         )
         _log_in(master, conversation, env)
-    except (OpenSshTransportError, OSError) as reason:
-        error = reason if isinstance(reason, OpenSshTransportError) else ConnectionFailed(str(reason))
-        _name_host(error, destination.host)
+    except (OpenSshTransportError, OSError, KeyboardInterrupt) as reason:
+        error = _as_ours(reason)
+        # what comes from below knows no destination
+        error.host = error.host or destination.host
+        if person is not None and error.remedy == LoginNeeded.advice_by_default:
+            error.remedy = Remedy("try again")
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
+        # only its kind: what a server has said is not ours to pass on
+        _log.info("%s: the login failed: %s", destination.host, type(error).__name__)
         if before is not None:
-            budget.note(error, before, sent=conversation is not None and conversation.answered > 0)
+            refusals = Refusals() if conversation is None else conversation.refusals
+            budget.note(error, before, sent=refusals.sent, local=refusals.local)
+        if isinstance(reason, KeyboardInterrupt):
+            raise
         if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
             _call_for_a_person(destination, budget, error)
         raise error from reason.__cause__
+    _log.info("%s: logged in", destination.host)
     audit(destination, "logged in", time.monotonic() - begin)
     budget.clear()
 
 
-def _name_host(error: OpenSshTransportError, host: str) -> None:
-    """Say in an error from below, which knows no destination, which one it was about."""
-    if error.host is None:
-        error.host = host
-        if error.advice == error.advice_by_default.format(host="HOST"):
-            error.advice = error.advice_by_default.format(host=host)
+def _as_ours(reason: BaseException) -> OpenSshTransportError:
+    if isinstance(reason, OpenSshTransportError):
+        return reason
+    return ConnectionFailed(
+        "the login was interrupted" if isinstance(reason, KeyboardInterrupt) else str(reason)
+    )
 
 
 def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshTransportError) -> None:
@@ -150,7 +168,11 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     destination, person = master.destination, conversation.person
     unattended = person is None and not conversation.rules
     argv = command_lines.master_command(
-        destination, socket=master.own_socket, log=master.log, batch=unattended
+        destination,
+        socket=master.own_socket,
+        log=master.log,
+        batch=unattended,
+        again=person is not None,
     )
     master.log.unlink(missing_ok=True)
     # without a terminal nothing that a server shows can be taken for what ssh asks
@@ -167,6 +189,11 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     if isinstance(error, AuthenticationRefused):
         raise _explained(error, destination, conversation, env) from None
     if not tells_cause(words):
+        refusals = conversation.refusals
+        if refusals.told and (refusals.known or refusals.local):
+            # by a jump host, the words of whose ssh are lost
+            error = AuthenticationRefused(f"{NOTHING_TAKEN} ({error.message})", host=destination.host)
+            raise _explained(error, destination, conversation, env)
         error = _found_out(error, destination)
     raise error
 
@@ -188,7 +215,9 @@ def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionF
         )
     if command or destination.route[1:]:
         plain = ["ssh", *config_options(destination.ssh_config), "-S", "none", destination.host]
-        error.advice = f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+        error.remedy = Remedy(
+            f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+        )
     return error
 
 
@@ -299,40 +328,72 @@ def _get_ticket(destination: Destination) -> None:
 def _explained(
     error: AuthenticationRefused, destination: Destination, conversation: Conversation, env: Mapping[str, str]
 ) -> ConnectionFailed:
-    """A refusal, with the cause that can be seen from here and what to do about it."""
-    host, person = destination.host, conversation.person
-    gssapi = destination.resolved.flag("gssapiauthentication")
-    why, advice = "", error.advice
+    """A refusal: what was refused, the cause that can be seen from here, and what to do about it."""
+    host, person, resolved = destination.host, conversation.person, destination.resolved
+    # what the server would have taken; a key that was of use is not among it, nor one that it does not want
+    methods = re.search(r"Permission denied \(([^)]*)\)", error.message)
+    by_key = offers_keys(resolved) and (methods is None or "publickey" in methods[1].split(","))
+    refused = conversation.refusals.told
+    if conversation.refusals.local and not by_key:
+        refused = ""
+    why, advice = "", error.remedy
+    # what ssh's own words advise is about something else than to log in
+    usual = advice == error.advice_by_default
     ended = [
         (path, end)
         for path in certificates(destination)
         if (end := _end_of(path)) is not None and end < datetime.datetime.now().astimezone()
     ]
-    keys = destination.resolved.options.get("identityfile", ())
-    encrypted = tools.encrypted_keys(keys, agent_of(destination, env))
-    if ended and not _certificate_lives(destination, 0):
+    if by_key and ended and not _certificate_lives(destination, 0):
         path, end = ended[0]
-        why, advice = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}", "get a new certificate"
-    elif conversation.typed or conversation.answered:
-        # what was sent is what was refused; other advice than to log in is about something else
-        if advice == error.advice_by_default.format(host=host):
-            advice = (
-                "try again" if conversation.typed else f"correct what is stored, then run: ossh login {host}"
-            )
-    elif gssapi and "gssapi" in error.message and not tools.ticket_lives():
-        why, advice = "there is no Kerberos ticket, or it has ended", "run: kinit"
-    elif encrypted and person is None:
+        why = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}"
+        advice = Remedy("get a new certificate")
+    elif conversation.typed or conversation.refusals.told:
+        # what was sent is what was refused
+        if usual:
+            stored = Remedy("correct what is stored, then run: ", "ossh login")
+            advice = Remedy("try again") if conversation.typed else stored
+    elif resolved.flag("gssapiauthentication") and "gssapi" in error.message and not tools.ticket_lives():
+        why, advice = "there is no Kerberos ticket, or it has ended", Remedy("run: kinit")
+    elif person is None and by_key and (encrypted := _encrypted(destination, env)):
         why = f"the key {encrypted[0]} is encrypted and no agent holds it"
-        advice = f"run: ssh-add {encrypted[0]}, or: ossh login {host}"
-    elif person is not None and advice == error.advice_by_default.format(host=host):
-        advice = f"run: ossh doctor {host}"
+        add = how_to_add(destination, encrypted[0], env)
+        advice = Remedy(f"run: {add}, or: " if add else "run: ", "ossh login")
+    elif person is not None and usual:
+        advice = Remedy("run: ", "ossh doctor")
     kind = LoginNeeded if person is None and not destination.settings.rules else type(error)
-    message = f"{why} ({error.message})" if why else error.message
+    message = error.message
+    if refused:
+        general, told, rest = message.partition(NOTHING_TAKEN)
+        message = f"{refused}{rest}" if told else f"{refused}, and {general}"
+    message = f"{why} ({message})" if why else message
     if kind is LoginNeeded:
         message = f"a person must log in: {message}"
     return kind(
         message, host=host, advice=advice, argv=error.argv, returncode=error.returncode, stderr=error.stderr
     )
+
+
+def offers_keys(resolved: Resolved) -> bool:
+    """Whether ssh_config has keys offered at all."""
+    preferred = resolved.get("preferredauthentications")
+    wanted = not preferred or "publickey" in preferred.split(",")
+    return wanted and resolved.get("pubkeyauthentication") not in {"no", "false"}
+
+
+def _encrypted(destination: Destination, env: Mapping[str, str]) -> list[str]:
+    keys = destination.resolved.options.get("identityfile", ())
+    return tools.encrypted_keys(keys, agent_of(destination, env))
+
+
+def how_to_add(destination: Destination, key: str, env: Mapping[str, str]) -> str:
+    """What a person runs, in any shell, so that the agent that a login asks holds a key; "" for no agent."""
+    add = f"ssh-add {shlex.quote(key)}"
+    asked = agent_of(destination, env)
+    if asked == dict(env):
+        return f'eval "$(ossh agent)" && {add}'
+    socket = asked["SSH_AUTH_SOCK"]
+    return f"SSH_AUTH_SOCK={shlex.quote(socket)} {add}" if socket else ""
 
 
 def _end_of(certificate: Path) -> datetime.datetime | None:

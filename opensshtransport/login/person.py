@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import struct
 import termios
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from opensshtransport.errors import LoginNeeded
 from opensshtransport.prompts.answers import Ask, Secret
@@ -39,6 +41,15 @@ class Person:
         except OSError:
             return b""
 
+    def interrupt(self) -> NoReturn:
+        """Do what the terminal would have done at Ctrl-C, had it not been told to pass each key on.
+
+        Raises:
+            KeyboardInterrupt: always; our whole group gets the signal, as the script that we may be part of.
+        """
+        os.killpg(os.getpgrp(), signal.SIGINT)
+        raise KeyboardInterrupt
+
     @contextlib.contextmanager
     def typing_through(self) -> Iterator[None]:
         """Pass each key on as it is; the program's pseudo-terminal does the echo, or does not for secrets."""
@@ -55,13 +66,16 @@ class Person:
         """Ask for one line, in the midst of `typing_through`; shown while typed only where asked for.
 
         Raises:
-            LoginNeeded: the person gave up (Ctrl-C, Ctrl-D).
+            LoginNeeded: the person gave up by Ctrl-D, or the terminal has gone.
+            KeyboardInterrupt: by Ctrl-C.
         """
         self.show(f"\r\n{text}".encode())
         line = b""
         while True:
             key = self.read(1)
-            if key in {b"", b"\x03", b"\x04"}:
+            if key == b"\x03":
+                self.interrupt()
+            if key in {b"", b"\x04"}:
                 raise LoginNeeded("the question was not answered")
             if key in {b"\r", b"\n"}:
                 self.show(b"\r\n")

@@ -14,6 +14,8 @@ import itertools
 import os
 import re
 import resource
+import shlex
+import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -89,14 +91,20 @@ def _one_line(text: str, where: str) -> Secret:
     return Secret(text)
 
 
+def missing_package(name: str) -> ToolMissing:
+    """The error of a Python package that only some need."""
+    return ToolMissing(
+        f"the Python package {name} is missing",
+        advice=f"run: {shlex.quote(sys.executable)} -m pip install {name}",
+    )
+
+
 def _from_keyring(answer: Keyring) -> Secret:
     try:
         import keyring
         import keyring.errors
     except ImportError as reason:
-        raise ToolMissing(
-            "the Python package keyring is missing", advice="install opensshtransport with the extra 2fa"
-        ) from reason
+        raise missing_package("keyring") from reason
     where = f"the keyring's entry {answer.service!r} of {answer.username!r}"
     try:
         found = keyring.get_password(answer.service, answer.username)
@@ -106,7 +114,8 @@ def _from_keyring(answer: Keyring) -> Secret:
         raise SettingsError(f"{where} cannot be read ({reason})", advice="unlock the keyring") from reason
     if found is None:
         raise SettingsError(
-            f"{where} is missing", advice=f"run: keyring set {answer.service} {answer.username}"
+            f"{where} is missing",
+            advice=f"run: {shlex.join(['keyring', 'set', answer.service, answer.username])}",
         )
     return _one_line(found, where)
 
@@ -200,9 +209,7 @@ def _code(key: Secret, window: int, answer: Totp) -> Secret:
     try:
         import pyotp
     except ImportError as reason:
-        raise ToolMissing(
-            "the Python package pyotp is missing", advice="install opensshtransport with the extra 2fa"
-        ) from reason
+        raise missing_package("pyotp") from reason
     # pyotp takes no short keys, as many centres give out; HMAC itself fills a key with zeros (RFC 2104, 2)
     filled = Secret(base64.b32encode(base64.b32decode(key.reveal()).ljust(32, b"\0")).decode())
     # the base of all its generators: the one for timed codes allows no long periods

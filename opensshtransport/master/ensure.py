@@ -6,7 +6,10 @@ pexpect and sh fork, which is unsafe in a process with threads. So a library cal
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -16,6 +19,8 @@ from opensshtransport.errors import LoginNeeded
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
 from opensshtransport.openssh.destination import Destination
+
+_log = logging.getLogger(__name__)
 
 
 def ensure(destination: Destination, *, login: bool = True, person: bool = True) -> Facts:
@@ -29,12 +34,15 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
     Raises:
         LoginNeeded: only a person can go on.
         ConnectionFailed: another of its kinds.
+        KeyboardInterrupt: the person has ended the login by Ctrl-C.
     """
     master = Master(destination)
     live = master.check()
     facts = master.facts()
     if live is not None and facts is not None and facts.socket == str(live):
+        _log.info("%s: a master is running at %s", destination.host, live)
         return facts
+    _log.info("%s: no master is running, so a login process is started", destination.host)
     argv = [sys.executable, "-m", "opensshtransport", "login", "--report"]
     argv += ["-F", str(destination.ssh_config)] if destination.ssh_config else []
     argv += ["--settings", json.dumps(destination.overrides)] if destination.overrides else []
@@ -52,10 +60,14 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
     )
     lines = done.stdout.splitlines()
     report = json.loads(lines[-1]) if lines else {}
+    _log.info("%s: the login process ended with status %s", destination.host, done.returncode)
     if done.returncode == 0 and report:
         return Facts(**report)
     if report:
         raise revive(report)
+    if done.returncode == -signal.SIGINT:
+        # where the signal has reached it alone
+        raise KeyboardInterrupt
     raise LoginNeeded(
         f"the login process ended with status {done.returncode}", host=destination.host, argv=argv
     )
@@ -67,7 +79,7 @@ def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
         "error": type(error).__name__,
         "message": error.message,
         "host": error.host,
-        "advice": error.advice,
+        "advice": dataclasses.asdict(error.remedy),
         "argv": list(error.argv),
         "returncode": error.returncode,
         "stderr": error.stderr,
@@ -77,4 +89,4 @@ def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
 def revive(values: dict[str, Any]) -> errors.OpenSshTransportError:
     """The error that `dismantle` took apart."""
     kind: type[errors.OpenSshTransportError] = getattr(errors, values.pop("error"))
-    return kind(values.pop("message"), **values)
+    return kind(values.pop("message"), advice=errors.Remedy(**values.pop("advice")), **values)

@@ -19,7 +19,9 @@ from opensshtransport.openssh.notation import parse_address
 from opensshtransport.openssh.programs import locate
 
 
-def master_command(destination: Destination, *, socket: Path, log: Path, batch: bool) -> list[str]:
+def master_command(
+    destination: Destination, *, socket: Path, log: Path, batch: bool, again: bool = False
+) -> list[str]:
     """The command line that logs in and leaves a master behind.
 
     Args:
@@ -27,6 +29,7 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
         socket: where the master listens.
         log: the file for ssh's own words.
         batch: nobody can answer a prompt.
+        again: a person may answer once more what was refused.
 
     Raises:
         SettingsError: the socket's path is too long. ssh would say so only after the login was spent.
@@ -51,8 +54,8 @@ def master_command(destination: Destination, *, socket: Path, log: Path, batch: 
         "-S",
         literal(socket),
         as_option("ControlPersist", settings.persist or "yes"),
-        # a second prompt of the same kind means "rejected": asking again costs a counted failure
-        "-oNumberOfPasswordPrompts=1",
+        # a second prompt of the same kind means "rejected": to answer it costs a counted failure
+        *([] if again else ["-oNumberOfPasswordPrompts=1"]),
         # LogLevel QUIET in ssh_config would hide why a login failed; VERBOSE also tells how one was let in
         "-oLogLevel=VERBOSE",
         as_option("BatchMode", "yes" if batch else "no"),

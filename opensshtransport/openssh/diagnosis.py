@@ -26,6 +26,9 @@ from opensshtransport.errors import (
     Unreachable,
 )
 
+# Where nothing is known of what was offered.
+NOTHING_TAKEN = "the server accepted none of the keys, tickets or answers"
+
 # What the guard of a command line writes to stderr where no master lives.
 NO_MASTER = "opensshtransport: no live master"
 
@@ -101,7 +104,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
     _row(
         rf"^(?:{_WHO}: )?Permission denied \([a-z0-9@.,-]*\){_EOL}",
         AuthenticationRefused,
-        "the server accepted none of the keys, tickets or answers",
+        NOTHING_TAKEN,
     ),
     _row(
         r"^ssh: Could not resolve host(?:name)? ",

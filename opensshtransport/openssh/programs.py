@@ -16,6 +16,17 @@ OLDEST_VERSION = (7, 3)
 RESOLVE_TIMEOUT = 30.0
 
 
+def release(program: str) -> str:
+    """What an ssh says of its release, such as `OpenSSH_9.2p1 Debian-2`, or that there is none."""
+    try:
+        done = subprocess.run(
+            [program, "-V"], capture_output=True, text=True, timeout=RESOLVE_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return f"no {program} on PATH"
+    return (done.stderr + done.stdout).strip()
+
+
 def locate(program: str) -> str:
     """The absolute path of an OpenSSH program.
 

@@ -65,6 +65,29 @@ def _secrets(answer: Answer) -> frozenset[Answer]:
     return frozenset() if isinstance(answer, Ask | Text) else frozenset({answer})
 
 
+# A choice is asked for as well, so the answer need be no code.
+_MENU = re.compile(r"\boptions?\b|\bmethod\b|\bselect\b", re.IGNORECASE)
+
+_LONGEST_QUOTE = 200
+
+
+def quoted(prompt: Prompt) -> str:
+    """A prompt for an error, on one line and not too long."""
+    text = prompt.text.strip()
+    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…")
+
+
+def wanted(prompt: Prompt) -> str:
+    """What a prompt asks for, to be put after "the server refused"."""
+    if prompt.kind is PromptKind.PASSWORD:
+        return "the password"
+    things = {str(word.lastgroup) for word in _THINGS.finditer(prompt.text)}
+    names = [f"the {thing}" for thing in ("password", "code") if thing in things]
+    if not names or "new" in things or _MENU.search(prompt.text):
+        return f"the answer to {quoted(prompt)}"
+    return " and ".join(names)
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One answer for the prompts that `expect` finds; given once per login and hop.

@@ -12,6 +12,7 @@ one, the far side does not see our death.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
@@ -67,7 +68,14 @@ def _after_fork() -> None:
     _open_channels.clear()
 
 
+def _at_exit() -> None:
+    """When the program ends, in whatever way but by a signal: no ssh and no file of ours is left."""
+    for channel in list(_open_channels):
+        channel.close(at_once=True)
+
+
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
 
 
 def reads_stdin(host: str, so: str) -> ConnectionFailed:
@@ -290,10 +298,13 @@ class Channel:
 
     def close(self, *, at_once: bool = False) -> None:
         """End the session, if it has not ended, and give the slot back."""
+        # who comes second waits: the program may end when this returns
         with self._guard:
-            if self._closed:
-                return
-            self._closed = True
+            if not self._closed:
+                self._closed = True
+                self._close(at_once)
+
+    def _close(self, at_once: bool) -> None:
         for pipe in (self.ssh.stdout, self.ssh.stderr):
             if pipe is not None:
                 pipe.close()
@@ -327,7 +338,8 @@ class Channel:
                 thread.join()
             self.close(at_once=at_once)
 
-        threading.Thread(target=close, daemon=True).start()
+        # the program's end waits for it, but not for readers, who may wait for somebody to read
+        threading.Thread(target=close, daemon=bool(after)).start()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's pipes and process, without a trace on the far side."""

@@ -7,6 +7,7 @@ else is tried again, unless it only reads.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -30,6 +31,8 @@ MOST_LOGINS = 2
 
 # How to fix it where files are asked for and the account gives no shell.
 NO_SHELL = "a restricted account? use ossh cp"
+
+_log = logging.getLogger(__name__)
 
 
 class Connection:
@@ -122,15 +125,18 @@ class Connection:
             try:
                 return work()
             except SessionRefused as reason:  # noqa: PERF203 - what comes of each try decides
+                _log.info("%s: the server refused a session; asking again", self.master.destination.host)
                 patience.wait(reason)
             except (MasterGone, ConnectionLost) as reason:
                 logins += 1
                 if logins > MOST_LOGINS or not (isinstance(reason, MasterGone) or reads()):
                     raise
+                _log.info("%s: %s; trying again", self.master.destination.host, type(reason).__name__)
                 self.revive()
 
     def open(self, facts: Facts, script: str, slot: int, *, stdin: bool = True, go: bool = True) -> Channel:
         """A new session for a script, with a slot that was taken; where it fails, the slot is given back."""
+        _log.debug("%s: opening a session", self.master.destination.host)
         try:
             return Channel(self.master, facts, self.slots, slot, script, stdin=stdin, go=go)
         except BaseException:

@@ -16,6 +16,7 @@ import contextlib
 import difflib
 import getpass
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -27,6 +28,7 @@ from pathlib import Path
 from opensshtransport.doctor import before_login, credentials
 from opensshtransport.errors import (
     ConfigurationError,
+    ConnectionFailed,
     HostKeyUnknown,
     LoginNeeded,
     OpenSshTransportError,
@@ -36,10 +38,10 @@ from opensshtransport.errors import (
 from opensshtransport.local import tools
 from opensshtransport.local.locks import locked, replace_file
 from opensshtransport.local.settings import config_file, load, runtime_directory
-from opensshtransport.login.budget import Budget
+from opensshtransport.login.budget import MOST_FAILURES, Budget
 from opensshtransport.login.conversation import Conversation, Said
 from opensshtransport.login.person import Person
-from opensshtransport.login.secrets import ANOTHER_KEYRING, NO_KEYRING, dump_no_core
+from opensshtransport.login.secrets import dump_no_core
 from opensshtransport.master.master import Master
 from opensshtransport.openssh import programs, ssh_config
 from opensshtransport.openssh.destination import (
@@ -49,8 +51,9 @@ from opensshtransport.openssh.destination import (
     config_options,
     resolve,
 )
-from opensshtransport.openssh.diagnosis import connection_error
+from opensshtransport.openssh.diagnosis import NOTHING_TAKEN, connection_error
 from opensshtransport.openssh.hops import answering
+from opensshtransport.setup import stored
 from opensshtransport.setup.config_toml import toml, with_settings
 from opensshtransport.setup.plan import (
     METHODS,
@@ -66,16 +69,6 @@ from opensshtransport.setup.plan import (
     way,
     with_port,
 )
-
-_SERVICE = "opensshtransport"
-
-_STORED = {
-    "password": "{{ keyring = {service}, username = {username} }}",
-    "pin": "{{ keyring = {service}, username = {username} }}",
-    "code": "{{ totp = {{ keyring = {service}, username = {username} }} }}",
-}
-
-_WHAT = {"password": "password", "pin": "PIN", "code": "seed of the one-time codes (base32, or otpauth://)"}
 
 # Long enough to find a phone.
 _PATIENCE = 900.0
@@ -100,6 +93,7 @@ def setup(request: Request, person: Person | None, say: Callable[[str], None]) -
     dump_no_core()
     work = _Setup(request, person, say)
     plan = work.plan()
+    work.look_ahead(plan)
     work.make_key(plan)
     work.write_blocks(plan)
     work.write_settings(plan)
@@ -149,10 +143,30 @@ class _Setup:
         file = self.request.ssh_config
         return ask_resolved(self.ssh, name, Path("none") if file and not file.is_file() else file)
 
+    def _refuse_guesses(self, now: Resolved) -> None:
+        """Refuse to take ssh's own defaults for what nobody has said, where nobody can be asked."""
+        request = self.request
+        if self.interactive or request.yes or request.host in ssh_config.names(request.ssh_config):
+            return
+        lacking_ones = [
+            option
+            for option, given, guessed in (
+                ("--hostname", request.hostname, now.hostname == request.host.lower()),
+                ("--user", request.user, now.user == pwd.getpwuid(os.getuid()).pw_name),
+            )
+            if given is None and guessed
+        ]
+        if lacking_ones:
+            raise SettingsError(
+                f"nobody is there to be asked, and {' and '.join(lacking_ones)} not given",
+                advice="run it at a terminal, or give each as an option, or --yes for ssh's defaults",
+            )
+
     def plan(self) -> Plan:
         """Ask what is not given; defaults are what ssh_config says now."""
         request = self.request
         now = self._resolved(request.host)
+        self._refuse_guesses(now)
         target = parse_hop(
             self._ask("Host name of the login node", request.hostname, with_port(now.hostname, now.port))
         )
@@ -197,6 +211,44 @@ class _Setup:
             script=script,
         )
 
+    def look_ahead(self, plan: Plan) -> None:
+        """Refuse, before anything is written, what only a person could answer later, where nobody is there.
+
+        Raises:
+            LoginNeeded, HostKeyUnknown, SettingsError: a secret, a fingerprint or a yes is needed.
+        """
+        request = self.request
+        if request.dry_run:
+            return
+        if self.person is None:
+            if (
+                plan.method == "key"
+                and plan.key
+                and not plan.key.exists()
+                and request.passphrase is not False
+            ):
+                raise LoginNeeded(
+                    "a person must type the new key's passphrase",
+                    host=request.host,
+                    advice="run it at a terminal, or with --no-passphrase",
+                )
+            for kind in request.store:
+                if not stored.is_there(_username(kind, plan.hops[-1])):
+                    raise LoginNeeded(
+                        f"a person must type the {stored.WHAT[kind]}",
+                        host=request.host,
+                        advice="run it at a terminal",
+                    )
+            for hop in plan.hops if plan.method == "key" else ():
+                now = self._resolved(hop.name).options
+                there = {"hostname": (hop.hostname,), "port": (str(hop.port),)}
+                self._host_key_is_known(
+                    hop.name, Resolved(now if hop.name in plan.known else {**now, **there})
+                )
+        if not self.interactive and not request.yes:
+            for name, options in self._blocks(plan):
+                self._refuse_another_block(name, options)
+
     # -- the key ---------------------------------------------------------------------------------------
 
     def make_key(self, plan: Plan) -> None:
@@ -215,12 +267,6 @@ class _Setup:
         if not wanted:
             self.say("warning: whoever can read the file of a key without a passphrase can log in as you")
             argv += ["-N", ""]
-        elif self.person is None:
-            raise LoginNeeded(
-                "a person must type the new key's passphrase",
-                host=request.host,
-                advice="run it at a terminal, or with --no-passphrase",
-            )
         self._make_directory(key.parent)
         if self._converse(argv, f"making {key}").returncode:
             raise SettingsError(f"{key} was not made", advice=f"run: {shlex.join(argv[:7])}")
@@ -247,16 +293,19 @@ class _Setup:
 
     def write_blocks(self, plan: Plan) -> None:
         """Write each hop's block, where `ssh -G` does not say already what is wanted."""
+        for name, options in self._blocks(plan):
+            if lacking(self._resolved(name), options):
+                self._write_block(name, options)
+            else:
+                self.say(f"{name}: ssh_config says so already")
+
+    def _blocks(self, plan: Plan) -> Iterator[tuple[str, dict[str, str | None]]]:
+        """The name and the options of each hop that is not the person's own."""
         version = programs.version(self.ssh)
         for number, hop in enumerate(plan.hops):
-            if hop.name in plan.known:
-                continue
-            jumps = [before.name for before in plan.hops[:number]]
-            options = self._options(plan, hop, jumps, version)
-            if not lacking(self._resolved(hop.name), options):
-                self.say(f"{hop.name}: ssh_config says so already")
-                continue
-            self._write_block(hop.name, options)
+            if hop.name not in plan.known:
+                jumps = [before.name for before in plan.hops[:number]]
+                yield hop.name, self._options(plan, hop, jumps, version)
 
     def _options(
         self, plan: Plan, hop: Hop, jumps: Sequence[str], version: tuple[int, int]
@@ -274,10 +323,21 @@ class _Setup:
             options["CertificateFile"] = ssh_config.quoted(shortened(plan.certificate))
         return {**options, **method_options(plan.method, sys.platform)}
 
-    def _write_block(self, name: str, options: Mapping[str, str | None]) -> None:
+    def _block_file(self, name: str) -> Path:
+        """The file in which a name's block stands, or is to stand."""
         ours = [path for path in ssh_config.files(self.request.ssh_config) if path.is_file()]
         own = [path for path in ours if path != ssh_config.SYSTEM_FILE and os.access(path, os.W_OK)]
-        file = next((path for path in own if ssh_config.has_block(path, name)), self.file)
+        return next((path for path in own if ssh_config.has_block(path, name)), self.file)
+
+    def _refuse_another_block(self, name: str, options: Mapping[str, str | None]) -> None:
+        file = self._block_file(name)
+        if ssh_config.has_block(file, name) and lacking(self._resolved(name), options):
+            before = file.read_text(encoding="utf-8", errors="surrogateescape")
+            self._show(before, ssh_config.with_block(before, name, options), file)
+            raise _another_block(name, file)
+
+    def _write_block(self, name: str, options: Mapping[str, str | None]) -> None:
+        file = self._block_file(name)
         before = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
         after = ssh_config.with_block(before, name, options)
         there = ssh_config.has_block(file, name)
@@ -289,10 +349,7 @@ class _Setup:
             and not self.request.yes
             and not self._confirm(f"Change the block of {name}?", default=False)
         ):
-            raise SettingsError(
-                f"{file} has another block for {name}",
-                advice="give --yes to have it changed, or choose another name",
-            )
+            raise _another_block(name, file)
         with self._replaced(file, after):
             if missing := lacking(self._resolved(name), options):
                 keyword, found = next(iter(missing.items()))
@@ -345,14 +402,14 @@ class _Setup:
                 self.say(f"{request.host}: config.toml says so already")
                 wanted.clear()
         kinds = list(request.store)
-        may_store = plan.method == "password" and not kinds and not request.dry_run and _has_keyring()
+        may_store = plan.method == "password" and not kinds and not request.dry_run and stored.has_keyring()
         question = "Keep the password in the keyring, to log in without you?"
         if may_store and load(request.host).password is None and self._confirm(question, default=False):
             kinds.append("password")
         for kind in kinds:
-            username = f"{kind} of {target.user}@{target.hostname}"
+            username = _username(kind, target)
             self._store(kind, username)
-            wanted[kind] = _STORED[kind].format(service=toml(_SERVICE), username=toml(username))
+            wanted[kind] = stored.ANSWERS[kind].format(service=toml(stored.SERVICE), username=toml(username))
         if not wanted:
             return
         file = config_file()
@@ -370,30 +427,11 @@ class _Setup:
 
     def _store(self, kind: str, username: str) -> None:
         if self.request.dry_run:
-            self.say(f"would ask for the {_WHAT[kind]}, and keep it in the keyring as {username!r}")
-            return
-        if not _has_keyring():
-            raise ToolMissing(
-                "the Python package keyring is missing",
-                advice="install opensshtransport with the extra 2fa",
-            )
-        import keyring
-        import keyring.errors
-
-        try:
-            if keyring.get_password(_SERVICE, username) is not None:
-                self.say(f"{username}: in the keyring already")
-                return
-            if self.person is None:
-                raise LoginNeeded(f"a person must type the {_WHAT[kind]}", host=self.request.host)
-            secret = getpass.getpass(f"{_WHAT[kind]} of {self.request.host}: ".capitalize())
-            if not secret:
-                raise SettingsError(f"no {kind} was typed", advice="run it again")
-            keyring.set_password(_SERVICE, username, secret)
-        except keyring.errors.NoKeyringError as reason:
-            raise ToolMissing(NO_KEYRING, advice=ANOTHER_KEYRING) from reason
-        except keyring.errors.KeyringError as reason:
-            raise SettingsError(f"the keyring cannot be used ({reason})", advice="unlock it") from reason
+            self.say(f"would ask for the {stored.WHAT[kind]}, and keep it in the keyring as {username!r}")
+        elif stored.is_there(username):
+            self.say(f"{username}: in the keyring already")
+        else:
+            stored.ask_for(kind, self.request.host, username)
 
     # -- agent, host keys, public keys -----------------------------------------------------------------
 
@@ -436,15 +474,24 @@ class _Setup:
             if self.request.copy:
                 self._copy_key(copy, hop.name, env)
 
-    def _confirm_host_key(self, name: str, env: Mapping[str, str]) -> None:
-        if before_login.host_key_is_known(self._resolved(name)):
-            return
-        if self.person is None:
+    def _host_key_is_known(self, name: str, resolved: Resolved) -> bool:
+        """Whether a hop's host key is known.
+
+        Raises:
+            HostKeyUnknown: it is not, and nobody is there.
+        """
+        known = before_login.host_key_is_known(resolved)
+        if not known and self.person is None:
             raise HostKeyUnknown(
                 f"the host key of {name} is not known yet",
                 host=self.request.host,
                 advice="run it at a terminal, where a person can compare the fingerprint",
             )
+        return known
+
+    def _confirm_host_key(self, name: str, env: Mapping[str, str]) -> None:
+        if self._host_key_is_known(name, self._resolved(name)) or self.person is None:
+            return
         self.person.tell(
             f"compare the fingerprint of {name} with your centre's pages; "
             "this is no login yet, so it ends with 'Permission denied'"
@@ -466,8 +513,9 @@ class _Setup:
 
     def _copy_key(self, copy: Sequence[str], name: str, env: Mapping[str, str]) -> None:
         """Copy the public key by one login, under the same budget as any other."""
-        # a second prompt means that the answer was wrong: asking again costs a counted failure
-        argv = [*copy, "-o", "NumberOfPasswordPrompts=1", "-o", "ControlPath=none", name]
+        # for a rule a second prompt means that the answer was wrong: to answer it costs a counted failure
+        once = [] if self.person else ["-o", "NumberOfPasswordPrompts=1"]
+        argv = [*copy, *once, "-o", "ControlPath=none", name]
         destination = resolve(name, self.request.ssh_config)
         budget = Budget(destination)
         conversation = self._conversation(f"copying the public key to {name}")
@@ -476,18 +524,27 @@ class _Setup:
             if self.person is None:
                 budget.check()
                 before = budget.begin()
+            conversation.most_refused = max(1, MOST_FAILURES - before.failures)
             found = answering(destination, rules=self.person is None or not before.failures)
             conversation.rules, conversation.way = found.rules, found.way
             try:
                 said = conversation.run(_found(argv), env)
                 if said.returncode != 0:
-                    raise connection_error(said.text, host=name, argv=argv)
+                    raise _with_refusal(connection_error(said.text, host=name, argv=argv), conversation)
             except OpenSshTransportError as error:
-                if self.person is None:
-                    budget.note(error, before, sent=conversation.answered > 0)
+                refusals = conversation.refusals
+                if self.person is None or refusals.sent:
+                    budget.note(error, before, sent=refusals.sent, local=refusals.local)
                 raise
-            if self.person is None:
+            if self.person is None or before.failures:
                 budget.clear()
+
+
+def _with_refusal(error: ConnectionFailed, conversation: Conversation) -> ConnectionFailed:
+    """Say what was refused, where that is known."""
+    if refused := conversation.refusals.told:
+        error.message = error.message.replace(NOTHING_TAKEN, refused)
+    return error
 
 
 def _found(argv: Sequence[str]) -> list[str]:
@@ -497,14 +554,19 @@ def _found(argv: Sequence[str]) -> list[str]:
     return [program, *argv[1:]]
 
 
+def _another_block(name: str, file: Path) -> SettingsError:
+    return SettingsError(
+        f"{file} has another block for {name}",
+        advice="give --yes to have it changed, or choose another name",
+    )
+
+
+def _username(kind: str, target: Hop) -> str:
+    return f"{kind} of {target.user}@{target.hostname}"
+
+
 def _script_of(host: str) -> Path | None:
     return load(host).authentication_script
-
-
-def _has_keyring() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("keyring") is not None
 
 
 def _key_of(now: Resolved) -> Path | None:

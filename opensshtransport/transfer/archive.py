@@ -165,7 +165,7 @@ def pack(
                     archive.addfile(member)
                     progress(item, item.size)
                 elif item.kind == "file":
-                    _pack_file(archive, member, item, failed, written, progress)
+                    _pack_file(archive, member, item, failed=failed, written=written, progress=progress)
                     if item.twin is not None:
                         seen[item.twin] = name
                 else:
@@ -189,6 +189,7 @@ def _pack_file(
     archive: tarfile.TarFile,
     member: tarfile.TarInfo,
     item: Item,
+    *,
     failed: Callable[[Item, OSError], object],
     written: Callable[[Item, int], object] | None,
     progress: Callable[[Item, int], object],
@@ -334,13 +335,25 @@ def unpack(
                             continue
                         # exact, where a stream may have seconds only
                         member.pax_headers = {**member.pax_headers, "mtime": seconds(item.mtime_ns)}
-                    path = _unpack_member(archive, member, name, place, preserve, progress)
+                    path = _unpack_member(
+                        archive, member, place, name=name, preserve=preserve, progress=progress
+                    )
                     if member.issym() or name in place.links:
-                        later[name] = partial(_link, path, place.links[name], member, preserve, name, failed)
+                        later[name] = partial(
+                            _link,
+                            path,
+                            place.links[name],
+                            member,
+                            preserve=preserve,
+                            name=name,
+                            failed=failed,
+                        )
                     elif member.isdir():
-                        later[name] = partial(_settle, path, member, preserve, mask, name, failed)
+                        later[name] = partial(
+                            _settle, path, member, preserve=preserve, mask=mask, name=name, failed=failed
+                        )
                     elif not member.islnk():
-                        _settle(path, member, preserve, mask, name, None)
+                        _settle(path, member, preserve=preserve, mask=mask, name=name, failed=None)
                 except (BrokenPipeError, BrokenStream, ConnectionFailed):
                     raise
                 except OSError as reason:
@@ -393,6 +406,7 @@ def _link(
     path: Path,
     target: str,
     member: tarfile.TarInfo,
+    *,
     preserve: bool,
     name: str,
     failed: Callable[[str, OSError], object],
@@ -410,6 +424,7 @@ def _link(
 def _settle(
     path: Path,
     member: tarfile.TarInfo,
+    *,
     preserve: bool,
     mask: int,
     name: str,
@@ -445,8 +460,9 @@ def _time(member: tarfile.TarInfo) -> int:
 def _unpack_member(
     archive: tarfile.TarFile,
     member: tarfile.TarInfo,
-    name: str,
     place: _Place,
+    *,
+    name: str,
     preserve: bool,
     progress: Callable[[str, int], object],
 ) -> Path:

@@ -146,3 +146,8 @@ def block_sums(descriptor: int, size: int, count: int) -> list[str]:
             offset += len(piece)
         sums.append(digest.hexdigest())
     return sums
+
+
+def holes(seen: os.stat_result) -> int:
+    """Bytes of a file that lie on no disk; less than 0 where its blocks hold more than the file (stat(2))."""
+    return seen.st_size - seen.st_blocks * 512

@@ -78,12 +78,12 @@ class _Crew:
 def move(
     connection: Connection,
     parts: Sequence[Part],
+    *,
     streams: int,
     script: Callable[[Part], str],
     carry: Callable[[Session, Part, threading.Event], None],
     failed: Callable[[Reply], OSError | None],
     more: Callable[[], bool] = lambda: True,
-    *,
     last: bool = False,
 ) -> None:
     """Move parts by several sessions, as many as are free.
@@ -178,6 +178,7 @@ class _Room:
 def move_file(
     connection: Connection,
     missing: Missing,
+    *,
     streams: int,
     script: str,
     carry: Callable[[Session, Part, threading.Event], None],
@@ -219,7 +220,16 @@ def move_file(
     # who has made room takes a session again when there is one
     lanes = [Part(number, 0) for number in range(streams * _TURNS if missing.left else 0)]
     with connection.spares.room() if streams > 1 else contextlib.nullcontext():
-        move(connection, lanes, streams, lambda _: script, work, failed, lambda: missing.left > 0, last=True)
+        move(
+            connection,
+            lanes,
+            streams=streams,
+            script=lambda _: script,
+            carry=work,
+            failed=failed,
+            more=lambda: missing.left > 0,
+            last=True,
+        )
 
 
 def _carry(

@@ -21,6 +21,7 @@ from opensshtransport.local.settings import runtime_directory, state_directory
 from opensshtransport.remote.entries import Stat
 from opensshtransport.transfer import archive
 from opensshtransport.transfer.in_place import appear
+from opensshtransport.transfer.items import Item
 from opensshtransport.transfer.tar_streams import no_link
 
 _PIECE = 1 << 18
@@ -314,3 +315,11 @@ def permissions(stat: Stat | os.stat_result) -> int:
     """The permissions of a file, without what runs it as somebody else."""
     mode = stat.mode if isinstance(stat, Stat) else stat.st_mode
     return modes.S_IMODE(mode) & 0o777
+
+
+def begins(item: Item, size: int) -> str | None:
+    """The sum of so many bytes of a local file, if it has them."""
+    with contextlib.suppress(OSError), open(item.path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size >= size:
+            return beginning_sum(file.fileno(), size)
+    return None

@@ -215,10 +215,10 @@ class Getting(Finding):
             move_file(
                 self._shells.connection,
                 Missing(parts, streams),
-                streams,
-                f"send {word}",
-                carry,
-                lambda reply: self._failed(reply, path),
+                streams=streams,
+                script=f"send {word}",
+                carry=carry,
+                failed=lambda reply: self._failed(reply, path),
                 ahead=1,
             )
         except OSError as reason:
@@ -264,7 +264,9 @@ class Getting(Finding):
         with claimed(self._host, found.path, final) as key:
             draft = parent / f".ossh-{drafts.own_key(parent, key, modes.S_IFDIR)}"
             try:
-                problems = self._again(meter, lambda: self._filled(found, items, draft, final, how, meter))
+                problems = self._again(
+                    meter, lambda: self._filled(found, items, draft, final=final, how=how, meter=meter)
+                )
                 drafts.arrange(
                     draft,
                     final,
@@ -300,7 +302,7 @@ class Getting(Finding):
         return errno.EACCES, path
 
     def _filled(
-        self, found: Found, items: Sequence[Item], draft: Path, final: Path, how: How, meter: Meter
+        self, found: Found, items: Sequence[Item], draft: Path, *, final: Path, how: How, meter: Meter
     ) -> list[OSError]:
         if not how.resume:
             drafts.remove(draft)
@@ -309,10 +311,10 @@ class Getting(Finding):
                 inside = stack.enter_context(drafts.held(draft))
             except OSError as reason:
                 raise OSError(reason.errno, reason.strerror, str(final)) from None
-            return self._fill(found, items, inside, final, how, meter)
+            return self._fill(found, items, inside, final=final, how=how, meter=meter)
 
     def _fill(
-        self, found: Found, items: Sequence[Item], draft: Path, final: Path, how: How, meter: Meter
+        self, found: Found, items: Sequence[Item], draft: Path, *, final: Path, how: How, meter: Meter
     ) -> list[OSError]:
         """Fill a draft; gives what could not be moved."""
         problems: list[OSError] = []
@@ -327,7 +329,7 @@ class Getting(Finding):
         large = [item for item in items if item.kind == "file" and item.size >= LARGE and item.twin is None]
         apart = {item.name for item in large}
         rest = self._not_yet(found, [item for item in items if item.name not in apart], draft, how, meter)
-        if rest and not self._stream(found, rest, draft, how, failed, meter):
+        if rest and not self._stream(found, rest, draft, how=how, failed=failed, meter=meter):
             problems += self._rewritten(found, rest, draft)
         for item in large:
             self._large(item, draft, how, failed, meter)
@@ -341,6 +343,7 @@ class Getting(Finding):
         found: Found,
         todo: Sequence[Item],
         draft: Path,
+        *,
         how: How,
         failed: tar_streams.Failed,
         meter: Meter,

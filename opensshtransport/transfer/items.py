@@ -94,7 +94,7 @@ _modes: dict[int, int] = {}
 
 
 def _item(
-    name: str, top: str, skip: int, mode: int, size: int, mtime_ns: int, nlink: int, file: tuple[int, int]
+    name: str, top: str, skip: int, *, mode: int, size: int, mtime_ns: int, nlink: int, file: tuple[int, int]
 ) -> Item:
     kind = _kind(mode)
     twin = file if kind == "file" and nlink > 1 else None
@@ -145,11 +145,11 @@ def list_tree(
         prefix,
         top,
         len(prefix),
-        found.st_mode,
-        found.st_size,
-        found.st_mtime_ns,
-        found.st_nlink,
-        (found.st_dev, found.st_ino),
+        mode=found.st_mode,
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        nlink=found.st_nlink,
+        file=(found.st_dev, found.st_ino),
     )
     if not modes.S_ISDIR(found.st_mode):
         return
@@ -177,11 +177,11 @@ def list_tree(
                 full,
                 top,
                 len(prefix),
-                seen.st_mode,
-                seen.st_size,
-                seen.st_mtime_ns,
-                seen.st_nlink,
-                file,
+                mode=seen.st_mode,
+                size=seen.st_size,
+                mtime_ns=seen.st_mtime_ns,
+                nlink=seen.st_nlink,
+                file=file,
             )
             if modes.S_ISDIR(seen.st_mode):
                 if file in parents:
@@ -208,7 +208,18 @@ def from_records(found: Iterable[tuple[str, Stat]], *, top: str, exclude: Exclud
             raise OSError(errno.EPERM, "the listing leads out of its directory", name)
         if not excluded(name, exclude):
             file = (stat.dev, stat.ino)
-            items.append(_item(name, top, 0, stat.mode, stat.size, stat.mtime_ns, stat.nlink, file))
+            items.append(
+                _item(
+                    name,
+                    top,
+                    0,
+                    mode=stat.mode,
+                    size=stat.size,
+                    mtime_ns=stat.mtime_ns,
+                    nlink=stat.nlink,
+                    file=file,
+                )
+            )
     # as by the names on the way: no name has a zero
     items.sort(key=lambda item: item.name.replace("/", "\0"))
     return items

@@ -6,32 +6,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from opensshtransport.errors import SettingsError, ToolMissing
+from opensshtransport.errors import SettingsError
 from opensshtransport.sessions.requests import abandoned
+from opensshtransport.transfer.progress import Progress
+
+if TYPE_CHECKING:
+    from opensshtransport.transfer.bar import Bar
 
 # Seconds between two words of progress.
 _EVERY = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a transfer is.
-
-    Attributes:
-        bytes: moved so far, with those that need not be moved again.
-        total_bytes: of all files.
-        files: of which all is moved.
-        total_files: of all kinds.
-        name: what is being moved.
-    """
-
-    bytes: int
-    total_bytes: int
-    files: int
-    total_files: int
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +47,11 @@ class Meter:
             limit_rate: bytes a second; None for no limit.
 
         Raises:
-            ToolMissing: tqdm is not installed.
             SettingsError: the limit is no rate.
         """
         if limit_rate is not None and not limit_rate > 0:
             raise SettingsError(f"no rate: {limit_rate!r}", advice="give bytes a second, or None")
-        self._bar = _Bar() if progress is True else None
+        self._bar = _bar() if progress is True else None
         self._tell = self._bar or (progress if callable(progress) else None)
         self._rate = limit_rate
         self._guard = threading.Lock()
@@ -138,7 +122,9 @@ class Meter:
             return
         try:
             with self._guard:
-                progress = Progress(self.bytes, self.total_bytes, self.files, self.total_files, self.name)
+                progress = Progress(
+                    self.bytes, self.total_bytes, self.files, self.total_files, self.name, self.found
+                )
             self._tell(progress)
         finally:
             self._telling.release()
@@ -155,28 +141,7 @@ class Meter:
             self._bar.close()
 
 
-class _Bar:
-    """A bar of tqdm's on stderr."""
+def _bar() -> Bar:
+    from opensshtransport.transfer.bar import Bar
 
-    def __init__(self) -> None:
-        try:
-            from tqdm import tqdm
-        except ImportError as reason:
-            raise ToolMissing(
-                "a progress bar needs tqdm", advice='run: pip install "opensshtransport[progress]"'
-            ) from reason
-        self._bar: Any = tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False)
-
-    def __call__(self, progress: Progress) -> None:
-        self._bar.total = progress.total_bytes
-        self._bar.set_description_str(_shown(progress.name), refresh=False)
-        self._bar.update(progress.bytes - self._bar.n)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-def _shown(name: str) -> str:
-    """The end of a name, without what would steer the terminal."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return plain if len(plain) <= 30 else f"…{plain[-29:]}"
+    return Bar()

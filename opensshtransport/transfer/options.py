@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from opensshtransport.errors import ConnectionFailed, SettingsError
 from opensshtransport.remote.paths import PathLike, path_text
 from opensshtransport.transfer.items import Exclude
+from opensshtransport.transfer.progress import Progress
 
 Way = Literal["inline", "tar", "stream", "sftp", "scp"]
 
@@ -30,9 +31,8 @@ LARGE = 64 << 20
 WILD = frozenset("*?[")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class How:
-    """The options of one transfer."""
+class TransferOptions(TypedDict, total=False):
+    """What `Transport.put` and `Transport.get` both take; `How` has the defaults."""
 
     recursive: bool | None
     dereference: bool
@@ -40,8 +40,26 @@ class How:
     overwrite: bool
     resume: bool
     verify: bool
+    progress: Callable[[Progress], object] | bool | None
     exclude: Exclude
+    limit_rate: float | None
     way: Way | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """The options of one transfer; see `Transport.put`."""
+
+    recursive: bool | None = None
+    dereference: bool = False
+    preserve: bool = False
+    overwrite: bool = True
+    resume: bool = True
+    verify: bool = False
+    progress: Callable[[Progress], object] | bool | None = None
+    exclude: Exclude = ()
+    limit_rate: float | None = None
+    way: Way | None = None
 
     def __post_init__(self) -> None:
         """Keep the patterns: they are asked for each name."""

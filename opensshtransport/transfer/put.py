@@ -30,6 +30,7 @@ from opensshtransport.transfer.blocks import (
     Part,
     block_sums,
     blocks_with_data,
+    holes,
     mibs_of_block,
     missing_parts,
     streams_for,
@@ -92,13 +93,14 @@ class Putting(Mover):
             meter.expect(1, before.st_size)
             if how.way == "inline" or (how.way is None and before.st_size <= INLINE_FILE):
                 content = archive.read_beginning(descriptor, before, source)
-                self._inline(content, before, source, destination, how, meter)
+                self._inline(content, before, source, destination, how=how, meter=meter)
             else:
                 # by what it becomes alone: one that grows is gone on with
                 words = ("file", source, self._host, path_text(destination))
                 with claimed(*words) as key:
                     self._again(
-                        meter, lambda: self._stripes(descriptor, source, destination, key, how, meter)
+                        meter,
+                        lambda: self._stripes(descriptor, source, destination, key=key, how=how, meter=meter),
                     )
         meter.done(name)
 
@@ -108,6 +110,7 @@ class Putting(Mover):
         seen: os.stat_result,
         source: str,
         destination: PathLike,
+        *,
         how: How,
         meter: Meter,
     ) -> None:
@@ -140,7 +143,7 @@ class Putting(Mover):
                 raise self._error(errno.EIO, source, DIFFER)
 
     def _stripes(
-        self, descriptor: int, source: str, destination: PathLike, key: str, how: How, meter: Meter
+        self, descriptor: int, source: str, destination: PathLike, *, key: str, how: How, meter: Meter
     ) -> None:
         seen = os.fstat(descriptor)
         name = os.path.basename(os.path.abspath(source))
@@ -155,7 +158,15 @@ class Putting(Mover):
         path = os.fsdecode(draft)
         try:
             self._parts(
-                descriptor, seen.st_size, source, name, path, there, destination, meter, inode.decode()
+                descriptor,
+                source,
+                size=seen.st_size,
+                name=name,
+                draft=path,
+                sums_there=there,
+                destination=destination,
+                meter=meter,
+                inode=inode.decode(),
             )
             self._compare(descriptor, seen, source, path, how.verify)
             reply = self._ask(
@@ -177,8 +188,9 @@ class Putting(Mover):
     def _parts(
         self,
         descriptor: int,
-        size: int,
         source: str,
+        *,
+        size: int,
         name: str,
         draft: str,
         sums_there: bytes,
@@ -196,7 +208,7 @@ class Putting(Mover):
         streams = streams_for(round_trip, left)
         meter.there(size - left, name)
         # dd may cut off what another one has written behind a hole at its end
-        sparse = flag(_holes(os.fstat(descriptor)) > 0 and not there and streams == 1)
+        sparse = flag(holes(os.fstat(descriptor)) > 0 and not there and streams == 1)
 
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
             offset, end = part.offset, part.offset + part.size
@@ -210,10 +222,10 @@ class Putting(Mover):
         move_file(
             self._shells.connection,
             Missing(parts, streams),
-            streams,
-            f"receive {quoted(draft)} {sparse} '{inode}'",
-            carry,
-            lambda reply: self._failed(reply, destination),
+            streams=streams,
+            script=f"receive {quoted(draft)} {sparse} '{inode}'",
+            carry=carry,
+            failed=lambda reply: self._failed(reply, destination),
         )
 
     # -- trees ---------------------------------------------------------------------------------------------
@@ -223,6 +235,7 @@ class Putting(Mover):
         sources: Sequence[str],
         destination: PathLike,
         how: How,
+        *,
         failures: list[OSError],
         many: bool,
         meter: Meter,
@@ -285,7 +298,9 @@ class Putting(Mover):
         kind, final, raw, rest = reply.out.split(b"\0", 3)
         draft = os.fsdecode(raw)
         try:
-            self._fill(items, draft, kind == b"new", sums(rest), where, tried, meter)
+            self._fill(
+                items, draft, new=kind == b"new", there=sums(rest), where=where, tried=tried, meter=meter
+            )
             commit = f"commit {kind.decode()} {flag(how.overwrite)} {_top(items, how)}"
             reply = self._ask(
                 f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)} {flag(how.preserve)}", slow=True
@@ -302,6 +317,7 @@ class Putting(Mover):
         self,
         items: Sequence[Item],
         draft: str,
+        *,
         new: bool,
         there: dict[str, str],
         where: _Tree,
@@ -390,7 +406,14 @@ class Putting(Mover):
                 if reply.status:
                     raise self._failed(reply, where.destination)
                 self._parts(
-                    descriptor, seen.st_size, item.path, item.name, path, reply.out, where.destination, meter
+                    descriptor,
+                    item.path,
+                    size=seen.st_size,
+                    name=item.name,
+                    draft=path,
+                    sums_there=reply.out,
+                    destination=where.destination,
+                    meter=meter,
                 )
                 self._compare(descriptor, seen, item.path, path, verify=False)
                 done = f"part_done {quoted(path)} {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
@@ -427,7 +450,7 @@ class Putting(Mover):
             return
         theirs = self._sums([item for item, _ in tried.unsure], draft)
         for item, size in tried.unsure:
-            if theirs.get(item.name) != _begins(item, size):
+            if theirs.get(item.name) != drafts.begins(item, size):
                 tried.failed(item, OSError(errno.EBUSY, CHANGED, item.path))
 
     def _verify(self, items: Sequence[Item], draft: str, where: _Tree, tried: _Try) -> None:
@@ -437,7 +460,11 @@ class Putting(Mover):
         # of those that grow, it is another one
         there = self._files.stat_many([f"{draft}/t/{item.name}" for item in unsure])
         for item, seen in zip(unsure, there, strict=True):
-            if seen is None or seen.size < item.size or theirs.get(item.name) != _begins(item, seen.size):
+            if (
+                seen is None
+                or seen.size < item.size
+                or theirs.get(item.name) != drafts.begins(item, seen.size)
+            ):
                 raise self._error(errno.EIO, where.destination, f"{DIFFER}: {item.name}")
 
     def _commit_errors(self, reply: Reply, destination: PathLike) -> Iterator[OSError]:
@@ -462,14 +489,6 @@ class Putting(Mover):
         return self._error(number, destination, f"{os.strerror(number)} ({reply.errors.strip()[:300]})")
 
 
-def _begins(item: Item, size: int) -> str | None:
-    """The sum of so many bytes of a local file, if it has them."""
-    with contextlib.suppress(OSError), open(item.path, "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size >= size:
-            return drafts.beginning_sum(file.fileno(), size)
-    return None
-
-
 def _by_parts(item: Item, how: How) -> bool:
     """Whether a file of a tree is large, or has holes."""
     if item.kind != "file" or (how.preserve and item.twin is not None) or item.size < _WORTHY_HOLES:
@@ -477,13 +496,8 @@ def _by_parts(item: Item, how: How) -> bool:
     if item.size >= LARGE:
         return True
     with contextlib.suppress(OSError):
-        return _holes(os.stat(item.path)) >= _WORTHY_HOLES
+        return holes(os.stat(item.path)) >= _WORTHY_HOLES
     return False
-
-
-def _holes(seen: os.stat_result) -> int:
-    """Bytes of a file that lie on no disk; less than 0 where its blocks hold more than the file (stat(2))."""
-    return seen.st_size - seen.st_blocks * 512
 
 
 def _top(items: Sequence[Item], how: How) -> str:

@@ -140,7 +140,7 @@ def send_tree(
         )
 
     parts = [Part(number, 0) for number in range(len(shares))]
-    move(connection, parts, streams, lambda _: script, carry, refused)
+    move(connection, parts, streams=streams, script=lambda _: script, carry=carry, failed=refused)
 
 
 def receive_tree(
@@ -217,7 +217,7 @@ def receive_tree(
         return None if mine.whole or not reply.errors else refused(reply)
 
     parts = [Part(number, 0) for number in range(len(shares))]
-    move(connection, parts, len(shares), lambda _: script, carry, told)
+    move(connection, parts, streams=len(shares), script=lambda _: script, carry=carry, failed=told)
     for settle in reversed(later):
         settle()
     return not said

@@ -20,7 +20,7 @@ from opensshtransport.files.changes import Files
 from opensshtransport.remote.paths import PathLike, path_text
 from opensshtransport.sessions.shell_pool import Shells
 from opensshtransport.transfer.get import Getting
-from opensshtransport.transfer.meter import Meter, Progress, Transferred
+from opensshtransport.transfer.meter import Meter, Transferred
 from opensshtransport.transfer.options import How, Sources, Way, listed, local_sources
 from opensshtransport.transfer.outcome import outcome
 from opensshtransport.transfer.put import Putting
@@ -35,15 +35,7 @@ class Transfer:
         self._putting, self._getting = Putting(shells, files), Getting(shells, files)
         self._host = shells.host
 
-    def put(
-        self,
-        source: Sources,
-        destination: PathLike,
-        how: How,
-        *,
-        progress: Callable[[Progress], object] | bool | None,
-        limit_rate: float | None,
-    ) -> Transferred:
+    def put(self, source: Sources, destination: PathLike, how: How) -> Transferred:
         """See `Transport.put`."""
         failures: list[OSError] = []
         many = len(listed(source)) > 1
@@ -56,34 +48,29 @@ class Transfer:
                 how.check_tree(one)
             elif not many and not os.path.isfile(one):
                 raise OSError(errno.EINVAL, "neither file nor directory", one)
-        meter = Meter(progress, limit_rate)
+        meter = Meter(how.progress, how.limit_rate)
         with contextlib.closing(meter):
             if self._restricted(how.way):
                 self._without_shell(
-                    how, lambda sftp: sftp.put(sources, path_text(destination), how, failures, meter, many)
+                    how,
+                    lambda sftp: sftp.put(
+                        sources, path_text(destination), how, failures=failures, meter=meter, many=many
+                    ),
                 )
             elif not many and os.path.isfile(sources[0]):
                 self._putting.file(sources[0], destination, how, meter)
             elif sources:
-                self._putting.tree(sources, destination, how, failures, many, meter)
+                self._putting.tree(sources, destination, how, failures=failures, many=many, meter=meter)
             return outcome(failures, meter)
 
-    def get(
-        self,
-        source: Sources,
-        destination: PathLike,
-        how: How,
-        *,
-        progress: Callable[[Progress], object] | bool | None,
-        limit_rate: float | None,
-    ) -> Transferred:
+    def get(self, source: Sources, destination: PathLike, how: How) -> Transferred:
         """See `Transport.get`."""
         text = path_text(destination)
         if not text:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")
         place = os.path.expanduser(text)
         failures: list[OSError] = []
-        meter = Meter(progress, limit_rate)
+        meter = Meter(how.progress, how.limit_rate)
         with contextlib.closing(meter):
             if self._restricted(how.way):
                 names = [path_text(one) for one in listed(source)]

@@ -223,6 +223,7 @@ class Sftp:
         sources: Sequence[str],
         destination: str,
         how: How,
+        *,
         failures: list[OSError],
         meter: Meter,
         many: bool,

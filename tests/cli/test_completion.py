@@ -13,7 +13,7 @@ import pexpect
 import pytest
 
 from opensshtransport.cli import completion
-from opensshtransport.cli.parser import _parser
+from opensshtransport.cli.commands import SUMMARIES, parser_of
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import require
 from tests.support.nodes import missing_programs
@@ -24,14 +24,12 @@ from tests.support.programs import OSSH, OSSH_RUN, ossh, until
 
 def commands() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command."""
-    actions = _parser()._actions
-    found = next(each for each in actions if isinstance(each, argparse._SubParsersAction))
-    return dict(found.choices)
+    return {name: parser_of(name) for name in SUMMARIES}
 
 
 def possible(*words: str) -> list[str]:
     """What `ossh complete` offers for the last word."""
-    return completion.candidates(_parser(), words)
+    return completion.candidates(words)
 
 
 @pytest.fixture

@@ -14,19 +14,23 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from opensshtransport import Transport
-from opensshtransport.cli import rsync
-from opensshtransport.cli.rsync import _spared
+from opensshtransport.copying import rsync
+from opensshtransport.copying.comparison import _spared
+from opensshtransport.copying.options import Listener
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.transfer.options import Way
 from tests.conftest import Keep, MakeUser, require
 from tests.support.contracts import acting_as
 from tests.support.nodes import missing_programs
-from tests.support.programs import ossh
+from tests.support.programs import OSSH, ossh
 from tests.support.users import NOISY, User, missing_for_users, temporary_user
+
+NOBODY = Listener(line=lambda _: None, note=lambda _: None)
 
 
 @pytest.fixture
@@ -284,19 +288,19 @@ def test_sync_leaves_out_what_is_no_file(node: Sandbox, here: Path, there: Path,
 )
 def test_what_rsync_says_of_a_file(line: str, path: str, what: int) -> None:
     """Lines of rsync 3.1 and 3.2 that name a file are errors of that file, on its side."""
-    said = rsync._Said("host", upward=True)
+    said = rsync.Said("host", NOBODY, upward=True)
     said.read_errors([f"{line}\n".encode(), b"rsync error: error in file IO (code 11) at receiver.c(381)\n"])
     with pytest.raises(OSError, match=re.escape(os.strerror(what))) as caught:
-        said.outcome(11)
+        said.raise_for(11)
     assert (caught.value.filename, caught.value.errno) == (path, what)
 
 
 def test_sync_without_a_master_any_more(own_node: Sandbox) -> None:
     """Where the connection breaks, that is what is told, with ssh's status."""
-    said = rsync._Said("host", upward=True)
+    said = rsync.Said("host", NOBODY, upward=True)
     said.read_errors([b"ossh-run: host: there is no live master; run: ossh login host\n"])
     with pytest.raises(ConnectionFailed, match=r"^host: there is no live master; run: ossh login host$"):
-        said.outcome(255)
+        said.raise_for(255)
 
 
 @pytest.mark.parametrize(
@@ -514,3 +518,36 @@ def test_a_tree_in_a_project(
         transport.get(there / "tree", here, preserve=preserve, way=transfer_way)
         transport.get(f"{there}/tree/.", here, preserve=preserve, way=transfer_way)
         check_project(here, group)
+
+
+@pytest.mark.parametrize("upward", [True, False], ids=["put", "get"])
+def test_sync_excludes(node: Sandbox, tmp_path: Path, way: list[str], upward: bool) -> None:
+    """What is excluded is neither copied nor deleted; a pattern with a slash is of a path below SRC."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    names = ("a.o", "a.c", "sub/b.o", "sub/b.c", "build/x", "sub/build/x")
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("new")
+    for name in ("a.o", "old", "gone/c.o", "gone/c.c"):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text("old")
+    places = [str(source), f"{node.host}:{target}"] if upward else [f"{node.host}:{source}", str(target)]
+    options = ["--delete", "--exclude", "*.o", "--exclude", "build/*"]
+    done = ossh("sync", "-F", node.ssh_config, *way, *options, *places)
+    assert done.returncode == 0, done.stderr
+    found = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert found == {"a.o": "old", "gone/c.o": "old", "a.c": "new", "sub/b.c": "new", "sub/build/x": "new"}
+
+
+def test_sync_shows_progress(node: Sandbox, tmp_path: Path, way: list[str]) -> None:
+    """At a terminal each way shows how far it is."""
+    (tmp_path / "source").mkdir()
+    with (tmp_path / "source" / "large").open("wb") as file:
+        file.truncate(64 << 20)
+    words = ["sync", "-F", str(node.ssh_config), *way, f"{tmp_path}/source", f"{node.host}:{tmp_path}/target"]
+    child = pexpect.spawn(str(OSSH), words, timeout=60)
+    child.expect(r"\d+%.*B/s")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert (tmp_path / "target" / "large").stat().st_size == 64 << 20

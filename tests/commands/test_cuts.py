@@ -170,7 +170,7 @@ def test_a_status_outlives_its_output(make_shell_node: MakeShellNode, isolated: 
     argv = ["ssh", "-F", "none", "-S", facts.socket, "-oProxyCommand=false", "--", "master", "true"]
     subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
     os.kill(facts.pid, signal.SIGKILL)
-    process = RemoteProcess(master, channel, request, facts.shell, lambda _: None, lambda _: None)
+    process = RemoteProcess(master, channel, request, facts.shell, out=print, err=print)
     with pytest.raises(ConnectionLost) as failed:
         process.wait(20)
     assert failed.value.started is None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import functools
 import hashlib
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -18,6 +21,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+import opensshtransport
+from opensshtransport.cli.options import seconds
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import MakeShellNode
 from tests.support.nodes import config_through
@@ -478,7 +483,7 @@ def test_nothing_is_left_in_the_runtime_directory(own_node: Sandbox) -> None:
     "arguments",
     [
         [],
-        ["sandbox"],
+        ["--once", "key", "sandbox"],
         ["-F"],
         ["-x", "sandbox", "true"],
         ["--timeout", "0", "sandbox", "true"],
@@ -486,10 +491,83 @@ def test_nothing_is_left_in_the_runtime_directory(own_node: Sandbox) -> None:
     ],
 )
 def test_wrong_use(arguments: list[str]) -> None:
-    """Wrong options, a missing host or command: 255 and a line that says what is wrong."""
+    """Wrong options, a missing host, no command to run once: 255 and a line that says what is wrong."""
     done = ossh_run(*arguments)
     assert done.returncode == 255
     assert done.stderr.splitlines()[-1].startswith(b"ossh-run: ")
+
+
+PROGRAMS = pytest.mark.parametrize("program", [[OSSH_RUN], [OSSH, "run"]], ids=["ossh-run", "ossh run"])
+
+
+@PROGRAMS
+def test_a_login_shell(node: Sandbox, program: list[Path | str]) -> None:
+    """Without a command a terminal gets a login shell on a terminal there, whose status is ours."""
+    words = [*map(str, program), "-F", str(node.ssh_config), node.host]
+    child = pexpect.spawn(words[0], words[1:], timeout=20)
+    child.expect(r"[#$%>] ")
+    child.sendline("case $0 in -*) echo is''-login;; esac; tty; exit 3")
+    child.expect_exact("is-login")
+    child.expect("/dev/pts/[0-9]+")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 3
+
+
+def test_a_shell_without_a_terminal(node: Sandbox) -> None:
+    """Without a command and a terminal the login shell reads our stdin, as with ssh; none with -n."""
+    done = ossh_run("-F", node.ssh_config, node.host, stdin=b"tty; echo $((40 + 2)); exit 3\n")
+    assert (done.returncode, done.stdout.splitlines()[-2:]) == (3, [b"not a tty", b"42"])
+    assert ossh_run("-n", "-F", node.ssh_config, node.host, stdin=b"exit 3\n").returncode == 0
+
+
+def test_version() -> None:
+    """The versions, ours and that of OpenSSH, are told without a host."""
+    told = ossh_run("--version").stdout.decode()
+    assert told.startswith(f"ossh-run {opensshtransport.__version__}, OpenSSH_")
+
+
+@pytest.mark.parametrize("options", ["-n", "-t", "-tt", "-t -t", "-q", "-tn", "-ntq", "--no-login", "-tt -q"])
+def test_options_mean_the_same(node: Sandbox, options: str) -> None:
+    """The script and Python do the same by each option."""
+    words: list[str | Path] = [
+        *options.split(),
+        "-F",
+        node.ssh_config,
+        node.host,
+        "tty; head -c 3 | wc -c; exit 5",
+    ]
+    ossh_run("-F", node.ssh_config, node.host, "true")
+    results = [run(*words, stdin=b"1234\n") for run in (ossh_run, functools.partial(ossh, "run"))]
+    told = [re.sub(rb"pts/\d+", b"pts/N", done.stdout) for done in results]
+    assert told[0] == told[1]
+    assert [done.returncode for done in results] == [5, 5]
+
+
+@PROGRAMS
+def test_no_such_option(program: list[Path | str]) -> None:
+    """An unknown option is told with those that there are."""
+    done = subprocess.run([*program, "--x", "daint", "true"], capture_output=True, check=False)
+    assert done.returncode == 255
+    assert done.stderr.decode() == (
+        "ossh-run: there is no option --x, only -h|--help -F -n -t --timeout --once --no-login -q -v"
+        " --version, see ossh-run --help\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("0.5", 0.5), ("90s", 90), ("5m", 300), ("1h30m", 5400)]
+)
+def test_times(text: str, value: float) -> None:
+    """A time is written as in config.toml, or in seconds with a fraction."""
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "-1", "nan", "inf", "1e9", "m", "5x", "5 m", "5m-1"])
+def test_no_times(text: str) -> None:
+    """What is no time above 0 is refused."""
+    with pytest.raises(argparse.ArgumentTypeError):
+        seconds(text)
 
 
 def test_arguments_are_joined_as_ssh_does(node: Sandbox) -> None:

@@ -274,7 +274,7 @@ def test_start_up_variables_reach_the_command(make_shell_node: MakeShellNode, ke
     expected = "".join(f"{name}=/mine/{name}\n" for name in names)
     command = "; ".join(f'echo "{name}=${name}"' for name in names)
     for options in ({}, {"cwd": "/"}, {"input": "x"}, {"once": "k1"}, {"once": "k1"}):
-        assert transport.run(command, encoding="utf-8", **options).stdout == expected  # type: ignore[arg-type]  # mixed options
+        assert transport.run(command, encoding="utf-8", **options).stdout == expected  # type: ignore[call-overload]  # mixed options
 
 
 def test_a_login_shell_reads_the_profile(shell_user_node: tuple[Sandbox, User], keep: Keep) -> None:
@@ -416,7 +416,7 @@ def test_a_command_that_reads_little(transport: Transport) -> None:
             read += size
             return b"x" * size
 
-    assert said(transport.run("head -c 5", input=Endless())) == (0, b"xxxxx", b"")  # type: ignore[arg-type]  # enough of a file
+    assert said(transport.run("head -c 5", input=Endless())) == (0, b"xxxxx", b"")  # type: ignore[call-overload]  # enough of a file
 
     def stands_still() -> bool:
         before = read

@@ -18,6 +18,7 @@ import pytest
 
 from opensshtransport.doctor import after_login, before_login, credentials, doctor
 from opensshtransport.doctor.finding import Finding
+from opensshtransport.errors import Remedy
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import Keep, MakeChain, MakeShellNode, require
 from tests.support.authority import AuthorityNode
@@ -112,7 +113,7 @@ def test_no_login_unless_asked_for(bin_there: Path, keep: Keep) -> None:
     found = examined(node.ssh_config, node.host)
     assert node.authentications() == 0
     assert found["master"]["state"] == "skipped"
-    assert found["master"]["advice"] == "run: ossh doctor --login sandbox"
+    assert found["master"]["advice"] == f"run: ossh doctor --login -F {node.ssh_config} sandbox"
     names = [name for name, _ in after_login.LINKS]
     assert [found[name]["state"] for name in names] == ["skipped"] * len(names)
     assert {row["state"] for row in found.values()} == {"fine", "skipped"}
@@ -140,7 +141,7 @@ def test_colour_at_a_terminal(node: Sandbox) -> None:
 def test_text_is_aligned() -> None:
     """States, links and what was seen stand below each other; advice stands on a line of its own."""
     one = doctor.text(Finding("fine", "well", link="keys"), colour=False)
-    two = doctor.text(Finding("warning", "late", "hurry", link="login shell"), colour=False)
+    two = doctor.text(Finding("warning", "late", Remedy("hurry"), link="login shell"), colour=False)
     assert len(doctor.text(Finding("fine", "x" * 100, link="keys"), width=80)) == 80
     assert "x" * 100 in doctor.text(Finding("broken", "x" * 100, link="keys"), width=80)
     assert one.index("well") == two.index("late")

@@ -153,7 +153,7 @@ def test_without_the_agent_a_cron_job_does_not(passphrase_node: Sandbox) -> None
     assert (done.returncode, done.stdout) == (255, b"")
     words = done.stderr.decode()
     assert f"the key {key_of(node)} is encrypted and no agent holds it" in words
-    assert f"run: ssh-add {key_of(node)}, or: ossh login" in words
+    assert f'run: eval "$(ossh agent)" && ssh-add {key_of(node)}, or: ossh login' in words
     assert node.authentications() == 0
 
 
@@ -247,7 +247,8 @@ def test_nobody_and_no_agent(passphrase_node: Sandbox) -> None:
     assert error["message"].startswith(
         f"a person must log in: the key {key_of(node)} is encrypted and no agent holds it (the server"
     )
-    assert error["advice"].startswith(f"run: ssh-add {key_of(node)}, or: ossh login")
+    advice = f'run: eval "$(ossh agent)" && ssh-add {key_of(node)}, or: '
+    assert error["advice"] == {"words": advice, "command": "ossh login", "operands": ""}
     assert not agents()
 
 

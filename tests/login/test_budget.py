@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -68,7 +69,10 @@ def run(node: Sandbox, config: Path | None = None) -> str:
 
 
 def log_in_by_hand(node: Sandbox, password: str, *, wait: bool = False) -> int:
-    """A person types the password, if wanted after a look that no rule does; the status of `ossh login`."""
+    """A person types the password, if wanted after a look that no rule does; the status of `ossh login`.
+
+    Asked again, the person gives up by Ctrl-C: -2.
+    """
     child: pexpect.spawn[str] = pexpect.spawn(
         str(OSSH), ["login", "-F", str(node.ssh_config), node.host], timeout=30, encoding="utf-8"
     )
@@ -76,9 +80,11 @@ def log_in_by_hand(node: Sandbox, password: str, *, wait: bool = False) -> int:
     # an answer by a rule would end the line
     assert not wait or child.expect([pexpect.TIMEOUT, "\r\n"], timeout=1) == 0
     child.sendline(password)
-    child.expect(pexpect.EOF)
+    if child.expect([pexpect.EOF, "Password: "]) == 1:
+        child.sendintr()
+        child.expect(pexpect.EOF)
     child.close()
-    return -1 if child.exitstatus is None else child.exitstatus
+    return -int(child.signalstatus or 0) if child.exitstatus is None else child.exitstatus
 
 
 COOLING_DOWN = r"no login without a person for \d+ s; run(?:: ossh login -F \S+ asks| it at a terminal)$"
@@ -152,7 +158,7 @@ def test_a_person_is_asked_after_a_failure(asking: ConversationNode, isolated: P
     """What was refused is not sent again for a person; their failures count, their success clears."""
     set_password(isolated, WRONG)
     run(asking)
-    assert log_in_by_hand(asking, "mistyped", wait=True) == 255
+    assert log_in_by_hand(asking, "mistyped", wait=True) == -signal.SIGINT
     assert counted()["failures"] == 2
     assert log_in_by_hand(asking, RIGHT) == 0
     assert not list(state_files())
@@ -383,7 +389,7 @@ def test_hook_for_an_unexpected_prompt(asking: ConversationNode, isolated: Path)
     told = isolated / "told"
     text = rule("no such prompt", "{ text = 'x' }")
     write_settings(f"[host.asks]\nlogin_hook = 'echo \"$OSSH_REASON\" >>{told}'\n{text}")
-    assert log_in_by_hand(asking, WRONG) == 255
+    assert log_in_by_hand(asking, WRONG) == -signal.SIGINT
     assert not told.exists()
     for file in state_files():
         file.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import termios
 import time
@@ -112,6 +113,7 @@ def test_wrong_code_is_sent_once(make_oath_node: MakeOathNode, isolated: Path) -
     settings(f"code = {totp_of(isolated, SEED)}", host="otp")
     done = ossh_run("-F", node.ssh_config, node.host, "echo x")
     assert (done.returncode, done.stdout) == (255, b"")
+    assert b"the server refused the code (" in done.stderr
     assert b"Permission denied (keyboard-interactive)" in done.stderr
     advice = f"; correct what is stored, then run: ossh login -F {node.ssh_config} otp\n"
     assert done.stderr.decode().endswith(advice)
@@ -223,7 +225,7 @@ def test_duo_push_denied(duo_node: ConversationNode) -> None:
     settings('second_factor = "push"')
     done = ossh_run("-F", duo_node.ssh_config, duo_node.host, "echo x")
     assert done.returncode == 255
-    assert b"was not accepted (Login request denied.)" in done.stderr
+    assert b"the server refused the request on your phone (Login request denied.)" in done.stderr
     until(duo_node.idle, "the server to see the end")
     assert duo_node.answers() == ["1"]
 
@@ -379,7 +381,7 @@ def test_repeated_prompt_is_a_refusal(make_conversation_node: MakeConversationNo
     settings(all_secrets(isolated))
     done = ossh("login", "-F", node.ssh_config, node.host)
     assert done.returncode == 255
-    assert b"the answer to 'Password:' was not accepted" in done.stderr
+    assert b": the server refused the password; correct the stored secret" in done.stderr
     until(node.idle, "the server to see the end")
     assert node.answers() == [PASSWORD]
 
@@ -494,7 +496,7 @@ def test_wrong_code_at_the_jump_host(make_chain: MakeChain, isolated: Path) -> N
     config = chain.config()
     done = ossh("login", "-F", config, "target")
     assert done.returncode == 255
-    assert b"was not accepted" in done.stderr
+    assert b" refused the code; correct the stored secret" in done.stderr
     until(lambda: not clients(config), "ssh to end")
     jump = chain.nodes[0].log
     until(lambda: "Connection closed by" in jump.read_text(), "the jump host to see the end")
@@ -525,17 +527,6 @@ def test_person_types_everything(make_conversation_node: MakeConversationNode) -
     assert "314159" not in shown
     assert "asks: logged in as" in shown
     assert node.answers() == ["me", PASSWORD, "314159"]
-
-
-def test_person_mistypes(make_conversation_node: MakeConversationNode) -> None:
-    """A refusal of what a person has typed says what the server said, and that they may try again."""
-    node = make_conversation_node(asks(("Password: ", PASSWORD)))
-    child = login(node)
-    child.expect("Password: ")
-    child.sendline("wrong-horse")
-    status, shown = finish(child)
-    assert status == 255
-    assert shown.rstrip().endswith("Permission denied (keyboard-interactive).); try again")
 
 
 def test_banner(isolated: Path) -> None:
@@ -607,9 +598,9 @@ def test_asked_part_is_refused(make_conversation_node: MakeConversationNode, iso
     child = login(node)
     child.expect(r"\(your part\): ")
     child.send("80\x03")
-    status, shown = finish(child)
-    assert status == 255
-    assert "the question was not answered" in shown
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.signalstatus == signal.SIGINT
     until(node.idle, "the server to see the end")
     assert node.answers() == []
     nothing_left(node.ssh_config)

@@ -519,7 +519,7 @@ def test_missing_package(asking: ConversationNode, store: Path, isolated: Path, 
     )
     assert done.returncode == 255
     (line,) = done.stderr.splitlines()
-    assert f"the Python package {missing} is missing; install opensshtransport with the extra 2fa" in line
+    assert f"the Python package {missing} is missing; run: {sys.executable} -m pip install {missing}" in line
     until(asking.idle, "the server to see the end")
     assert asking.answers() == []
 

@@ -83,7 +83,7 @@ def test_no_ticket(kerberos_node: KerberosNode) -> None:
     assert error["error"] == "LoginNeeded"
     assert "there is no Kerberos ticket, or it has ended" in error["message"]
     assert "Permission denied (gssapi-with-mic)" in error["message"]
-    assert error["advice"] == "run: kinit"
+    assert error["advice"]["words"] == "run: kinit"
     assert kerberos_node.authentications() == 0
     kerberos_node.get_ticket()
     child = pexpect.spawn(str(OSSH), ["login", "-F", str(config), host], timeout=30, encoding="utf-8")
@@ -113,7 +113,7 @@ def test_ticket_has_ended(kerberos_node: KerberosNode) -> None:
     error = report(kerberos_node.ssh_config, kerberos_node.host)
     assert error["error"] == "LoginNeeded"
     assert "there is no Kerberos ticket, or it has ended" in error["message"]
-    assert error["advice"] == "run: kinit"
+    assert error["advice"]["words"] == "run: kinit"
 
 
 def test_refused_with_a_ticket(kerberos_node: KerberosNode, isolated: Path) -> None:
@@ -126,7 +126,7 @@ def test_refused_with_a_ticket(kerberos_node: KerberosNode, isolated: Path) -> N
     error = report(config, kerberos_node.host)
     assert "Permission denied (gssapi-with-mic)" in error["message"]
     assert "ticket, or it has ended" not in error["message"]
-    assert error["advice"] != "run: kinit"
+    assert error["advice"]["words"] != "run: kinit"
 
 
 def test_renewed_before_the_login(kerberos_node: KerberosNode) -> None:
@@ -300,4 +300,4 @@ def test_refused_key_is_not_put_down_to_the_ticket(asks_for_tickets: Sandbox) ->
     error = report(asks_for_tickets.ssh_config, asks_for_tickets.host)
     assert "Permission denied (publickey)" in error["message"]
     assert "icket" not in error["message"].replace("keys, tickets or answers", "")
-    assert "kinit" not in error["advice"]
+    assert "kinit" not in error["advice"]["words"]

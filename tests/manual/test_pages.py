@@ -24,7 +24,8 @@ import pexpect
 import pytest
 
 from opensshtransport import errors
-from opensshtransport.local import settings
+from opensshtransport.cli.help import TOPICS
+from opensshtransport.local import setting_table, settings
 from opensshtransport.sandbox import Sandbox, SecondFactor
 from tests.conftest import require
 from tests.support.nodes import missing_programs
@@ -150,7 +151,12 @@ _FAR_PROGRAMS = {
     "scontrol": 'echo "JobId=$3 JobState=RUNNING"',
     "htop": 'tty && echo "load average"',
 }
-_HERE = {"job.sh": "#!/bin/sh\n", "prepare.sh": "mkdir prepared\n", "jobs.txt": "4711\n4712\n"}
+_HERE = {
+    "job.sh": "#!/bin/sh\n",
+    "prepare.sh": "mkdir prepared\n",
+    "jobs.txt": "4711\n4712\n",
+    "hosts.txt": f"{HOST}\n",
+}
 
 
 def furnish(stage: Stage) -> None:
@@ -250,6 +256,10 @@ _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
             "ossh completion fish | source",
         )
     },
+    # wants a person; its shell is that of the tutorial's session
+    "ossh sandbox --second-factor passphrase sh": lambda _: _is_tested_by(
+        "test_sandbox.py", "test_a_passphrase_is_asked_for"
+    ),
     # changes the machine; systemd's own command
     "loginctl enable-linger": lambda _: None,
 }
@@ -310,16 +320,19 @@ _KEYS = code("".join(PAGES.values()).partition("objects with the keys ")[2].part
 
 # What blocks with these words bring about.
 _EFFECTS: dict[str, Callable[[Stage, str], bool]] = {
-    "squeue --me": lambda _, said: said == "4711 me RUNNING\n",
+    "ossh-run daint squeue --me": lambda _, said: "4711 me RUNNING\n" in said,
     "sh < prepare.sh": lambda stage, _: (stage.there / "prepared").is_dir(),
     "tar -xf": lambda stage, _: (stage.there / "run1" / "inputs" / "a.in").read_text() == "1\n",
     "> out.log": lambda stage, _: (stage.here / "out.log").read_text() == "well\n",
-    "done < jobs.txt": lambda _, said: said.count("JobState") == 2,
+    "while read -r job;": lambda _, said: said.count("JobState") == 2,
     "sbatch --parsable": lambda _, said: said == "JobId=4711 JobState=RUNNING\n",
     "./check.sh": lambda _, said: said == "it failed with status 3\n",
     "rsync -a": lambda stage, _: (stage.there / "inputs" / "a.in").read_text() == "1\n",
-    "--once": lambda _, said: said == "4711\n",
-    "ossh cp -r": lambda stage, _: (
+    '--once "submit': lambda _, said: said == "4711\n",
+    '--once "job': lambda _, said: said == "4711\n4711\n",
+    "> queue.txt": lambda _, said: said.strip() == "1",
+    "xargs -P": lambda _, said: said == f"{platform.node()}\n",
+    "ossh cp -r -p": lambda stage, _: (
         (stage.there / "run1" / "jobs.txt").is_file() and (stage.here / "results" / "out.log").is_file()
     ),
     "ossh sync -n": lambda stage, _: (
@@ -360,6 +373,26 @@ def test_commands_with_a_terminal_are_run(block: Block, set_stage: Callable[...,
         assert child.exitstatus == 0, line
 
 
+@pytest.mark.parametrize("block", blocks("crontab"), ids=_id)
+def test_cron_jobs_run(block: Block, set_stage: Callable[..., Stage]) -> None:
+    """The command of each line of a crontab runs as cron runs it, once a person has logged in."""
+    stage = set_stage()
+    furnish(stage)
+    for line in block.text.splitlines():
+        # crontab(5): five fields of times, then the command
+        *times, command = line.split(None, 5)
+        assert all(re.fullmatch(r"[\d*/,-]+", field) for field in times)
+        for program in (f"ossh login -q {HOST}", command):
+            done = subprocess.run(
+                ["/bin/sh", "-c", program],
+                cwd=stage.here,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 # -- sessions ------------------------------------------------------------------------------------------
 
 _PROMPT = r"\(\S+\) One-time password [^\n]*: ?|Enter passphrase for key [^\n]*: ?"
@@ -375,7 +408,7 @@ def normal(text: str) -> str:
         (r"pid=\d+ \d+\.\d+s", "PROCESS"),
         # advice repeats the configuration that the scripts on PATH have added
         (r"ossh login -F \S+ ", "ossh login "),
-        (rf"\b(?:{re.escape(NODE)}|{re.escape(platform.node())})(?!\S)", "NODE"),
+        (rf"\b(?:{re.escape(NODE)}|laptop|{re.escape(platform.node())})(?!\S)", "NODE"),
         # columns are as wide as what stands in them
         (r" {2,}", "  "),
         (r"\s*\r?\n\s*", "\n"),
@@ -384,9 +417,11 @@ def normal(text: str) -> str:
     return text.strip()
 
 
-def played(command: str, node: Sandbox) -> str:
+def played(command: str, node: Sandbox, here: Path) -> str:
     """What a command shows at a terminal, where somebody answers what is asked."""
-    child = pexpect.spawn("/bin/sh", ["-c", command], encoding="utf-8", timeout=60, dimensions=(40, 200))
+    child = pexpect.spawn(
+        "/bin/sh", ["-c", command], cwd=str(here), encoding="utf-8", timeout=60, dimensions=(40, 200)
+    )
     shown = ""
     while child.expect([_PROMPT, pexpect.EOF]) == 0:
         shown += str(child.before) + str(child.after)
@@ -396,16 +431,19 @@ def played(command: str, node: Sandbox) -> str:
 
 
 @pytest.mark.parametrize("block", blocks("console"), ids=_id)
-def test_sessions(block: Block, set_stage: Callable[..., Stage]) -> None:
-    """Each command of a session shows what the README shows, and the whole session is one login."""
+def test_sessions(block: Block, set_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command of a session shows what the page shows, and the whole session is one login."""
     factor: SecondFactor = "none"
     if re.search(_PROMPT, block.text):
         factor = "code" if os.geteuid() == 0 and not missing_for_pam("pam_oath") else "passphrase"
-    node = set_stage(factor).node
-    steps = re.split(r"^\$ (.*)\n", block.text, flags=re.MULTILINE)
+    stage = set_stage(factor)
+    node = stage.node
+    monkeypatch.setenv("OSSH_SANDBOX_CONFIG", str(node.ssh_config))
+    # the tutorial's own sandbox has its usual name
+    steps = re.split(r"^\$ (.*)\n", re.sub(r"\bsandbox\b", HOST, block.text), flags=re.MULTILINE)
     assert steps[0] == ""
     for command, expected in zip(steps[1::2], steps[2::2], strict=True):
-        assert normal(played(command, node)) == normal(expected), command
+        assert normal(played(command, node, stage.here)) == normal(expected), command
     assert node.authentications() == 1
 
 
@@ -442,7 +480,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
     """A block without a language, or with an unknown one, would be checked by nobody."""
     for page in PAGES.values():
         opened = re.findall(r"^```(.*)$", page, re.MULTILINE)[::2]
-        assert set(opened) <= {"sh", "console", "ssh-config", "toml", "python"}
+        assert set(opened) <= {"sh", "console", "crontab", "ssh-config", "toml", "python"}
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=_id)
@@ -479,14 +517,16 @@ def usage(*words: str) -> str:
     return done.stdout.partition("\n")[0].removeprefix("usage: ").replace(" [-h]", "")
 
 
-def test_commands_are_those_of_the_help() -> None:
-    """The table of commands has each one of `ossh`, with its line of usage."""
-    table = [code(row[0])[0] for row in rows("Commands") if row[0].startswith("`ossh ")]
-    done = subprocess.run([OSSH, "--help"], capture_output=True, text=True, check=True)
-    names = re.findall(r"^    (\S+)(?:\s|$)", done.stdout, re.MULTILINE)
-    assert [line.split()[1] for line in table] == names
-    for line, name in zip(table, names, strict=True):
-        assert line == usage(name).replace("ossh-run ", "ossh run "), name
+def test_generated_parts_are_up_to_date() -> None:
+    """The tables of commands and settings, and the man pages, are what `scripts/manual` makes now."""
+    done = subprocess.run(
+        [sys.executable, TREE / "scripts" / "manual_pages.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_options_are_those_of_the_help() -> None:
@@ -514,15 +554,33 @@ def test_exit_status(row: list[str], set_stage: Callable[..., Stage]) -> None:
 
 def test_settings_are_all_described() -> None:
     """The tables of settings have each key once, with its default."""
-    table = {code(row[0])[0]: row[1] for row in rows("Settings")}
-    assert list(table) == list(settings._READERS)
-    for key, cell in table.items():
+    table = {code(row[0])[0]: row for row in rows("Settings") if len(row) == 5}
+    assert list(table) == [setting.key for setting in setting_table.SETTINGS]
+    assert sorted(table) == sorted(settings._READERS)
+    for key, (_, _, cell, _, _) in table.items():
         default = getattr(settings.Settings(), key)
         if cell == "none":
             assert not default, key
         else:
-            value = tomllib.loads(f"it = {code(cell)[0]}")["it"]
-            assert settings._READERS[key](value, key) == default, key
+            assert _as_read(key, code(cell)[0]) == default, key
+
+
+def _as_read(key: str, value: str) -> object:
+    return settings._READERS[key](tomllib.loads(f"it = {value}")["it"], key)
+
+
+@pytest.mark.parametrize("setting", setting_table.SETTINGS, ids=lambda setting: str(setting.key))
+def test_settings_are_of_their_type(setting: setting_table.Setting, tmp_path: Path) -> None:
+    """An example is accepted by the setting's reader, and settings of one type are read by one reader."""
+    assert setting.type in setting_table.TYPES
+    example = setting.example
+    if setting.type == "file":
+        _executable(tmp_path / "it", "true")
+        example = f'"{tmp_path / "it"}"'
+    assert _as_read(setting.key, example) is not None
+    if setting.type not in {"text", "file"}:
+        same = {settings._READERS[each.key] for each in setting_table.SETTINGS if each.type == setting.type}
+        assert len(same) == 1
 
 
 def _texts() -> str:
@@ -541,7 +599,8 @@ def _texts() -> str:
 def test_errors_are_all_described() -> None:
     """The table of errors has each class once, and quotes only what the package says."""
     table = rows("Errors and what to do")
-    classes = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
+    named = ((name, getattr(errors, name)) for name in errors.__all__)
+    classes = {name for name, it in named if isinstance(it, type) and issubclass(it, Exception)}
     assert sorted(code(row[0])[0] for row in table) == sorted(classes)
     texts = _texts()
     for row in table:
@@ -567,6 +626,12 @@ def test_links_of_the_doctor_are_all_described(node: Sandbox) -> None:
     )
     table = [code(row[0])[0] for row in rows("Checking: ossh doctor")]
     assert table == [finding["link"] for finding in json.loads(told.stdout)]
+
+
+def test_each_page_is_a_topic() -> None:
+    """`ossh help` lists every page once, under the kind that it is of, and has a page for every topic."""
+    topics = [topic for names in TOPICS.values() for topic in names]
+    assert sorted(topics) == sorted(path.stem for path in PAGES if path.parent == MANUAL)
 
 
 def anchors(page: str) -> set[str]:

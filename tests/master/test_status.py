@@ -18,7 +18,8 @@ import pexpect
 import pytest
 
 from opensshtransport import Transport
-from opensshtransport.cli.status import Row, in_words, table
+from opensshtransport.cli.masters import Row
+from opensshtransport.cli.status import in_words, table
 from opensshtransport.local.activity import Activity, at_work, look
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import Keep

@@ -10,6 +10,7 @@ import copy
 import inspect
 import pickle
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from opensshtransport.errors import (
     LoginNeeded,
     MasterGone,
     OpenSshTransportError,
+    Remedy,
     SettingsError,
     TooManyFailures,
     Unreachable,
@@ -153,8 +155,10 @@ class TestError:
         assert str(error).endswith(error.advice)
         if advice is not None:
             assert error.advice == advice
-        elif kind.advice_by_default:
-            assert error.advice == kind.advice_by_default.replace("{host}", host or "HOST")
+        else:
+            default = kind.advice_by_default
+            command = f"{default.command} {shlex.quote(host) if host else 'HOST'}" if default.command else ""
+            assert error.advice == default.words + command
 
     @pytest.mark.parametrize("kind", _classes().values())
     @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ class TestError:
         same = twin(error)
         assert type(same) is kind
         assert vars(same) == vars(error)
-        assert (str(same), same.args) == ("daint: gone; wait", error.args)
+        assert (str(same), same.args) == (str(error), error.args)
         assert (same.argv, same.returncode, same.stderr) == (("ssh", "daint"), 255, "a\nb")
 
     def test_started(self) -> None:
@@ -197,6 +201,14 @@ class TestError:
         advice = kind("gone", host="daint").advice
         assert not advice.endswith(".")
         assert "ossh login" not in advice or "ossh login daint" in advice
+
+    def test_advice_names_the_configuration(self) -> None:
+        """The command that is advised takes the same ssh_config, as one word; other words stay."""
+        error = LoginNeeded("gone", host="daint")
+        assert error.remedy.clause("daint", "/a b/config") == "run: ossh login -F '/a b/config' daint"
+        assert str(error) == "daint: gone; run: ossh login daint"
+        assert Remedy("run: ", "ossh-run", "squeue").clause("daint") == "run: ossh-run daint squeue"
+        assert Remedy("not by ossh login daint").clause("daint", "/config") == "not by ossh login daint"
 
 
 class TestClassify:

@@ -15,8 +15,8 @@ import pytest
 
 from opensshtransport import Transport
 from opensshtransport.sandbox import Sandbox
-from opensshtransport.transfer.meter import Progress
 from opensshtransport.transfer.options import Way
+from opensshtransport.transfer.progress import Progress
 from tests.conftest import require
 from tests.support.nodes import missing_programs
 from tests.support.users import ShellName, missing_for_users, temporary_user

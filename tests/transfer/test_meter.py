@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 import threading
 import time
 
 import pytest
 
-from opensshtransport.errors import SettingsError, ToolMissing
-from opensshtransport.transfer.meter import Meter, Progress
+from opensshtransport.errors import SettingsError
+from opensshtransport.transfer.bar import Bar
+from opensshtransport.transfer.meter import Meter
+from opensshtransport.transfer.progress import Progress
 
 
 def test_threads_count_together() -> None:
@@ -90,7 +94,6 @@ def test_beginning_anew() -> None:
 
 def test_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     """True draws a bar on stderr; a name cannot steer the terminal."""
-    pytest.importorskip("tqdm")
     meter = Meter(True, None)
     meter.expect(1, 2048)
     begin = time.monotonic()
@@ -105,8 +108,27 @@ def test_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x07" not in shown
 
 
-def test_no_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without tqdm the error says how to get it, and nothing is moved."""
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ToolMissing, match=r"opensshtransport\[progress\]"):
-        Meter(True, None)
+def test_a_bar_that_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was there already is shown as done, and is no part of the rate: a resume does not look fast."""
+    bar = Bar()
+    begin = time.monotonic()
+    bar(Progress(1 << 30, 1 << 31, 0, 1, "x", 1 << 30))
+    while time.monotonic() - begin < 0.5:
+        time.sleep(0.11)
+        bar(Progress((1 << 30) + 1024, 1 << 31, 0, 1, "x", 1 << 30))
+    bar.close()
+    shown = capsys.readouterr().err.split("\r")
+    told = [line for line in shown if "1.00G/2.00G" in line]
+    assert " 50%" in told[-1]
+    assert not re.search(r"[MG]B/s", "".join(told))
+    assert re.search(r"<[\d:]+, .*B/s", told[-1])
+
+
+def test_a_bar_starts_nothing() -> None:
+    """A bar has no thread of its own, and no semaphore between processes."""
+    before = threading.active_count()
+    program = "from opensshtransport.transfer.bar import Bar; Bar(); import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "multiprocessing.synchronize" not in done.stdout.split()
+    Bar().close()
+    assert threading.active_count() == before

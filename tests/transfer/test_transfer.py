@@ -33,9 +33,10 @@ from opensshtransport import Transport
 from opensshtransport.errors import ConnectionFailed, SettingsError
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.sessions import stream as session
-from opensshtransport.transfer.meter import Progress, Transferred
+from opensshtransport.transfer.meter import Transferred
 from opensshtransport.transfer.options import Way
 from opensshtransport.transfer.outcome import TransferFailed
+from opensshtransport.transfer.progress import Progress
 from tests.conftest import Keep, require
 from tests.support.commands import PEAK
 from tests.support.nodes import config_through, missing_programs

@@ -1,0 +1,58 @@
+"""`ossh cp SRC... DST`: copy files, in scp's notation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from opensshtransport.cli.options import add_ssh_config, positive
+from opensshtransport.cli.output import complain
+from opensshtransport.errors import OpenSshTransportError
+
+EXAMPLE = "ossh cp -r inputs/ daint:/scratch/me/run1"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `ossh cp` takes."""
+    add_ssh_config(parser)
+    parser.add_argument("-r", dest="recursive", action="store_true", help="copy directories")
+    parser.add_argument("-p", dest="preserve", action="store_true", help="keep modes and times")
+    parser.add_argument("-l", dest="limit", type=positive, metavar="LIMIT", help="Kbit/s, as for scp")
+    parser.add_argument("-q", dest="quiet", action="store_true", help="show no progress")
+    parser.add_argument("-v", dest="verbose", action="count", default=0, help="tell each step; twice: more")
+    parser.add_argument("--verify", action="store_true", help="compare checksums")
+    parser.add_argument("sources", metavar="SRC", nargs="+", help="a path, or HOST:PATH")
+    parser.add_argument("destination", metavar="DST", help="a path, or HOST:PATH")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copy them."""
+    from opensshtransport.copying import copy
+
+    options = copy.CopyOptions(
+        recursive=arguments.recursive,
+        preserve=arguments.preserve,
+        limit_rate=None if arguments.limit is None else arguments.limit * 1024 / 8,
+        verify=arguments.verify,
+        progress=not arguments.quiet and sys.stderr.isatty(),
+    )
+    return telling_of_files(
+        arguments.command,
+        lambda: copy.copy(arguments.sources, arguments.destination, arguments.ssh_config, options),
+    )
+
+
+def telling_of_files(command: str, work: Callable[[], object]) -> int:
+    """Do it, and tell of files in the way of cp(1): each on its line, status 1."""
+    try:
+        work()
+    except OpenSshTransportError:
+        raise
+    except OSError as error:
+        for one in getattr(error, "failures", ()) or (error,):
+            name = f"{one.filename}: " if one.filename else ""
+            # what a program there has said may have several lines
+            complain(command, f"{name}{'; '.join(str(one.strerror).splitlines())}")
+        return 1
+    return 0

@@ -1,0 +1,94 @@
+"""`ossh`, also where the script `ossh-run` cannot go on alone: finds the command, runs it, tells its errors.
+
+The trap: `ossh run` must start fast, so nothing is imported here that one command alone needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from opensshtransport.cli import commands
+from opensshtransport.cli.options import FAILED, TIMED_OUT
+from opensshtransport.cli.output import complain, sentence, tell_steps
+from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy
+from opensshtransport.local import descriptors
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ossh` with its arguments; returns the exit status.
+
+    Raises:
+        KeyboardInterrupt, BrokenPipeError: `start` ends the program by the signal.
+    """
+    descriptors.plug()
+    argv = sys.argv[1:] if argv is None else argv
+    _open_what_is_closed()
+    if argv[:2] == ["complete", "--"]:
+        return _complete(argv[2:])
+    if not argv or not commands.is_command(argv[0]):
+        commands.parser_of_all().parse_all(argv)
+    return _run(commands.parser_of(argv[0]).parse_all(argv[1:]))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    if verbose := getattr(arguments, "verbose", 0):
+        tell_steps(arguments.command, verbose)
+    try:
+        return run(arguments)
+    except BrokenPipeError:
+        raise
+    except Exception as reason:  # any traceback, and Python's status 1, would be taken for the command's
+        if getattr(arguments, "verbose", False) and not isinstance(reason, OpenSshTransportError):
+            traceback.print_exc()
+        error = _as_ours(reason, getattr(arguments, "host", None))
+        if getattr(arguments, "report", False):
+            from opensshtransport.master import ensure
+
+            print(json.dumps(ensure.dismantle(error)))
+        elif not (arguments.command == "run" and arguments.quiet):
+            complain(arguments.command, sentence(error, arguments))
+        return TIMED_OUT if isinstance(error, CommandTimeout) else FAILED
+
+
+def _complete(words: Sequence[str]) -> int:
+    """What the shells ask at a TAB; never an error, and never a login."""
+    from opensshtransport.cli import completion
+
+    for word in completion.candidates(words) if words else ():
+        # one a line; what a terminal would take for a command is not offered
+        if word.isprintable():
+            print(word)
+    return 0
+
+
+def _open_what_is_closed() -> None:
+    """Open those of stdin, stdout and stderr that are closed to nothing, as ssh does.
+
+    Else the next file that is opened gets their number, and with it what is meant for them.
+    """
+    # the lowest number that is free is what is given
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        name = ("stdin", "stdout", "stderr")[number]
+        setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    os.close(number)
+
+
+def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:
+    """An error as one of ours, which is told in one line."""
+    if isinstance(reason, OpenSshTransportError):
+        return reason
+    if isinstance(reason, OSError):
+        place = f"{reason.filename}: " if reason.filename else ""
+        return ConnectionFailed(f"{place}{reason.strerror or reason}", host=host)
+    what = " ".join(str(reason).split())
+    return ConnectionFailed(
+        f"unexpected {type(reason).__name__}: {what}",
+        host=host,
+        advice=Remedy("please report it, with ossh-run -v"),
+    )

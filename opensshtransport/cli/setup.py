@@ -1,0 +1,89 @@
+"""`ossh setup HOST`: make a key and write ssh_config for a host, then log in and check it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from opensshtransport.cli.options import add_ssh_config, config_path
+from opensshtransport.cli.output import say
+
+EXAMPLE = "ossh setup daint --hostname login.daint.example.org --user me --jump me@front.example.org"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `ossh setup` takes; what is not given is asked at a terminal."""
+    add_ssh_config(parser)
+    parser.add_argument("--hostname", metavar="NAME[:PORT]", help="the login node's real name")
+    parser.add_argument("--user", metavar="USER", help="your name there")
+    parser.add_argument(
+        "--jump",
+        dest="jumps",
+        action="append",
+        metavar="HOP",
+        help="a jump host, [NAME=][USER@]HOST[:PORT] or a name of ssh_config; may be repeated, in order",
+    )
+    parser.add_argument(
+        "--auth",
+        choices=("key", "certificate", "kerberos", "password"),
+        help="how to log in; password: + code",
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the private key, made where it is missing")
+    parser.add_argument("--type", default="ed25519", metavar="TYPE", help="of a new key, as for ssh-keygen")
+    parser.add_argument("--bits", type=int, metavar="BITS", help="likewise")
+    parser.add_argument("--no-passphrase", action="store_true", help="a new key gets none")
+    parser.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="the certificate, if not KEY-cert.pub"
+    )
+    parser.add_argument(
+        "--script", type=Path, metavar="FILE", help="what gets a new certificate (config.toml)"
+    )
+    parser.add_argument("--no-copy", action="store_true", help="do not copy the public key to any hop")
+    parser.add_argument(
+        "--store",
+        action="append",
+        choices=("password", "code", "pin"),
+        default=[],
+        help="ask for this secret and keep it in the keyring; may be repeated",
+    )
+    parser.add_argument("--no-login", action="store_true", help="do not log in at the end")
+    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing that has a default")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, tell what would be done")
+    parser.add_argument("host", metavar="HOST")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Set the host up, then check it."""
+    from opensshtransport.cli import doctor
+    from opensshtransport.login.person import person_at_terminal
+    from opensshtransport.openssh.destination import check_destination
+    from opensshtransport.openssh.notation import parse_address
+    from opensshtransport.setup import plan, setup
+
+    # a `Host` block is for a host alone; what else the name says is what the block is to say
+    address = parse_address(check_destination(arguments.host))
+    hostname = None if address.port is None else f"{address.operand}:{address.port}"
+    request = plan.Request(
+        host=address.host,
+        ssh_config=config_path(arguments.ssh_config),
+        hostname=arguments.hostname or hostname,
+        user=arguments.user or address.user,
+        jumps=arguments.jumps,
+        method=arguments.auth,
+        key=arguments.key,
+        kind=arguments.type,
+        bits=arguments.bits,
+        passphrase=False if arguments.no_passphrase else None,
+        certificate=arguments.certificate,
+        script=arguments.script,
+        copy=not arguments.no_copy,
+        store=arguments.store,
+        yes=arguments.yes,
+        dry_run=arguments.dry_run,
+    )
+    with person_at_terminal() as somebody:
+        setup.setup(request, somebody, say)
+    if arguments.dry_run:
+        return 0
+    print()
+    return doctor.run(argparse.Namespace(**vars(arguments), login=not arguments.no_login, json=False))

@@ -1,0 +1,49 @@
+"""Errors of files in a copy of many: named, collected, and raised at the end."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from opensshtransport.errors import OpenSshTransportError
+from opensshtransport.transfer.outcome import TransferFailed
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Name in an error of this side where it happened: a full disk does not say it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None and not isinstance(error, TransferFailed):
+            error.filename = path
+        raise
+
+
+@contextmanager
+def collected(failures: list[OSError]) -> Iterator[None]:
+    """What goes wrong with a file does not keep the others from moving."""
+    try:
+        yield
+    except OpenSshTransportError:
+        raise
+    except OSError as error:
+        failures += getattr(error, "failures", ()) or (error,)
+
+
+def raise_all(failures: Sequence[OSError]) -> None:
+    """Raise what has been collected; what was told of one name twice, once.
+
+    Raises:
+        OSError: the only one.
+        TransferFailed: several.
+    """
+    told = {(one.errno, posixpath.normpath(str(one.filename))): one for one in reversed(failures)}
+    found = list(reversed(told.values()))
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        error = TransferFailed(found[0].errno, found[0].strerror, found[0].filename)
+        error.failures = tuple(found)
+        raise error

@@ -1,0 +1,266 @@
+"""Write what is generated in the manual: the tables of commands and settings, and the man pages.
+
+Commands and options come from the parser of `ossh`, settings from `local.setting_table` and their defaults
+from `Settings`. In a page of the manual they are between two comments; the rest of the page is written by
+hand. The frame and the options of a man page are made by argparse-manpage, its other sections from the
+page of the manual on the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from argparse_manpage.manpage import Manpage
+
+from opensshtransport.cli import help as manual
+from opensshtransport.cli.commands import SUMMARIES, parser_of, parser_of_all
+from opensshtransport.local.setting_table import CONNECTION, LOGIN, TYPES, Setting
+from opensshtransport.local.settings import Settings
+
+MANUAL = Path(__file__).parents[1] / "opensshtransport" / "manual"
+
+Commands = Mapping[str, argparse.ArgumentParser]
+
+
+def commands() -> Commands:
+    """The parser of each command of `ossh`."""
+    return {name: parser_of(name) for name in SUMMARIES}
+
+
+# -- tables --------------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return (
+        "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        .replace("| --- ", "|---")
+        .replace("--- |", "---|")
+    )
+
+
+def usage(parser: argparse.ArgumentParser) -> str:
+    """How a command is called, in one line, without -h."""
+    formatter = argparse.HelpFormatter(parser.prog, width=10_000)
+    formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)
+    return formatter.format_help().strip().removeprefix("usage: ").replace(" [-h]", "")
+
+
+def invocation(action: argparse.Action) -> str:
+    """An option with its value, or the name of a place."""
+    value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    if action.choices is not None:
+        value = "{" + ",".join(map(str, action.choices)) + "}"
+    if not action.option_strings:
+        return value
+    return ", ".join(action.option_strings) + (
+        "" if action.nargs == 0 or isinstance(action, argparse._CountAction) else f" {value}"
+    )
+
+
+def command_sections() -> str:
+    """A section for each command: its usage, what it does, its options and an example."""
+    parts = []
+    for name, parser in commands().items():
+        page = manual.PAGES_OF_COMMANDS.get(name, name)
+        see = "" if page == "commands" else f" See [{manual.page(page).title}]({page}.md)."
+        parts.append(f"## ossh {name}\n\n`{usage(parser)}`\n\n{parser.description}{see}\n")
+        shown = [
+            each
+            for each in parser._actions
+            if each.help not in {argparse.SUPPRESS, None} and each.dest != "help"
+        ]
+        if shown:
+            parts.append(
+                table(("option", "meaning"), [(f"`{invocation(each)}`", str(each.help)) for each in shown])
+            )
+        example = str(parser.epilog).removeprefix("example: ")
+        parts.append(f"Example: `{example}`\n")
+    return "\n".join(parts)
+
+
+def default(setting: Setting) -> str:
+    """The default of a setting, in TOML; "none" where there is none."""
+    value = getattr(Settings(), setting.key)
+    if setting.type == "time" and value:
+        return f'`"{notation(value)}"`'
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if not value:
+        return "none"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def notation(seconds: int) -> str:
+    """A time in OpenSSH's notation, by the largest unit that divides it."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def setting_rows(settings: Sequence[Setting]) -> str:
+    """A table of settings."""
+    return table(
+        ("key", "type", "default", "example", "meaning"),
+        [(f"`{one.key}`", one.type, default(one), f"`{one.example}`", one.meaning) for one in settings],
+    )
+
+
+def types() -> str:
+    """The table of the types that settings have."""
+    return table(("type", "what it looks like"), list(TYPES.items()))
+
+
+GENERATED: Mapping[str, Callable[[], str]] = {
+    "commands": command_sections,
+    "types": types,
+    "connection settings": lambda: setting_rows(CONNECTION),
+    "login settings": lambda: setting_rows(LOGIN),
+}
+
+
+def filled(page: str) -> str:
+    """A page with what is generated in it made anew."""
+    return re.sub(
+        r"(<!-- generated by scripts/manual: ([\w ]+) -->\n\n).*?(<!-- end -->\n)",
+        lambda found: f"{found[1]}{GENERATED[found[2]]()}\n{found[3]}",
+        page,
+        flags=re.DOTALL,
+    )
+
+
+# -- man pages -----------------------------------------------------------------------------------------
+
+
+def roff(text: str) -> str:
+    """Inline Markdown in man(7): code is bold, links are their words."""
+    text = re.sub(r"\[([^\]]+)\]\(([\w-]+)\.md(?:#[^)]*)?\)", r"\1 (`ossh help \2`)", text)
+    text = re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", text)
+    text = text.replace("\\|", "|").replace("\\", r"\e").replace("-", r"\-")
+    text = re.sub(r"`([^`]+)`|\*\*([^*]+)\*\*", lambda found: rf"\fB{found[1] or found[2]}\fR", text)
+    # a line that begins so would be a request
+    return re.sub(r"^(?=[.'])", r"\&", text, flags=re.MULTILINE)
+
+
+def man_lines(page: str) -> Iterator[str]:
+    """The body of a page of the manual in man(7), line by line; its title is left out."""
+    fenced = False
+    lines = manual.plain(re.sub(r"\]\((?=[\w-]+\.md)", "](", page)).splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("```"):
+            fenced = not fenced
+            yield from (".PP", ".RS 4", ".nf") if fenced else (".fi", ".RE")
+        elif fenced:
+            yield roff(line.replace("`", "\0")).replace("\0", "`") or ".sp 0.5"
+        elif line.startswith(("# ", "|--")):
+            continue
+        elif line.startswith("#"):
+            yield f".SH {roff(line.lstrip('# ')).upper()}"
+        elif line.startswith("|"):
+            if not lines[number + 1 : number + 2] or not lines[number + 1].startswith("|--"):
+                first, *cells = (roff(cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+                yield from (".TP", first, "; ".join(filter(None, cells)))
+        elif line.startswith("- "):
+            yield from (r".IP \(bu 2", roff(line[2:]))
+        else:
+            yield roff(line.strip()) or ".PP"
+
+
+def man_page(name: str, parser: argparse.ArgumentParser) -> str:
+    """The man page of a command."""
+    example = str(parser.epilog).removeprefix("example: ")
+    parser.epilog = None
+    page = Manpage(parser)
+    page.prog, page.date, page.source, page.manual = name, "", "opensshtransport", "ossh Manual"
+    page.description = str(parser.description)[0].lower() + str(parser.description)[1:].rstrip(".")
+    command = name.removeprefix("ossh-")
+    topic = manual.PAGES_OF_COMMANDS.get(command, command)
+    if topic in DESCRIBED:
+        for heading, text in sections(manual.page(topic).text):
+            page.add_section(heading, "=", text)
+    page.add_section("examples", "=", f".nf\n{roff(example)}\n.fi")
+    others = [r"\fBossh\fR(1)", r"\fBossh\-run\fR(1)", r"\fBssh\fR(1)", r"\fBssh_config\fR(5)"]
+    page.add_section(
+        "see also",
+        "=",
+        ", ".join(each for each in others if rf"{roff(name)}\fR" not in each)
+        + f".\n\\fBossh help {roff(topic)}\\fR shows the page of the manual.",
+    )
+    return re.sub(r" +$", "", str(page), flags=re.MULTILINE)
+
+
+# The pages of the manual that are about one command each; they are the text of its man page.
+DESCRIBED = {"ossh-run", "copying", "setup", "doctor", "sandbox", "completion", "aiida", "other-programs"}
+
+
+def sections(page: str) -> Iterator[tuple[str, str]]:
+    """The sections of a page in man(7); what comes before its first heading is its notes."""
+    for part in re.split(r"^(?=\.SH )", "\n".join(man_lines(page)), flags=re.MULTILINE):
+        heading, _, text = part.partition("\n") if part.startswith(".SH ") else (".SH NOTES", "", part)
+        yield heading.removeprefix(".SH ").lower(), text.strip("\n")
+
+
+def man_pages() -> Iterator[tuple[str, str]]:
+    """The file name and the text of each man page."""
+    # argparse-manpage wraps by the width of the terminal
+    os.environ["COLUMNS"] = "10000"
+    found = commands()
+    whole = parser_of_all()
+    front = argparse.ArgumentParser(
+        prog="ossh",
+        usage="ossh COMMAND ...",
+        description=whole.description,
+        epilog=whole.epilog,
+        add_help=False,
+    )
+    front.add_argument("-h", "--help", action="store_true", help="show the options of ossh, or of a command")
+    front.add_argument("--version", action="store_true", help="show the versions of ossh and of OpenSSH")
+    listed = (
+        f".TP\n\\fB{roff(page_name(name))}\\fR(1)\n{roff(str(each.description))}"
+        for name, each in found.items()
+    )
+    front._manpage = [{"heading": "commands", "content": "\n".join(listed)}]  # type: ignore[attr-defined]
+    yield "ossh.1", man_page("ossh", front)
+    for name, parser in found.items():
+        yield f"{page_name(name)}.1", man_page(page_name(name), parser)
+
+
+def page_name(command: str) -> str:
+    """The name of a command's man page."""
+    return f"ossh-{command}"
+
+
+def main() -> int:
+    """Write the pages, or tell which of them are out of date."""
+    parser = argparse.ArgumentParser(prog="scripts/manual", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; status 1 if a page is out of date"
+    )
+    check: bool = parser.parse_args().check
+    wanted = {path: filled(path.read_text(encoding="utf-8")) for path in sorted(MANUAL.glob("*.md"))}
+    wanted |= {MANUAL / "man1" / name: text for name, text in man_pages()}
+    # a page of a command that is gone
+    wanted |= {path: "" for path in (MANUAL / "man1").glob("*.1") if path not in wanted}
+    changed = [
+        path
+        for path, text in wanted.items()
+        if (path.read_text(encoding="utf-8") if path.exists() else "") != text
+    ]
+    for path in changed:
+        told = "out of date; run: scripts/manual" if check else "written"
+        sys.stdout.write(f"{path.relative_to(MANUAL)}: {told}\n")
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[path], encoding="utf-8") if wanted[path] else path.unlink()
+    return 1 if check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

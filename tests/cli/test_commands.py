@@ -1,0 +1,71 @@
+"""The table of commands: each is found, and loaded when it is called and not before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opensshtransport import Transport, cli
+from opensshtransport.cli.commands import SUMMARIES, is_command, parser_of
+from opensshtransport.sandbox import Sandbox
+from tests.support.programs import ossh
+
+# What several commands use.
+SHARED = {"__init__", "commands", "main", "masters", "options", "output", "start"}
+
+
+def test_each_file_is_a_command() -> None:
+    """A command is a file of its name, and each other file is shared by several."""
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+    assert {name.replace("_", "-") for name in files - SHARED} == {*SUMMARIES, "end"}
+
+
+@pytest.mark.parametrize("name", [*SUMMARIES, "end"])
+def test_parsers(name: str) -> None:
+    """Each command has a parser with an example."""
+    assert is_command(name)
+    assert "example: " in str(parser_of(name).epilog)
+
+
+def test_what_is_loaded() -> None:
+    """A command loads no other one, and finding it loads none."""
+    find = "from opensshtransport.cli import commands; commands.parser_of('run')"
+    program = f"{find}; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.rpartition("opensshtransport.cli.")[2] for name in done.stdout.split()}
+    assert loaded & {name.replace("-", "_") for name in SUMMARIES} == {"run"}
+    assert not {"opensshtransport.transport", "opensshtransport.commands.passthrough"} & set(
+        done.stdout.split()
+    )
+
+
+def test_unknown_command() -> None:
+    """A command that there is not ends with ssh's status and names those that there are."""
+    done = ossh("logni")
+    assert done.returncode == 255
+    assert all(name in done.stderr.decode() for name in SUMMARIES)
+
+
+@pytest.mark.parametrize("words", [[], ["-x"], ["--", "login", "daint"]])
+def test_no_command(words: list[str]) -> None:
+    """Without a command nothing happens, and it says so."""
+    done = ossh(*words)
+    assert done.returncode == 255
+    assert done.stderr.startswith(b"usage: ossh ")
+    assert b"Traceback" not in done.stderr
+
+
+def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """-v tells the steps on stderr and stdout stays as it is; without it nothing is told."""
+    config, host = own_node.ssh_config, own_node.host
+    done = ossh("login", "-v", "-F", config, host)
+    assert f"ossh login: {host}: logged in\n" in done.stderr.decode()
+    assert ossh("login", "-F", config, host).stderr.decode().count("\n") == 1
+    done = ossh("run", "-v", "-F", config, host, "echo x")
+    assert done.stdout == b"x\n"
+    with Transport(host, ssh_config=config) as transport, caplog.at_level("DEBUG", "opensshtransport"):
+        transport.run("true")
+    assert "opening a session" in caplog.text
