@@ -289,17 +289,21 @@ touch_() {
 	[ $((0$limit & 0111)) -eq 0 ] || chmod "$limit" "$3"
 }
 
-# foreign LINK DIRECTORY: whether a link is of neither us nor the owner of its directory, to which everybody can write.
+# foreign LINK DIRECTORY: whether a link is of neither us nor the owner of its directory, to which everybody can write; and
+# whether it has been swapped since it was seen to be a link. One lstat(2) tells both.
 foreign() {
-	ids=$(stat -c '%u,%A' "$1" "$2") || return
+	ids=$(stat -c '%u,%A' "$1" "$2") || return 0
 	case ${ids##*,} in d???????w*) ;; *) return 1 ;; esac
+	case $ids in [0-9]*,l*) ;; *) return 0 ;; esac
 	owner=${ids%%,*} ids=${ids%,*}
 	[ "$owner" != "$(id -u)" ] && [ "$owner" != "${ids##*[!0-9]}" ]
 }
 
-# trusted PATH: ends the request where a foreign link is on the way to what is to be written, as fs.protected_symlinks
-# (proc(5)) does for the last one, whether or not the kernel does it.
+# trusted PATH: sets `followed` to what a path leads to, empty for a circle. Ends the request where a foreign link is on the
+# way, as fs.protected_symlinks (proc(5)) does for the last one, whether or not the kernel does it. What is done with
+# `followed` goes nowhere else, even if somebody has put a link in its place since.
 trusted() {
+	followed=''
 	# what has been followed, what is left, how many links
 	case $1 in /*) set -- / "$1" 40 ;; *) set -- '' "$1" 40 ;; esac
 	while [ "$2" ]; do
@@ -318,17 +322,16 @@ trusted() {
 		*) set -- "$1" "${link%.}/$2" $(($3 - 1)) ;;
 		esac
 	done
+	followed=${1%/}
+	[ "$followed" ] || followed=/
 }
 
 # target PATH: sets `target` to what writing to a path replaces.
 target() {
 	case $1 in */) fail EISDIR ;; esac
 	trusted "$1"
-	target=$1
-	if [ -L "$1" ]; then
-		target=$(real "$1") || { stat -L "$1" >/dev/null; exit 1; }
-		target=${target%.}
-	fi
+	target=$followed
+	[ "$target" ] || { stat -L "$1" >/dev/null; exit 1; }
 	[ ! -d "$target" ] || fail EISDIR
 	# why it cannot be written, the shell tells
 	! there "$target" || [ -w "$target" ] || : >>"$target" || exit
@@ -376,36 +379,49 @@ appear() {
 	fi
 }
 
+# held FILE: sets `held` to what leads to the file that is open as 9, where there is /proc to do so. It must be what has
+# this name: where others may write, they may have put a link in its place, which was followed.
+held() {
+	held=$1
+	# shellcheck disable=SC2046 # one word for each
+	set -- $(stat -c %d,%i "$1" && stat -L -c %d,%i /proc/self/fd/9 2>/dev/null)
+	[ ! "$2" ] || { held=/proc/self/fd/9 && [ "$1" = "$2" ]; }
+}
+
+# exact MODE TIME FILE
+exact() { chmod "$1" "$3" && dated "$2" "$3"; }
+
+# alike FILE: mode and time as those of `draft`.
+alike() { chmod "$(stat -c %a "$draft")" "$1" && touch -r "$draft" "$1"; }
+
 # supplant FINAL PRESERVE: `draft` gets this name. A regular file that is there gets the content instead, as by cp: it
 # stays the same file, with its mode and hard links. Where that fails, the draft has all of it, and takes the name.
 supplant() {
-	if [ -f "$1" ] && over "$1" && { [ ! "$2" ] || { chmod "$(stat -c %a "$draft")" "$1" && touch -r "$draft" "$1"; }; }; then
-		rm -f "$draft"
-	else
-		mv -f -T "$draft" "$1"
-	fi
+	if [ -f "$1" ] && over "$1" ${2:+alike}; then rm -f "$draft"; else mv -f -T "$draft" "$1"; fi
 }
 
-# over FINAL: the content of `draft` into a file that is there. What needs room comes first, so that on a full disk the
-# file is as it was.
+# over FINAL [FUNCTION ARGUMENTS...]: the content of `draft` into a file that is there, and then the function with this
+# file as its last argument. What needs room comes first, so that on a full disk the file is as it was.
 # shellcheck disable=SC2094 # it is written by its name while it is locked
 over() {
 	# a link is somebody's who was faster
 	[ ! -L "$1" ] || return
 	# of two that write at once, each is to be whole; not all know -w, and without it this could wait for ever
 	{
+		held "$1" || return
+		shift
 		flock -w 10 9 2>/dev/null
-		size=$(stat -c %s "$draft") && old=$(stat -c %s "$1") || return
+		size=$(stat -c %s "$draft") && old=$(stat -L -c %s "$held") || return
 		blocks=$(((old + 65535) / 65536))
 		# over what is there, holes would take room
 		if [ "$old" -gt 0 ] && sparse "$draft"; then
-			truncate -c -s 0 "$1" && scattered <"$draft" 1<>"$1"
-		elif [ "$size" -gt $((blocks * 65536)) ] && ! said dd bs=65536 skip=$blocks seek=$blocks conv=notrunc <"$draft" 1<>"$1"; then
-			truncate -c -s "$old" "$1"
+			truncate -c -s 0 "$held" && scattered <"$draft" 1<>"$held"
+		elif [ "$size" -gt $((blocks * 65536)) ] && ! said dd bs=65536 skip=$blocks seek=$blocks conv=notrunc <"$draft" 1<>"$held"; then
+			truncate -c -s "$old" "$held"
 			return 1
 		else
-			said dd bs=65536 count=$blocks conv=notrunc <"$draft" 1<>"$1"
-		fi && truncate -c -s "$size" "$1"
+			said dd bs=65536 count=$blocks conv=notrunc <"$draft" 1<>"$held"
+		fi && truncate -c -s "$size" "$held" && { [ $# = 0 ] || "$@" "$held"; }
 	} 9>>"$1"
 }
 

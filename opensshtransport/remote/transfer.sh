@@ -16,28 +16,33 @@ dated() { touch -m -d "@$1" "$2" 2>/dev/null || touch -m -d "@${1%.*}" "$2"; }
 
 # named MODE TIME EXIST_OK FINAL: `draft` gets its mode, its time and its name, or a file that is there its content. MODE
 # is exact with a TIME, else less the umask where FINAL is new.
+# shellcheck disable=SC2094 # it is opened to be changed, not to be read
 named() {
-	if [ "$3" ] && [ -f "$4" ] && over "$4"; then
-		{ [ ! "$2" ] || { chmod "$1" "$4" && dated "$2" "$4"; }; } && rm -f "$draft"
+	if [ "$3" ] && [ -f "$4" ] && over "$4" ${2:+exact "$1" "$2"}; then
+		rm -f "$draft"
 		return
 	fi
-	if [ "$2" ]; then
-		chmod "$1" "$draft" && dated "$2" "$draft"
-	elif [ -f "$4" ] && [ ! -L "$4" ]; then
-		chmod "$(stat -c %a "$4")" "$draft"
-	else
-		chmod "$(limited "$1")" "$draft"
-	fi && if [ "$3" ]; then mv -f -T "$draft" "$4"; else appear "$4"; fi
+	{
+		held "$draft" || fail EPERM
+		if [ "$2" ]; then
+			exact "$1" "$2" "$held"
+		elif [ -f "$4" ] && [ ! -L "$4" ]; then
+			chmod "$(stat -c %a "$4")" "$held"
+		else
+			chmod "$(limited "$1")" "$held"
+		fi
+	} 9<"$draft" && if [ "$3" ]; then mv -f -T "$draft" "$4"; else appear "$4"; fi
 }
 
 # whole SIZE FILE: a file whose end is a hole gets its size; any other must have it.
 whole() {
-	if [ "$(stat -c %s "$2")" -lt "$1" ]; then truncate -c -s "$1" "$2" || exit; fi
-	[ "$(stat -c %s "$2")" = "$1" ] || fail EIO
+	if [ "$(stat -L -c %s "$2")" -lt "$1" ]; then truncate -c -s "$1" "$2" || exit; fi
+	[ "$(stat -L -c %s "$2")" = "$1" ] || fail EIO
 }
 
 # settle SIZE MODE TIME EXIST_OK INODE FINAL: `draft`, which has this inode, becomes FINAL. Asked again after the
 # answer was lost, it finds it done.
+# shellcheck disable=SC2094 # it is opened to be changed, not to be read
 settle() {
 	if [ ! -e "$draft" ] && [ -f "$6" ]; then
 		case $(stat -c %i,%s "$6") in
@@ -47,8 +52,10 @@ settle() {
 		esac
 	fi
 	# where others may write they may have put another one in its place
-	[ "$(stat -c %i "$draft")" = "$5" ] || fail EPERM
-	whole "$1" "$draft"
+	{
+		held "$draft" && [ "$(stat -L -c %i "$held")" = "$5" ] || fail EPERM
+		whole "$1" "$held"
+	} 9<"$draft"
 	[ ! -d "$6" ] || fail EISDIR
 	named "$2" "$3" "$4" "$6"
 }
@@ -60,7 +67,7 @@ aim() {
 	[ "$1" ] || ! there "$final" || fail EEXIST
 	target "$final"
 	# why it cannot be written, as a program that runs, the shell tells
-	[ ! -f "$target" ] || : >>"$target" || exit
+	[ ! -f "$target" ] || [ -w "$target" ] || : >>"$target" || exit
 }
 
 # mine KIND PATH: whether a draft is this user's alone: of this kind, which nobody else can open, and of one name.
@@ -289,8 +296,9 @@ tree() {
 		placed "$4" "$5" >/dev/null
 	fi
 	final=${final%/}
-	[ "$final" ] || final=/
+	case $final in /*) ;; '') final=/ ;; *) final=$PWD/$final ;; esac
 	trusted "$final"
+	final=${followed:-$final}
 	other=$d d=$1
 	if [ -d "$final" ]; then
 		[ -w "$final" ] || fail EACCES
@@ -309,7 +317,11 @@ tree() {
 	rm -rf "$draft.old" || exit
 	if [ -d "$draft" ] && [ ! -L "$draft" ] && [ "$2" ]; then mv -f -T "$draft" "$draft.old" || exit; else rm -rf "$draft"; fi
 	# by the umask: busybox's `mkdir -m` drops the set-group-ID bit
-	(umask 077 && mkdir "$draft" && mkdir "$draft/t") || exit
+	(
+		umask 077 && cd -P -- "$up" || exit
+		reached "${up%/}"
+		mkdir "${draft##*/}" && mkdir "${draft##*/}/t"
+	) || exit
 	if [ -d "$draft.old/t" ]; then
 		find "$draft.old/t" -mindepth 1 -maxdepth 1 -exec mv -f -t "$draft/t" {} + || exit
 	fi
@@ -333,21 +345,26 @@ part_done() {
 	if [ "$4" ]; then chmod "$3" "$1" && dated "$4" "$1"; else chmod "$(limited "$3")" "$1"; fi
 }
 
-# unswapped DRAFT: where others may write they may have put a link in its place.
-unswapped() {
-	case $(stat -c %A "${1%/*}/") in
-	?????w* | ????????w*) [ "$(stat -c '%u %F' "$1")" = "$(id -u) directory" ] || fail EPERM ;;
+# reached DIRECTORY: whether the present one is what has this path, which had no links when it was looked at. Where
+# others may write, they may have put one in its place since.
+reached() {
+	# shellcheck disable=SC2046 # one word for each
+	set -- $(stat -c %d,%i . "${1:-/}")
+	[ "$1" = "$2" ] || fail EACCES
+}
+
+# within DRAFT: goes there. What is named from there, `..` included, nobody else can put somewhere else.
+within() {
+	cd -P -- "$1" || exit
+	case $(stat -c %A ..) in
+	?????w* | ????????w*) [ "${PWD##*/}" = "${1##*/}" ] && [ "$(stat -c %u .)" = "$(id -u)" ] || fail EPERM ;;
 	esac
 }
 
 # unpack PRESERVE DRAFT: a tar stream on stdin. Nothing in a fresh draft can lead out of it.
 unpack() {
 	(
-		cd -P "$2" || exit
-		# where others may write they may have put a link in its place
-		case $(stat -c %A "${2%/*}/") in
-		?????w* | ????????w*) [ "${PWD##*/}" = "${2##*/}" ] && [ "$(stat -c %u .)" = "$(id -u)" ] || fail EPERM ;;
-		esac
+		within "$2"
 		if [ "$1" ]; then
 			tar -x -p -o -f -
 		else
@@ -361,56 +378,61 @@ unpack() {
 # top, which come last, since the draft lies within. Errors are told for each, and the others are moved.
 # shellcheck disable=SC2016 # it is another shell's to read
 commit() {
-	exist_ok=$2 to=$5 draft=$6 exact=$7 fresh=''
-	case $to in /*) ;; *) to=$PWD/$to ;; esac
-	case $draft in /*) ;; *) draft=$PWD/$draft ;; esac
-	if [ ! -d "$draft" ]; then
-		[ -d "$to" ] || fail ENOENT
+	exist_ok=$2 exact=$7
+	# as `join` has left it
+	if [ ! -d "$6" ] && [ -d "$5/${6##*/}" ]; then set -- merge "$2" "$3" "$4" "$5" "$5/${6##*/}" "$7"; fi
+	if [ ! -d "$6" ]; then
+		[ -d "$5" ] || fail ENOENT
 		return 0
 	fi
-	unswapped "$draft"
-	result=0
-	if [ -d "$draft/t" ]; then
-		cd "$draft/t" || exit
-		xargs -0 -r rm -f -- <"$draft/spoilt" || exit
-		words=''
+	within "$6"
+	result=0 name=${6##*/} draft=..
+	case $1 in merge) to=../.. ;; *) to=../../${5##*/} ;; esac
+	if cd -P t 2>/dev/null; then
+		xargs -0 -r rm -f -- <../spoilt || exit
+		words='' how=merge
 		inherit
-		if [ "$1" = new ] && ! there "$to" && words=$(mv -f -T "$draft/t" "$to" 2>&1); then
-			fresh=yes
+		if [ "$1" = new ] && ! there "$to" && words=$(mv -f -T ../t "$to" 2>&1); then
+			# the present directory has moved
+			how=new to=.
 		elif [ -z "$words" ] || [ -d "$to" ]; then
 			# it is there, perhaps only since somebody else has moved one there
+			[ "$1" = merge ] || join "${5##*/}"
 			merge
 		else
 			printf '%s\n' "$words" >&2
-			rm -rf "$draft"
+			cd -P ../.. && rm -rf "$name"
 			exit 1
 		fi
+	else
+		# it has been moved already
+		how=$1 to=${to#../}
 	fi
-	if cd "$to"; then
-		# deepest first: what is closed afterwards has its content
-		umask_=$umask_ kept=$draft/t xargs -0 -r -n 300 sh -c '
-			while [ $# -gt 2 ]; do
-				mode=""
-				if [ "$2" ]; then
-					touch -m -d "@$2" "$3" 2>/dev/null || touch -m -d "@${2%.*}" "$3"
-					mode=$((0$1))
-				elif [ ! -d "$kept/$3" ] && [ $((0$1 & ~0$umask_)) -ne $((0777 & ~0$umask_)) ]; then
-					mode=$((0$1 & ~0$umask_))
-				fi
-				if [ "$mode" ]; then
-					# as `keeping`
-					[ ! -g "$3" ] || mode=$((mode | 1024))
-					chmod "$(printf %o "$mode")" "$3" || bad=1
-				fi
-				shift 3
-			done
-			exit $bad' sh <"$draft/modes" || result=1
-	fi
-	cd / && rm -rf "$draft" 2>/dev/null
+	cd -P -- "$to" || exit
+	if [ "$how" = new ]; then draft=../$name; else draft=$name; fi
+	# deepest first: what is closed afterwards has its content
+	umask_=$umask_ kept=$draft/t xargs -0 -r -n 300 sh -c '
+		while [ $# -gt 2 ]; do
+			mode=""
+			if [ "$2" ]; then
+				touch -m -d "@$2" "$3" 2>/dev/null || touch -m -d "@${2%.*}" "$3"
+				mode=$((0$1))
+			elif [ ! -d "$kept/$3" ] && [ $((0$1 & ~0$umask_)) -ne $((0777 & ~0$umask_)) ]; then
+				mode=$((0$1 & ~0$umask_))
+			fi
+			if [ "$mode" ]; then
+				# as `keeping`
+				[ ! -g "$3" ] || mode=$((mode | 1024))
+				chmod "$(printf %o "$mode")" "$3" || bad=1
+			fi
+			shift 3
+		done
+		exit $bad' sh <"$draft/modes" || result=1
+	rm -rf "$draft" 2>/dev/null
 	if [ "$4" ]; then
-		{ dated "$4" "$to" && keeping "$3" "$to"; } || result=1
-	elif [ "$fresh" ] && [ "$3" ]; then
-		keeping "$(limited "$3")" "$to" || result=1
+		{ dated "$4" . && keeping "$3" .; } || result=1
+	elif [ "$how" = new ] && [ "$3" ]; then
+		keeping "$(limited "$3")" . || result=1
 	fi
 	return $result
 }
@@ -430,6 +452,16 @@ keeping() {
 	if [ -g "$2" ]; then chmod "$(printf %o $((0$1 | 1024)))" "$2"; else chmod "$1" "$2"; fi
 }
 
+# join NAME: moves the draft, whose `t` is the present directory, into the directory of this name beside it, and follows.
+join() {
+	to=../..
+	if cd -P ../.. && [ ! -L "$1" ] && cd -P -- "$1" && mv -f -T "../$name" "$name" && mine directory "$name"; then
+		cd -P "$name/t" || exit
+	else
+		fail EACCES
+	fi
+}
+
 # merge: from the present directory into `to`.
 # shellcheck disable=SC2016 # it is another shell's to read
 merge() {
@@ -443,7 +475,7 @@ merge() {
 				printf "%s\0" "$d"
 			fi
 		done' sh >"$draft/made" || result=1
-	(cd "$to" && xargs -0 -r mkdir -p -- <"$draft/made") || result=1
+	(cd -P -- "$to" && xargs -0 -r mkdir -p --) <"$draft/made" || result=1
 	[ ! "$exist_ok" ] || overs "$exact"
 	if [ "$exist_ok" ]; then option=-f; else option=-n; fi
 	find . -type d -print0 | option=$option xargs -0 -r sh -c '

@@ -22,9 +22,11 @@ from opensshtransport.remote.entries import Stat
 from opensshtransport.transfer import archive
 from opensshtransport.transfer.in_place import appear
 from opensshtransport.transfer.items import Item
-from opensshtransport.transfer.tar_streams import no_link
 
 _PIECE = 1 << 18
+
+# Linux opens directories that cannot be listed, too.
+_AS_A_PATH: int = getattr(os, "O_PATH", os.O_RDONLY)
 
 
 def file_sum(path: str | Path) -> str:
@@ -72,6 +74,25 @@ def still_ours(seen: os.stat_result, kind: int, parent: Path) -> bool:
 
 
 @contextlib.contextmanager
+def anchored(directory: Path, *, shown: Path | None = None) -> Iterator[Path]:
+    """A directory, which is no link, by a path that leads to it even if somebody puts a link in its place.
+
+    Raises:
+        OSError: it is not there, or a link; about `shown`, if that is given.
+    """
+    try:
+        descriptor = os.open(directory, _AS_A_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as reason:
+        raise OSError(reason.errno, reason.strerror, str(shown or directory)) from None
+    try:
+        # by the process: sftp writes there, too
+        inside = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield inside if inside.is_dir() else directory
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def held(draft: Path) -> Iterator[Path]:
     """A draft, made if it is not there, by a path that leads to it even if somebody puts a link in its place.
 
@@ -80,21 +101,17 @@ def held(draft: Path) -> Iterator[Path]:
     """
     with contextlib.suppress(FileExistsError):
         draft.mkdir(mode=0o700)
-    descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if not still_ours(os.fstat(descriptor), modes.S_IFDIR, draft.parent):
+    with anchored(draft) as inside:
+        if not still_ours(inside.stat(), modes.S_IFDIR, draft.parent):
             raise FileExistsError(errno.EEXIST, "somebody else's draft is in the way", str(draft))
-        # by the process: sftp writes there, too
-        inside = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-        yield inside if inside.is_dir() else draft
-    finally:
-        os.close(descriptor)
+        yield inside
 
 
 def arrange(
     draft: Path,
     final: Path,
     *,
+    shown: Path,
     new: bool,
     exist_ok: bool,
     preserve: bool,
@@ -104,7 +121,8 @@ def arrange(
 
     Args:
         draft: what was unpacked.
-        final: the tree.
+        final: the tree; where it is there already, `anchored`.
+        shown: how errors name it.
         new: it is not there yet.
         exist_ok: whether files that are there are replaced.
         preserve: directories that are there get the modes and times of the source.
@@ -119,14 +137,17 @@ def arrange(
                 raise
         else:
             return
-    no_link(final)
-    with held(draft) as inside:
-        _merge(inside, final, exist_ok=exist_ok, preserve=preserve, failed=failed)
+    with held(draft) as inside, anchored(final) if new else contextlib.nullcontext(final) as top:
+
+        def lost(place: Path, reason: OSError) -> None:
+            failed(OSError(reason.errno, reason.strerror, str(shown / place.relative_to(top))))
+
+        _merge(inside, top, exist_ok=exist_ok, preserve=preserve, failed=lost)
     remove(draft)
 
 
 def _merge(
-    draft: Path, final: Path, *, exist_ok: bool, preserve: bool, failed: Callable[[OSError], object]
+    draft: Path, final: Path, *, exist_ok: bool, preserve: bool, failed: Callable[[Path, OSError], object]
 ) -> None:
     above = [(draft, final)]
     dated: list[tuple[Path, os.stat_result]] = []
@@ -148,7 +169,7 @@ def _merge(
                 else:
                     appear(entry.path, place, exist_ok=exist_ok, preserve=preserve)
             except OSError as reason:
-                failed(OSError(reason.errno, reason.strerror, str(place)))
+                failed(place, reason)
     for place, seen in reversed(dated):
         with contextlib.suppress(OSError):
             archive.chmod_directory(place, modes.S_IMODE(seen.st_mode))

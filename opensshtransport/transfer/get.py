@@ -259,9 +259,12 @@ class Getting(Finding):
         items = [item for item in items if item.kind != "other"]
         files = sum(1 for item in items if item.kind != "directory")
         new = not _is_there(final)
-        parent = final.parent if new else final
-        drafts.sweep(parent)
-        with claimed(self._host, found.path, final) as key:
+        drafts.sweep(final.parent if new else final)
+        with (
+            claimed(self._host, found.path, final) as key,
+            drafts.anchored(final.parent if new else final, shown=final) as parent,
+        ):
+            top = parent / final.name if new else parent
             draft = parent / f".ossh-{drafts.own_key(parent, key, modes.S_IFDIR)}"
             try:
                 problems = self._again(
@@ -269,13 +272,14 @@ class Getting(Finding):
                 )
                 drafts.arrange(
                     draft,
-                    final,
+                    top,
+                    shown=final,
                     new=new,
                     exist_ok=how.overwrite,
                     preserve=how.preserve,
                     failed=problems.append,
                 )
-                self._settle_top(found, final, new, how)
+                self._settle_top(found, top, new, how)
             except OSError as reason:
                 if isinstance(reason, ConnectionFailed):
                     raise
@@ -288,7 +292,8 @@ class Getting(Finding):
         failures += lost + problems
 
     def _settle_top(self, found: Found, final: Path, new: bool, how: How) -> None:
-        tar_streams.no_link(final)
+        if new:
+            tar_streams.no_link(final)
         # last: without write permission nothing could be moved
         if how.preserve:
             archive.chmod_directory(final, found.stat.permissions)

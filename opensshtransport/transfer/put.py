@@ -162,7 +162,7 @@ class Putting(Mover):
                 source,
                 size=seen.st_size,
                 name=name,
-                draft=path,
+                receive=f"receive {quoted(path)}",
                 sums_there=there,
                 destination=destination,
                 meter=meter,
@@ -192,13 +192,13 @@ class Putting(Mover):
         *,
         size: int,
         name: str,
-        draft: str,
+        receive: str,
         sums_there: bytes,
         destination: PathLike,
         meter: Meter,
         inode: str = "",
     ) -> None:
-        """Send what a draft has not, as long as it still is this inode."""
+        """Send what a draft has not, as long as it still is this inode; `receive` is the command for it."""
         there = [line.split()[0].decode("ascii") for line in sums_there.splitlines()]
         parts = missing_parts(
             size, there, block_sums(descriptor, size, len(there)), blocks_with_data(descriptor, size)
@@ -223,7 +223,7 @@ class Putting(Mover):
             self._shells.connection,
             Missing(parts, streams),
             streams=streams,
-            script=f"receive {quoted(draft)} {sparse} '{inode}'",
+            script=f"{receive} {sparse} '{inode}'",
             carry=carry,
             failed=lambda reply: self._failed(reply, destination),
         )
@@ -390,6 +390,7 @@ class Putting(Mover):
     def _large(self, item: Item, draft: str, where: _Tree, tried: _Try, meter: Meter) -> None:
         """Send a large file of a tree by parts."""
         how, path = where.how, f"{draft}/t/{item.name}"
+        inside, name = f"within {quoted(draft)} &&", quoted(f"t/{item.name}")
         mibs = mibs_of_block(item.size)
         blocks = -(-item.size // (mibs * MIB))
         try:
@@ -402,7 +403,7 @@ class Putting(Mover):
             try:
                 if seen.st_size < item.size:
                     raise OSError(errno.EBUSY, CHANGED, item.path)
-                reply = self._ask(f"part_of {quoted(path)} {flag(how.resume)} {mibs} {blocks}", slow=True)
+                reply = self._ask(f"{inside} part_of {name} {flag(how.resume)} {mibs} {blocks}", slow=True)
                 if reply.status:
                     raise self._failed(reply, where.destination)
                 self._parts(
@@ -410,13 +411,13 @@ class Putting(Mover):
                     item.path,
                     size=seen.st_size,
                     name=item.name,
-                    draft=path,
+                    receive=f"{inside} receive {name}",
                     sums_there=reply.out,
                     destination=where.destination,
                     meter=meter,
                 )
                 self._compare(descriptor, seen, item.path, path, verify=False)
-                done = f"part_done {quoted(path)} {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
+                done = f"{inside} part_done {name} {seen.st_size} {permissions(seen):o} {_time(seen, how)}"
                 reply = self._ask(done)
                 if reply.status:
                     raise self._failed(reply, where.destination)

@@ -38,7 +38,7 @@ from opensshtransport.remote.paths import quoted
 from opensshtransport.remote.strerror import errno_of
 from opensshtransport.sessions.channel import Client
 from opensshtransport.sessions.connection import Connection
-from opensshtransport.transfer.drafts import arrange, claimed, held, own_key, remove, sweep
+from opensshtransport.transfer.drafts import anchored, arrange, claimed, held, own_key, remove, sweep
 from opensshtransport.transfer.in_place import appear
 from opensshtransport.transfer.items import excluded, list_tree
 from opensshtransport.transfer.job import followed
@@ -434,14 +434,17 @@ class Sftp:
         files = [path for path in arrived.rglob("*") if path.is_symlink() or not path.is_dir()]
         size = sum(path.lstat().st_size for path in files)
         problems: list[OSError] = []
-        arrange(
-            arrived,
-            followed(str(target)),
-            new=not os.path.lexists(target),
-            exist_ok=how.overwrite,
-            preserve=how.preserve,
-            failed=problems.append,
-        )
+        new, final = not os.path.lexists(target), followed(str(target))
+        with contextlib.nullcontext(final) if new else anchored(final) as top:
+            arrange(
+                arrived,
+                top,
+                shown=final,
+                new=new,
+                exist_ok=how.overwrite,
+                preserve=how.preserve,
+                failed=problems.append,
+            )
         meter.expect(len(files), size)
         meter.moved(size, target.name)
         meter.done(target.name, len(files) - len(problems))
