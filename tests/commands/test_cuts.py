@@ -174,5 +174,6 @@ def test_a_status_outlives_its_output(make_shell_node: MakeShellNode, isolated: 
     with pytest.raises(ConnectionLost) as failed:
         process.wait(20)
     assert failed.value.started is None
-    assert logged_status(failed.value.stderr or "") is not None
+    # the error has it without the last newline
+    assert logged_status(f"{failed.value.stderr}\n") is not None
     assert (user.home / "ran").read_text() == "x\n"
