@@ -110,12 +110,14 @@ class OpenSshTransportError(Exception):
     Attributes:
         host: the destination as the caller named it, or None.
         remedy: how to fix it.
+        topic: the page of the manual about it, for `ossh help`; may be empty.
         argv: the local command line that failed, or ().
         returncode: its exit status, or None.
         stderr: the last lines of what ssh itself said.
     """
 
     advice_by_default = Remedy("")
+    topic = ""
 
     def __init__(
         self,
@@ -141,10 +143,14 @@ class OpenSshTransportError(Exception):
         """The remedy as a clause; may be empty."""
         return self.remedy.clause(self.host)
 
-    def __str__(self) -> str:
-        """`HOST: what happened; how to fix it`, on one line."""
-        what = f"{self.host}: {self.message}" if self.host else self.message
+    def told(self, note: str = "") -> str:
+        """`HOST: what happened; how to fix it`, on one line; a note follows what happened."""
+        what = f"{self.host}: {self.message}{note}" if self.host else f"{self.message}{note}"
         return f"{what}; {self.advice}" if self.advice else what
+
+    def __str__(self) -> str:
+        """What is told, without a note."""
+        return self.told()
 
 
 class SettingsError(OpenSshTransportError, ValueError):
@@ -170,9 +176,9 @@ class CommandFailed(OpenSshTransportError, subprocess.CalledProcessError):
     returncode: int
     stderr: str
 
-    def __str__(self) -> str:
+    def told(self, note: str = "") -> str:
         """What failed, and below it what the command said."""
-        return "\n    ".join([super().__str__(), *map(_shown, printable(self.stderr).splitlines())])
+        return "\n    ".join([super().told(note), *map(_shown, printable(self.stderr).splitlines())])
 
 
 class CommandTimeout(OpenSshTransportError, TimeoutError, subprocess.TimeoutExpired):
@@ -194,6 +200,8 @@ class CommandTimeout(OpenSshTransportError, TimeoutError, subprocess.TimeoutExpi
 class OnceError(OpenSshTransportError):
     """A command that is to run only once cannot be run, or its result is not to be had."""
 
+    topic = "ossh-run"
+
 
 class ConnectionFailed(OpenSshTransportError, OSError):
     """The connection could not be made, or did not hold.
@@ -202,6 +210,7 @@ class ConnectionFailed(OpenSshTransportError, OSError):
         started: whether the remote command had started: False, True, or None where it cannot be known.
     """
 
+    topic = "errors"
     started: bool | None = False
 
 
@@ -214,6 +223,7 @@ class ConfigurationError(ConnectionFailed):
 class Unreachable(ConnectionFailed):
     """The server, or a jump host before it, could not be reached."""
 
+    topic = "doctor"
     advice_by_default = Remedy("check the network (VPN?) and HostName, Port and ProxyJump in ssh_config")
 
 
@@ -223,6 +233,7 @@ class AddressRefused(Unreachable):
     sshd does so from 9.8 on (sshd_config(5), PerSourcePenalties); being refused makes it no longer.
     """
 
+    topic = "locked-out"
     advice_by_default = Remedy(
         "wait, by sshd's defaults 10 minutes at most; each login that fails makes it longer"
     )
@@ -251,27 +262,34 @@ class HostKeyChanged(HostKeyError):
 class AuthenticationRefused(ConnectionFailed):
     """The server took none of the keys, tickets or answers that were offered."""
 
+    topic = "logging-in"
     advice_by_default = _LOG_IN
 
 
 class TooManyFailures(AuthenticationRefused):
     """The server ended the attempt since too many keys or answers failed."""
 
+    topic = "locked-out"
     advice_by_default = Remedy("set IdentityFile and IdentitiesOnly in ssh_config, then run: ", "ossh login")
 
 
 class LoginNeeded(ConnectionFailed):
     """There is no live master, and only a person can open one."""
 
+    topic = "logging-in"
     advice_by_default = _LOG_IN
 
 
 class UnexpectedPrompt(LoginNeeded):
     """Something was asked that no rule answers, and nobody is at a terminal; nothing was sent."""
 
+    topic = "prompts"
+
 
 class CoolingDown(LoginNeeded):
     """Logins have failed before, so none is tried without a person, or not yet."""
+
+    topic = "locked-out"
 
 
 class SessionRefused(ConnectionFailed):
@@ -283,12 +301,14 @@ class SessionRefused(ConnectionFailed):
 class MasterGone(ConnectionFailed):
     """No live master answers; nothing had started."""
 
+    topic = "one-master"
     advice_by_default = _LOG_IN
 
 
 class ConnectionLost(ConnectionFailed):
     """The connection broke while a command was running or about to run."""
 
+    topic = "guarantees"
     advice_by_default = Remedy("look whether the command took effect before running it again")
 
     def __init__(self, message: str, *, started: bool | None = None, **details: object) -> None:

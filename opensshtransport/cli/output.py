@@ -40,9 +40,10 @@ def tell_steps(command: str, verbose: int) -> None:
 
 
 def sentence(error: OpenSshTransportError, arguments: argparse.Namespace) -> str:
-    """An error in one line, with the command that it advises as it must be called here."""
+    """An error in one line, with the command that it advises as it must be called here, and the page about it."""
     error.remedy = Remedy(advised(error.remedy, error.host, arguments))
-    return str(error)
+    # the command comes last, so that it can be copied
+    return error.told(f" (ossh help {error.topic})" if error.topic else "")
 
 
 def advised(remedy: Remedy, host: str | None, arguments: argparse.Namespace) -> str:

@@ -297,10 +297,14 @@ def _check_owner(file: Path) -> None:
 
 
 def _read(key: str, value: object, where: str) -> object:
-    reader = _READERS.get(key)
-    if reader is None:
-        raise SettingsError(f"{where} is not a setting", advice="known are: " + ", ".join(sorted(_READERS)))
-    return reader(value, where)
+    try:
+        if key not in _READERS:
+            known = ", ".join(sorted(_READERS))
+            raise SettingsError(f"{where} is not a setting", advice=f"known are: {known}")
+        return _READERS[key](value, where)
+    except SettingsError as error:
+        error.topic = "settings"
+        raise
 
 
 def state_directory() -> Path:

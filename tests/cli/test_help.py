@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 import opensshtransport
 from opensshtransport.cli import help as manual
 from opensshtransport.cli.commands import SUMMARIES
-from tests.support.programs import OSSH, ossh
+from opensshtransport.errors import ConnectionFailed, OpenSshTransportError
+from opensshtransport.local.settings import config_file
+from tests.support.programs import OSSH, ossh, ossh_run
 
 ALL = [topic for topics in manual.TOPICS.values() for topic in topics]
 
@@ -51,6 +55,26 @@ def test_an_unknown_topic_is_one_line() -> None:
     done = ossh("help", "nonsense")
     assert (done.returncode, done.stdout) == (255, b"")
     assert done.stderr == b"ossh help: there is no topic 'nonsense'; run: ossh help\n"
+
+
+def test_errors_name_a_page(isolated: Path) -> None:
+    """What fails for the connection, or for a setting, names the page about it; each such page is there."""
+    kinds = [OpenSshTransportError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    named = {kind.__name__: kind.topic for kind in kinds if kind.topic}
+    assert set(named.values()) <= set(ALL)
+    assert {kind.__name__ for kind in kinds if issubclass(kind, ConnectionFailed)} <= set(named)
+    config = isolated / "ssh_config"
+    config.write_text("Host nowhere\n    HostName 127.0.0.1\n    Port 1\n    BatchMode yes\n")
+    for program in (ossh_run, functools.partial(ossh, "run")):
+        line = program("-F", config, "nowhere", "true").stderr.decode()
+        assert " (ossh help doctor); " in line
+    file = config_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('[host."*"]\npersist = "soon"\n')
+    line = ossh("login", "-F", config, "nowhere").stderr.decode()
+    assert " (ossh help settings); " in line
 
 
 def test_each_command_has_a_page() -> None:

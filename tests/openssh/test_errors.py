@@ -82,10 +82,10 @@ def _drawn() -> dict[str, tuple[str, ...]]:
     above: list[str] = []
     drawn = (errors.__doc__ or "").split("The tree::")[1].split("The trap")[0]
     for line in drawn.splitlines():
-        match = re.match(r"    ((?:[│ ]   )*(?:[├└]── )?)(\w+)(?: +\((\w+)\))?", line)
+        match = re.match(r"    ((?:[│ ]   )*(?:[├└]── )?)(\w+)(?: +\(([\w, ]+)\))?", line)
         if match:
             depth = len(match[1]) // 4
-            bases[match[2]] = (*above[depth - 1 : depth], *filter(None, [match[3]]))
+            bases[match[2]] = (*above[depth - 1 : depth], *(match[3] or "").replace(",", "").split())
             above[depth:] = [match[2]]
     return bases
 
