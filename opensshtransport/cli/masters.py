@@ -21,7 +21,6 @@ from pathlib import Path
 from opensshtransport.errors import OpenSshTransportError, SettingsError
 from opensshtransport.local import tools
 from opensshtransport.local.settings import Settings, load, runtime_directory
-from opensshtransport.login import login
 from opensshtransport.master import control_socket, master
 from opensshtransport.master.control_socket import State
 from opensshtransport.master.facts import Facts
@@ -185,7 +184,7 @@ def _row(subject: _Subject, state: State, socket: Path | None, facts: Facts | No
 
 def _certificate_end(destination: Destination) -> datetime.datetime | None:
     ends = []
-    for path in login.certificates(destination):
+    for path in destination.resolved.certificates():
         with contextlib.suppress(ValueError):
             ends.append(tools.certificate_end(path))
     # any one that lives lets in; None is one without end

@@ -40,7 +40,7 @@ def tell_steps(command: str, verbose: int) -> None:
 
 
 def sentence(error: OpenSshTransportError, arguments: argparse.Namespace) -> str:
-    """An error in one line, with the command that it advises as it must be called here, and the page about it."""
+    """An error in one line, with the page about it, and the command that it advises as it is called here."""
     error.remedy = Remedy(advised(error.remedy, error.host, arguments))
     # the command comes last, so that it can be copied
     return error.told(f" (ossh help {error.topic})" if error.topic else "")

@@ -96,7 +96,7 @@ def _fingerprint(path: Path) -> str:
 def certificate(destination: Destination) -> Finding:
     """The certificate that lives longest, and its end."""
     ends: list[tuple[float, Path, datetime.datetime | None]] = []
-    for path in login.certificates(destination):
+    for path in destination.resolved.certificates():
         try:
             end = tools.certificate_end(path)
         except ValueError as reason:

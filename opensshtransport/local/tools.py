@@ -18,8 +18,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import sh
-
 from opensshtransport.errors import SettingsError, ToolMissing
 
 _DEADLINE = 5.0
@@ -52,6 +50,9 @@ def ask(
     Raises:
         ToolMissing: there is no such program.
     """
+    # it brings asyncio along, a third of the time in which a command of ours starts; most ask nothing
+    import sh
+
     # `sh` finds nothing without PATH, as under cron; this looks where the system has its programs then
     found = shutil.which(program)
     if found is None:

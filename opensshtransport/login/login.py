@@ -255,19 +255,10 @@ def agent_of(destination: Destination, env: Mapping[str, str]) -> dict[str, str]
     return {"SSH_AUTH_SOCK": os.path.expanduser(place)}  # noqa: PTH111 - as ssh writes it
 
 
-def certificates(destination: Destination) -> list[Path]:
-    """The certificates that ssh would offer: CertificateFile, and KEY-cert.pub of each IdentityFile."""
-    options = destination.resolved.options
-    named = [*options.get("certificatefile", ())]
-    named += [f"{key}-cert.pub" for key in options.get("identityfile", ())]
-    paths = [Path(os.path.expanduser(name)) for name in named if name != "none"]  # noqa: PTH111 - as ssh writes it
-    return [path for path in paths if path.is_file()]
-
-
 def _certificate_lives(destination: Destination, seconds: float) -> bool:
     """Whether a certificate lives longer than some seconds."""
     needed = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=seconds)
-    for path in certificates(destination):
+    for path in destination.resolved.certificates():
         with contextlib.suppress(ValueError):
             end = tools.certificate_end(path)
             if end is None or end > needed:
@@ -341,7 +332,7 @@ def _explained(
     usual = advice == error.advice_by_default
     ended = [
         (path, end)
-        for path in certificates(destination)
+        for path in destination.resolved.certificates()
         if (end := _end_of(path)) is not None and end < datetime.datetime.now().astimezone()
     ]
     if by_key and ended and not _certificate_lives(destination, 0):

@@ -70,6 +70,13 @@ class Resolved:
         """Whether a yes/no option is on."""
         return self.get(option).lower() in {"yes", "true"}
 
+    def certificates(self) -> list[Path]:
+        """The certificates that ssh would offer: CertificateFile, and KEY-cert.pub of each IdentityFile."""
+        named = [*self.options.get("certificatefile", ())]
+        named += [f"{key}-cert.pub" for key in self.options.get("identityfile", ())]
+        paths = [Path(os.path.expanduser(name)) for name in named if name != "none"]  # noqa: PTH111 - as ssh writes it
+        return [path for path in paths if path.is_file()]
+
     @property
     def user(self) -> str:
         """The remote user."""
