@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 BATCHES = 20
-ROUNDS = 500
+# With `--all`, as in CI, and without.
+ROUNDS, FEW_ROUNDS = 300, 60
 # The same rounds each time, unless told otherwise. `scripts/soak` draws others.
 SEED = 77
 
@@ -13,7 +14,8 @@ SEED = 77
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what repeats a failure, and what plays for longer."""
     group = parser.getgroup("faults")
-    group.addoption("--rounds", type=int, default=ROUNDS, help=f"rounds of faults in all (default: {ROUNDS})")
+    default = f"{FEW_ROUNDS}, or {ROUNDS} with --all"
+    group.addoption("--rounds", type=int, help=f"rounds of faults in all (default: {default})")
     group.addoption("--seed", type=int, default=SEED, help=f"draws other rounds (default: {SEED})")
 
 
@@ -21,7 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def rounds(request: pytest.FixtureRequest) -> int:
     """How many rounds there are in all."""
     # where this file is read late, the option is not known yet
-    return int(request.config.getoption("--rounds", ROUNDS))
+    default = ROUNDS if request.config.getoption("--all") else FEW_ROUNDS
+    return int(request.config.getoption("--rounds", None) or default)
 
 
 @pytest.fixture(scope="session")

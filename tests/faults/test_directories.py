@@ -193,7 +193,7 @@ def test_rounds(isolated: Path, tmp_path: Path, small: Path, seed: int, rounds: 
     tally: Counter[str] = Counter()
     faults: list[str] = []
     with World(isolated, chance) as world:
-        for number in range(rounds * SHARE // 100 // BATCHES // AT_ONCE):
+        for number in range(max(1, rounds * SHARE // 100 // BATCHES // AT_ONCE)):
             faults = faults or chance.sample(FAULTS, len(FAULTS))
             # a live master, and the way to it for the script
             warm = ossh_run("-F", world.config, world.node.host, "true")

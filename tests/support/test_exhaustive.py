@@ -28,9 +28,10 @@ def test_names_are_of_tests() -> None:
 
 
 def test_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a test with many parameters the first and each Nth is run; all of the others are."""
-    monkeypatch.setattr(exhaustive, "SAMPLED", {"a/test_b.py::test_c": 3})
+    """Of a file that takes long the first test and each Nth one is run; of the others all are."""
+    monkeypatch.setattr(exhaustive, "SAMPLED", {"a/test_b.py": 3})
     monkeypatch.setattr(exhaustive, "LEFT_OUT", frozenset({"test_d.py::test_e"}))
-    many = [f"tests/a/test_b.py::test_c[{number}]" for number in range(7)]
-    other = ["tests/a/test_b.py::test_other[1]", "tests/test_d.py::test_e", "tests/test_d.py::test_f"]
+    many = [f"tests/a/test_b.py::test_c[{number}]" for number in range(5)]
+    many += ["tests/a/test_b.py::test_f", "tests/a/test_b.py::test_g"]
+    other = ["tests/a/test_x.py::test_c", "tests/test_d.py::test_e", "tests/test_d.py::test_f"]
     assert left_out([*many, *other]) == {many[1], many[2], many[4], many[5], other[1]}
