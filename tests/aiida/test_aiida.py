@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import re
 import shutil
@@ -33,14 +34,20 @@ from tests.conftest import Keep, require
 from tests.support.aiida_contract import (
     NOT_AWAITED,
     OTHER_TREES,
+    ROUND_TRIP,
     SCENARIOS,
+    STALLS,
     TEXT,
     Awaiting,
     Places,
+    WithinPortal,
+    acts,
     answer,
     common_words,
     expected,
     recorded,
+    recorded_stalls,
+    stands_still,
 )
 from tests.support.aiida_profile import Profile, computer, missing_for_aiida, too_old_for_profiles
 from tests.support.nodes import config_through, missing_programs
@@ -421,34 +428,52 @@ def test_blocking_method_within_a_loop(open_transport: Any) -> None:
     assert asyncio.run(scheduler()) == 5
 
 
-async def _stands_still(work: Callable[[], object]) -> tuple[object, float]:
-    """Call something within a portal, as AiiDA does; what it gives, and how long the loop stood still."""
-    portals = pytest.importorskip("plumpy.greenback_bridge", reason="this AiiDA has no portals")
-
-    longest = 0.0
-
-    async def beat() -> None:
-        nonlocal longest
-        while True:
-            begun = time.monotonic()
-            await asyncio.sleep(0.01)
-            longest = max(longest, time.monotonic() - begun)
-
-    beating = asyncio.ensure_future(beat())
-    await asyncio.sleep(0.05)
-    result = await portals.run_with_portal(work)
-    beating.cancel()
-    return result, longest
+@pytest.fixture
+def portals(aiida: None) -> None:
+    """AiiDA opens portals for blocking methods."""
+    pytest.importorskip("plumpy.greenback_bridge", reason="this AiiDA has no portals")
 
 
-@pytest.mark.usefixtures("shared")
+@pytest.fixture
+def distant_transport(aiida: None, quick_node: Sandbox, keep: Keep) -> Any:
+    """Our transport, open, to where a question takes its time."""
+    relay = keep(Relay(quick_node.port, delay=ROUND_TRIP / 2))
+    return keep(ours(quick_node, ssh_config=str(config_through(quick_node, relay))))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("portals")
+def test_no_method_stops_the_loop(distant_transport: Any, isolated: Path) -> None:
+    """Within AiiDA's loop, each method stops it no longer than the best of AiiDA's own transports does."""
+    ways = {"blocking": distant_transport, "async": WithinPortal(distant_transport)}
+    numbers = itertools.count()
+
+    def act(way: str, name: str) -> Callable[[], None]:
+        return acts(STALLS[name], ways[way], Places.make(isolated / str(next(numbers))))
+
+    # half a round trip for a busy machine: what waits for an answer takes twice as long
+    allowed = {name: min(theirs.values()) + ROUND_TRIP / 2 for name, theirs in recorded_stalls().items()}
+    cases = [(way, name) for name in STALLS for way in ways]
+    _, longest = asyncio.run(stands_still(*(act(*case) for case in cases)))
+    if longest < min(allowed.values()):
+        return
+    # which of them it was, if it is so each time
+    slow = {
+        (way, name): least
+        for way, name in cases
+        if (least := min(asyncio.run(stands_still(act(way, name)))[1] for _ in range(3))) > allowed[name]
+    }
+    assert not slow
+
+
+@pytest.mark.usefixtures("shared", "portals")
 def test_blocking_methods_within_a_portal(open_transport: Any, isolated: Path) -> None:
     """AiiDA's schedulers and monitors call blocking methods in the loop, which goes on meanwhile."""
     there, here = Places.make(isolated / "x").there, str(isolated / "got")
     pipe = isolated / "pipe"
     os.mkfifo(pipe)
     slow = f"exec 3<>{pipe}; read -t 2 -u 3"
-    status, longest = asyncio.run(_stands_still(lambda: open_transport.exec_command_wait(slow)[0]))
+    [status], longest = asyncio.run(stands_still(lambda: open_transport.exec_command_wait(slow)[0]))
     assert status != 0
     assert longest < 1
 
@@ -460,20 +485,20 @@ def test_blocking_methods_within_a_portal(open_transport: Any, isolated: Path) -
         with ours_again(open_transport) as another:
             return open_transport.isdir(there), another.listdir(there / "sub"), another.whoami()
 
-    seen, _ = asyncio.run(_stands_still(several))
+    [seen], _ = asyncio.run(stands_still(several))
     assert seen == (True, [".h", "c.txt", "inner"], open_transport.whoami())
     assert Path(here).read_text() == (there / "a.txt").read_text()
     assert (there / "x.tar").exists()
 
 
-@pytest.mark.usefixtures("shared")
+@pytest.mark.usefixtures("shared", "portals")
 def test_cancelled_within_a_portal(open_transport: Any, isolated: Path) -> None:
     """Where the task is cancelled that waits through a portal, the command ends over there."""
     pid = isolated / "pid"
 
     async def cancelled() -> None:
         call = functools.partial(open_transport.exec_command_wait, f"echo $$ > {pid}; sleep 300")
-        task = asyncio.ensure_future(_stands_still(call))
+        task = asyncio.ensure_future(stands_still(call))
         await asyncio.to_thread(wait_until, lambda: pid.exists() and pid.read_text(), what="the command")
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -925,12 +950,18 @@ def cluster_user(passable: Path, slurm: Slurm) -> Iterator[User]:
 
 
 @pytest.fixture(scope="module")
-def profile(profiles: None, runtime: str) -> Iterator[Profile]:
-    """A profile with a daemon of two workers, that tries again soon."""
+def quiet_profile(profiles: None, runtime: str) -> Iterator[Profile]:
+    """A profile that tries again soon; it may have a daemon."""
     options = {"transport.task_retry_initial_interval": 1, "transport.task_maximum_attempts": 4}
     with Profile(options) as made:
-        made.start_daemon(2)
         yield made
+
+
+@pytest.fixture(scope="module")
+def profile(quiet_profile: Profile) -> Profile:
+    """The profile with a daemon of two workers."""
+    quiet_profile.start_daemon(2)
+    return quiet_profile
 
 
 def cluster_node(user: User, slurm: Slurm, **options: Any) -> Sandbox:
@@ -1020,7 +1051,7 @@ def test_person_logs_in_and_plays(profile: Profile, isolated: Path) -> None:
         jobs = [{"computer": "direct-person", "kind": "add", "x": 3, "y": 4}]
         script = profile.start_script("submit", jobs=jobs, seconds=300)
         # where people look first
-        said = profile.script("until_paused", seconds=200)
+        said = profile.script("until_paused", patience=200)
         assert "Pausing after failed transport task" in said
         assert "ossh login sandbox" in said
         assert "ossh login sandbox" in profile.daemon_log()
@@ -1038,11 +1069,10 @@ def test_person_logs_in_and_plays(profile: Profile, isolated: Path) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("shared")
-def test_configure(profiles: None, keep: Keep) -> None:
+def test_configure(quiet_profile: Profile) -> None:
     """`verdi` knows the plugin; what is wrong is refused; configured again, even false values stay."""
-    profile = keep(Profile())
     setup, configure = computer("again", "core.direct", "/tmp", hostname="daint")
-    plugins, *_, refused, first, again, (_, said) = profile.commands(
+    plugins, *_, refused, first, again, (_, said) = quiet_profile.commands(
         ["verdi", "plugin", "list", "aiida.transports", "openssh"],
         ["verdi", *setup],
         ["verdi", *configure, "--authentication-script", "no/such"],
@@ -1064,9 +1094,9 @@ def test_configure(profiles: None, keep: Keep) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("shared")
-def test_moving_over(profiles: None, keep: Keep, isolated: Path, own_node: Sandbox) -> None:
+def test_moving_over(quiet_profile: Profile, isolated: Path, own_node: Sandbox) -> None:
     """A computer of AiiDA's own transports goes over: by its exported configuration, and by one command."""
-    profile = keep(Profile())
+    profile = quiet_profile
     config = isolated / "ssh_config"
     config.write_text(Path(own_node.ssh_config).read_text())
     # not /tmp: `verdi computer test` puts a file of that directory there, and removes the first of both

@@ -40,10 +40,10 @@ def _ran(program: Any, words: list[str]) -> tuple[int, str]:
     return status, said.getvalue()
 
 
-def until_paused(seconds: float) -> str:
+def until_paused(patience: float) -> str:
     """Wait until `verdi process list` has a paused process; what it shows as its status."""
     list_ = ["verdi", "process", "list", "--paused", "--raw", "--project", "process_status"]
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience
     while not (said := commands([list_])[0][1].strip()) and time.monotonic() < deadline:
         # the database tells nobody when it changes
         time.sleep(0.5)
