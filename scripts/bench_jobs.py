@@ -56,6 +56,7 @@ def measure(count: int, files: int, seconds: float) -> dict[str, dict[str, float
         labels = add_computers(profile, node, stage.far / "jobs")
         profile.start_daemon(2)
         for name, label in labels.items():
+            sys.stderr.write(f"{count} calculations, {name}\n")
             before, begin = node.authentications(), time.monotonic()
             given = jobs(label, count, files)
             script = profile.start_script("submit", jobs=given, seconds=seconds)
