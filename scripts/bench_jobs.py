@@ -7,6 +7,7 @@ a monitor ends. `scripts/bench --aiida` runs it, in an environment of its own.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import sys
@@ -17,7 +18,8 @@ from typing import Any
 from bench_server import server
 
 # isort: split
-from tests.support.aiida_profile import Profile  # of the tests, which bench_server has made known
+from opensshtransport.sandbox import Sandbox
+from tests.support.aiida_profile import Profile, computer  # of the tests, which bench_server has made known
 
 _OURS, _THEIRS = "ours", "ssh_async, asyncssh"
 # CalcJob's exit code for what a monitor has ended
@@ -33,22 +35,17 @@ def jobs(label: str, count: int, files: int) -> list[dict[str, Any]]:
     ]
 
 
-def add_computers(profile: Profile, config: Path, workdir: str) -> dict[str, str]:
+def add_computers(profile: Profile, node: Sandbox, workdir: Path) -> dict[str, str]:
     """One for each transport; gives their labels."""
     ssh = Path(profile.environment["HOME"]) / ".ssh"
     ssh.mkdir(mode=0o700)
     # core.ssh_async knows no other file
-    shutil.copy(config, ssh / "config")
-    profile.add_computer("ours", "core.direct", workdir, "--ssh-config", str(config), "--safe-interval", "0")
-    profile.verdi(
-        *("computer", "setup", "--non-interactive", "--label", "theirs", "--hostname", "sandbox"),
-        *("--transport", "core.ssh_async", "--scheduler", "core.direct", "--work-dir", workdir),
-        *("--mpirun-command", "", "--mpiprocs-per-machine", "1"),
-    )
-    profile.verdi(
-        *("computer", "configure", "core.ssh_async", "theirs", "--non-interactive"),
-        *("--backend", "asyncssh", "--safe-interval", "0"),
-    )
+    shutil.copy(node.ssh_config, ssh / "config")
+    of = functools.partial(computer, scheduler="core.direct", workdir=workdir, hostname=node.host)
+    ours, theirs = of("ours"), of("theirs", transport="core.ssh_async")
+    ours[1] += ["--ssh-config", str(node.ssh_config), "--safe-interval", "0"]
+    theirs[1] += ["--backend", "asyncssh", "--safe-interval", "0"]
+    profile.verdis(*ours, *theirs)
     return {_OURS: "ours", _THEIRS: "theirs"}
 
 
@@ -56,9 +53,10 @@ def measure(count: int, files: int, seconds: float) -> dict[str, dict[str, float
     """Seconds, logins and failures by transport."""
     table: dict[str, dict[str, float]] = {"seconds": {}, "logins": {}, "failed": {}}
     with server() as (node, stage), Profile() as profile:
-        labels = add_computers(profile, Path(node.ssh_config), str(stage.far / "jobs"))
+        labels = add_computers(profile, node, stage.far / "jobs")
         profile.start_daemon(2)
         for name, label in labels.items():
+            sys.stderr.write(f"{count} calculations, {name}\n")
             before, begin = node.authentications(), time.monotonic()
             given = jobs(label, count, files)
             script = profile.start_script("submit", jobs=given, seconds=seconds)

@@ -2,7 +2,7 @@
 
 Each scenario gets a transport and two directories, one on each side, with the same trees. An answer is a
 result or an exception with its text, the warnings, what has changed in the trees, and which files that were
-there before are still the same inodes.
+there before are still the same inodes. For how long a scenario stops the event loop is measured apart.
 
 The answers of AiiDA's own transports are recorded in `aiida_answers.json`, by `record_aiida.py`, and never
 asked for in a test: as root, `core.local` removes the working directory where it is asked to remove "".
@@ -11,6 +11,7 @@ asked for in a test: as root, `core.local` removes the working directory where i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pwd
 import re
 import stat
 import tarfile
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +27,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 Scenario = Callable[[Any, Path, Path], object]
+
+# Seconds between two looks whether the loop goes on.
+_TICK = 0.01
+
+_ANSWERS = Path(__file__).parent / "aiida_answers.json"
 
 # What a shell might eat on its way.
 TEXT = r"""printf '%s|' "a\\b" 'c\d' "\$HOME" '$HOME' "it's" 'say "so"' '!x' `printf q` $((1+2)) a\ b '*' '#'
@@ -131,12 +138,73 @@ class Awaiting:
     """A transport whose methods are those with `_async`, each in a loop of its own or the given one."""
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._transport, self._loop = transport, loop
+        self.transport, self.loop = transport, loop
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._transport, f"{name}_async")
-        run = self._loop.run_until_complete if self._loop else asyncio.run
+        method = getattr(self.transport, f"{name}_async")
+        run = self.loop.run_until_complete if self.loop else asyncio.run
         return lambda *args, **kwargs: run(method(*args, **kwargs))
+
+
+class WithinPortal:
+    """A transport whose methods are those with `_async`, awaited in the running loop through a portal."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        from plumpy.greenback_bridge import sync_await
+
+        method = getattr(self._transport, f"{name}_async")
+        return lambda *args, **kwargs: sync_await(method(*args, **kwargs))
+
+
+async def stands_still(*works: Callable[[], object]) -> tuple[list[object], float]:
+    """Call functions side by side, each within a portal, as AiiDA does.
+
+    Returns:
+        what they give, and for how many seconds the loop stood still at most. Only those count in which
+        another thread went on: a busy machine stops both.
+    """
+    from plumpy.greenback_bridge import run_with_portal
+
+    ticks, longest = 0, 0
+    over = threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not over.wait(_TICK):
+            ticks += 1
+
+    async def beat() -> None:
+        nonlocal longest
+        while True:
+            before = ticks
+            await asyncio.sleep(_TICK)
+            longest = max(longest, ticks - before - 1)
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    beating = asyncio.ensure_future(beat())
+    try:
+        results = await asyncio.gather(*(run_with_portal(work) for work in works))
+        # a last gap is seen by the next beat only
+        await asyncio.sleep(2 * _TICK)
+    finally:
+        beating.cancel()
+        over.set()
+        ticking.join()
+    return list(results), longest * _TICK
+
+
+def acts(scenario: Scenario, transport: Any, places: Places) -> Callable[[], None]:
+    """A scenario to be called, of which only the time counts."""
+
+    def act() -> None:
+        with contextlib.suppress(Exception):
+            scenario(transport, places.there, places.here)
+
+    return act
 
 
 def answer(scenario: Scenario, transport: Any, places: Places) -> Answer:
@@ -199,11 +267,17 @@ def common_words(theirs: Mapping[str, Answer]) -> list[str]:
 
 def recorded() -> dict[str, dict[str, Answer]]:
     """The answers of AiiDA's own transports, by scenario and transport."""
-    table = json.loads((Path(__file__).parent / "aiida_answers.json").read_text())
+    table = json.loads(_ANSWERS.read_text())
     return {
         name: {transport: Answer.read(values) for transport, values in answers.items()}
         for name, answers in table["answers"].items()
     }
+
+
+def recorded_stalls() -> dict[str, dict[str, float]]:
+    """For how many seconds AiiDA's own transports stop the loop, by scenario and transport."""
+    stalls: dict[str, dict[str, float]] = json.loads(_ANSWERS.read_text())["stalls"]
+    return stalls
 
 
 def _seen(attributes: Any) -> tuple[int, int, bool, bool, int]:
@@ -528,6 +602,31 @@ SCENARIOS: dict[str, Scenario] = {
     "output of megabytes": lambda t, *_: len(t.exec_command_wait("head -c 3000000 /dev/zero")[1]),
     "whoami": lambda t, *_: t.whoami() == pwd.getpwuid(os.getuid()).pw_name,
 }
+
+# Seconds that a question takes to the far side and back where stalls are measured.
+ROUND_TRIP = 0.3
+
+# For each method a right use, for some an error: a stall lasts a round trip at least. What `core.local` does
+# is no measure for commands: it has no network, and stops the loop until they end.
+STALLS: dict[str, Scenario] = {
+    name: SCENARIOS[name]
+    for name in (
+        *("isdir 'sub'", "isfile 'a.txt'", "path_exists 'missing'", "get_attribute 'a.txt'", "get_mode"),
+        *("get_attribute 'missing'", "listdir", "listdir '*.txt'", "listdir_withattributes", "glob '*.txt'"),
+        *("normalize", "mkdir", "mkdir what is there", "makedirs", "rmdir", "rmtree 'sub'", "remove 'a.txt'"),
+        *("rename a file", "rename to what is there", "symlink", "symlinks by a pattern", "chmod"),
+        *("copy by a pattern", "copyfile", "copytree", "compress and extract 'tar.gz'", "compress nothing"),
+        *(
+            "put by a pattern",
+            "put the content of a tree",
+            "putfile",
+            "puttree",
+            "get by a pattern",
+            "getfile",
+        ),
+        *("get nothing and ignore it", "gettree", "copy_from_remote_to_remote", "a command's text", "whoami"),
+    )
+} | {"a command that takes a second": lambda t, *_: t.exec_command_wait("sleep 1")}
 
 _WRONG = Answer(kinds=("OSError", "Exception"))
 # Where ours is not as `core.local`, and why.

@@ -13,14 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.users import wait_until
-
 _HERE = Path(__file__).parent
+_SCRIPTS = str(_HERE / "aiida_scripts.py")
 # A verdi command starts in two seconds on an idle machine; and much may run beside it.
 _VERDI_WITHIN = 300.0
 
@@ -38,6 +37,21 @@ def too_old_for_profiles() -> str:
     if tuple(int(part) for part in found.split(".")[:2]) >= (2, 9):
         return ""
     return f"AiiDA {found} has no broker of its own, as 2.9 has"
+
+
+def computer(
+    label: str,
+    scheduler: str,
+    workdir: str | Path,
+    *options: str,
+    transport: str = "openssh",
+    hostname: str = "sandbox",
+) -> list[list[str]]:
+    """The commands of verdi that set up and configure a computer, as a person does."""
+    setup = ["computer", "setup", "--non-interactive", "--label", label, "--hostname", hostname]
+    setup += ["--transport", transport, "--scheduler", scheduler, "--work-dir", str(workdir)]
+    setup += ["--mpirun-command", "", "--mpiprocs-per-machine", "1"]
+    return [setup, ["computer", "configure", transport, label, "--non-interactive", *options]]
 
 
 @dataclass(eq=False)
@@ -72,9 +86,10 @@ class Profile:
             "PYTHONWARNINGS": "ignore",
         }
         try:
-            self.verdi("presto", "--use-zeromq", "--profile-name", "test", "--non-interactive")
-            for name, value in self.options.items():
-                self.verdi("config", "set", name, str(value))
+            self.verdis(
+                ["presto", "--use-zeromq", "--profile-name", "test", "--non-interactive"],
+                *(["config", "set", name, str(value)] for name, value in self.options.items()),
+            )
         except BaseException:
             self.close()
             raise
@@ -93,17 +108,42 @@ class Profile:
             self._start("daemon", "stop").communicate(timeout=_VERDI_WITHIN)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _start(self, *words: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
-        program = Path(sys.executable).parent / "verdi"
+    def _start(self, *words: str, program: str = "verdi") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [program, *words],
+            [Path(sys.executable).parent / program, *words],
             env=self.environment,
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def commands(self, *lines: Sequence[str]) -> list[tuple[int, str]]:
+        """Run several programs' commands in one process, which saves seconds for each.
+
+        Args:
+            lines: `verdi` or `ossh` and its words.
+
+        Returns:
+            for each its exit status, and what it prints.
+        """
+        # no `verdi run`, as there may be no profile yet
+        process = self._start(_SCRIPTS, "commands", json.dumps({"lines": lines}), program="python")
+        said, _ = process.communicate(timeout=_VERDI_WITHIN)
+        assert process.returncode == 0, said
+        return [(status, text) for status, text in json.loads(said.splitlines()[-1])]
+
+    def verdis(self, *lines: Sequence[str]) -> list[str]:
+        """Run several verdi commands in one process; what each prints.
+
+        Raises:
+            AssertionError: one of them has failed.
+        """
+        done = self.commands(*(["verdi", *words] for words in lines))
+        for words, (status, said) in zip(lines, done, strict=True):
+            assert status == 0, f"verdi {' '.join(words)}: {status}\n{said}"
+        return [said for _, said in done]
 
     def verdi(self, *words: str, status: int = 0) -> str:
         """Run a verdi command; what it prints.
@@ -117,27 +157,13 @@ class Profile:
         return said
 
     def start_daemon(self, workers: int) -> None:
-        """Start the daemon, and wait for it."""
+        """Start the daemon; what is submitted waits for its workers."""
         self._daemon = True
         self.verdi("daemon", "start", str(workers))
-        wait_until(
-            lambda: self.verdi("daemon", "status").count("\n") > workers,
-            seconds=_VERDI_WITHIN,
-            what="the daemon",
-        )
-
-    def add_computer(self, label: str, scheduler: str, workdir: str, *options: str) -> None:
-        """Set up and configure a computer of ours, as a person does; the hostname is the alias `sandbox`."""
-        self.verdi(
-            *("computer", "setup", "--non-interactive", "--label", label, "--hostname", "sandbox"),
-            *("--transport", "openssh", "--scheduler", scheduler, "--work-dir", workdir),
-            *("--mpirun-command", "", "--mpiprocs-per-machine", "1"),
-        )
-        self.verdi("computer", "configure", "openssh", label, "--non-interactive", *options)
 
     def start_script(self, name: str, **values: object) -> subprocess.Popen[str]:
         """Start a script of `aiida_scripts` in the profile; it ends with a line of JSON."""
-        script = self._start("run", str(_HERE / "aiida_scripts.py"), name, json.dumps(values))
+        script = self._start("run", _SCRIPTS, name, json.dumps(values))
         self._started.append(script)
         return script
 

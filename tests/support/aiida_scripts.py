@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 _MONITOR = {"entry_point": "core.always_kill"}
+
+
+def commands(lines: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """Run commands of `verdi` and `ossh` in one process, since each takes seconds to load AiiDA.
+
+    Args:
+        lines: the words of each, the program's name first.
+
+    Returns:
+        for each its exit status, and what it has printed.
+    """
+    from aiida.cmdline.commands.cmd_verdi import verdi
+
+    from opensshtransport.cli.main import main as ossh
+
+    programs = {"verdi": verdi, "ossh": ossh}
+    return [_ran(programs[name], list(words)) for name, *words in lines]
+
+
+def _ran(program: Any, words: list[str]) -> tuple[int, str]:
+    said, status = io.StringIO(), 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = program(words)
+        except SystemExit as reason:
+            status = int(reason.code or 0)
+    return status, said.getvalue()
+
+
+def until_paused(patience: float) -> str:
+    """Wait until `verdi process list` has a paused process; what it shows as its status."""
+    list_ = ["verdi", "process", "list", "--paused", "--raw", "--project", "process_status"]
+    deadline = time.monotonic() + patience
+    while not (said := commands([list_])[0][1].strip()) and time.monotonic() < deadline:
+        # the database tells nobody when it changes
+        time.sleep(0.5)
+    return said
 
 
 def submit(jobs: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
