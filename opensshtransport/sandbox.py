@@ -5,17 +5,12 @@ behind; as root it can also ask for a one-time code, through PAM, as a centre do
 
     with Sandbox(second_factor="code") as node:
         subprocess.run(["ssh", "-F", node.ssh_config, node.host, "hostname"])  # asks for node.code()
-
-The trap: sshd's children leave its process group (each begins a session of its own), so what belongs to a
-server is known by parentage alone, and only while the server lives. `Sandbox.stop` therefore freezes all of
-it first, looks, and then ends it.
 """
 
 from __future__ import annotations
 
 import atexit
 import base64
-import contextlib
 import hmac
 import os
 import pwd
@@ -23,18 +18,17 @@ import re
 import secrets
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Literal, get_args
 
 from opensshtransport.errors import OpenSshTransportError, SettingsError, ToolMissing
+from opensshtransport.local import processes
 
 __all__ = ["Sandbox"]
 
@@ -50,8 +44,6 @@ _PAM_SERVICES = Path("/etc/pam.d")
 _PAM_MODULES = ("/lib/*/security", "/usr/lib/*/security", "/lib*/security", "/usr/lib*/security")
 
 _START_WITHIN = 10.0  # seconds; 0.05 on an idle machine
-
-_END_WITHIN = 2.0  # seconds for what is asked to end, before it is killed
 
 _POLL = 0.005  # seconds
 
@@ -186,13 +178,7 @@ class Sandbox:
         """
         if self._server is None:
             return
-        family = _freeze(self._server.pid)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            _signal(family, number)
-            _signal(family, signal.SIGCONT)
-            deadline = time.monotonic() + _END_WITHIN
-            while (family := _alive(family)) and time.monotonic() < deadline:
-                time.sleep(_POLL)
+        processes.end_family(self._server.pid)
         self._server.wait()
         self._server = None
 
@@ -369,104 +355,6 @@ class Sandbox:
         _write(self.directory / "known_hosts", f"{self.host},[127.0.0.1]:{self.port} {public}")
 
 
-def run_sandbox(
-    command: Sequence[str] = (), *, host: str = "sandbox", second_factor: SecondFactor = "none"
-) -> int:
-    """Do what `ossh sandbox` does: run a command beside a sandbox, or keep one until told to end.
-
-    The command finds in its environment OSSH_SANDBOX_CONFIG (for `ssh -F`), OSSH_SANDBOX_HOST,
-    OSSH_SANDBOX_LOG and, if the login asks for something, OSSH_SANDBOX_CODE_COMMAND, a program that prints
-    the answer. Without a command it lasts until Ctrl-C, or until standard input ends, if that is no terminal.
-
-    Returns:
-        The command's exit status, 128+N if a signal N ended it, 127 if it is not there; 0 without a command.
-
-    Raises:
-        SystemExit: by SIGTERM or SIGHUP with 128+N, by Ctrl-C without a command with 0; nothing is left then.
-    """
-    leave = _Leave()
-    previous = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # At the terminal the command has the Ctrl-C too, and ends as it sees fit.
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, (lambda *_: None) if command else leave)
-    try:
-        with contextlib.ExitStack() as stack:
-            with leave:
-                node = stack.enter_context(Sandbox(host, second_factor=second_factor))
-            return _run(node, command, leave) if command else _wait(node)
-    finally:
-        for number, what in previous.items():
-            signal.signal(number, what)
-
-
-class _Leave:
-    """Turns a signal into SystemExit, but within its `with` only afterwards.
-
-    For an exception in the midst of `Popen` would lose the number of the process that was just started.
-    """
-
-    def __init__(self) -> None:
-        self._held = False
-        self._status: int | None = None
-
-    def __call__(self, signum: int, _: FrameType | None) -> None:
-        self._status = 0 if signum == signal.SIGINT else 128 + signum
-        if not self._held:
-            raise SystemExit(self._status)
-
-    def __enter__(self) -> None:
-        self._held = True
-
-    def __exit__(self, *_: object) -> None:
-        self._held = False
-        if self._status is not None:
-            raise SystemExit(self._status)
-
-
-def _run(node: Sandbox, command: Sequence[str], leave: _Leave) -> int:
-    told = {"CONFIG": node.ssh_config, "HOST": node.host, "LOG": node.log}
-    if node.answer_command.exists():
-        told["CODE_COMMAND"] = node.answer_command
-    environment = os.environ | {f"OSSH_SANDBOX_{name}": str(value) for name, value in told.items()}
-    child: subprocess.Popen[bytes] | None = None
-    try:
-        with leave:
-            child = subprocess.Popen(command, env=environment)
-        status = child.wait()
-    except OSError as error:
-        print(f"ossh sandbox: {command[0]}: {error.strerror}", file=sys.stderr)
-        return 127
-    except SystemExit:
-        if child:
-            child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_END_WITHIN)
-            child.kill()
-            child.wait()
-        raise
-    return status if status >= 0 else 128 - status
-
-
-def _wait(node: Sandbox) -> int:
-    asks = {
-        "none": "",
-        "code": f"After the key it asks for a code; the present one is printed by {node.answer_command}\n",
-        "passphrase": f"The key's passphrase is {node.passphrase}\n",
-    }
-    where = f"-F {node.ssh_config} {node.host}"
-    print(
-        f"A login node for {node.user} is up on 127.0.0.1, port {node.port}. Reach it by\n\n"
-        f"    ssh {where}\n    ossh login {where}\n    ossh-run {where} hostname\n\n"
-        f"{asks[node.second_factor]}Its log is {node.log}\nCtrl-C ends it.",
-        flush=True,
-    )
-    if sys.stdin is None or sys.stdin.isatty():
-        while True:
-            signal.pause()
-    while sys.stdin.buffer.read(4096):
-        pass
-    return 0
-
-
 def _is_locked(user: str) -> bool:
     """Tell whether root's sshd will find the user's password locked; others cannot read it, sshd neither."""
     try:
@@ -493,49 +381,3 @@ def _options(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
 def _write(path: Path, text: str, *, mode: int = 0o600) -> None:
     path.touch(mode, exist_ok=False)
     path.write_text(text)
-
-
-def _processes() -> dict[int, tuple[int, str]]:
-    """Every living process: its parent, and when it began, without which a number may mean another one."""
-    if not Path("/proc/self/stat").exists():
-        listed = subprocess.run(
-            ["ps", "-axo", "pid=,ppid=,lstart="], capture_output=True, text=True, check=True
-        )
-        rows = (line.split(None, 2) for line in listed.stdout.splitlines())
-        return {int(pid): (int(parent), began) for pid, parent, began in rows}
-    found = {}
-    for entry in os.scandir("/proc"):
-        # It may end between the listing and the reading.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if entry.name.isdigit():
-                # proc(5): the name, in parentheses, may hold anything; then state, parent, ..., starttime.
-                fields = Path(entry.path, "stat").read_text(errors="replace").rpartition(")")[2].split()
-                if fields[0] not in "ZX":
-                    found[int(entry.name)] = (int(fields[1]), fields[19])
-    return found
-
-
-def _freeze(root: int) -> dict[int, str]:
-    """Stop a process and its descendants until no new one turns up; tell when each began."""
-    family: dict[int, str] = {}
-    while True:
-        new = {
-            pid: began
-            for pid, (parent, began) in _processes().items()
-            if pid not in family and (pid == root or parent in family)
-        }
-        if not new:
-            return family
-        _signal(new, signal.SIGSTOP)
-        family |= new
-
-
-def _alive(family: Mapping[int, str]) -> dict[int, str]:
-    now = _processes()
-    return {pid: began for pid, began in family.items() if pid in now and now[pid][1] == began}
-
-
-def _signal(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)

@@ -39,6 +39,7 @@ STARTERS = {
         # its exceptions and constants alone
         *("errors", "commands.streams", "commands.commands"),
         *("transfer.without_shell", "copying.rsync", "cli.help", "sandbox", "doctor.after_login"),
+        *("local.processes", "cli.sandbox"),
         "login.conversation",
     },
     "multiprocessing": set[str](),

@@ -19,8 +19,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from opensshtransport.cli.sandbox import run_sandbox
 from opensshtransport.errors import SettingsError, ToolMissing
-from opensshtransport.sandbox import Sandbox, SandboxError, SecondFactor, find_sshd, run_sandbox, totp
+from opensshtransport.sandbox import Sandbox, SandboxError, SecondFactor, find_sshd, totp
 from tests.support.users import User, missing_for_users, temporary_user, wait_until
 
 
@@ -419,7 +420,7 @@ def test_it_waits_until_told_to_end(
         pytest.skip("only root's sshd can ask PAM for a code")
     program = f"""
 import sys
-from opensshtransport.sandbox import run_sandbox
+from opensshtransport.cli.sandbox import run_sandbox
 sys.exit(run_sandbox(second_factor={second_factor!r}))
 """
     argv = [sys.executable, "-c", program]
@@ -448,7 +449,7 @@ def test_sigterm_ends_the_command_too(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     beside = f"trap 'echo ended >>{mark}; exit' TERM; echo $OSSH_SANDBOX_CONFIG; while :; do sleep 0.05; done"
     program = (
-        "import sys; from opensshtransport.sandbox import run_sandbox; sys.exit(run_sandbox(sys.argv[1:]))"
+        "import sys; from opensshtransport.cli.sandbox import run_sandbox as run; sys.exit(run(sys.argv[1:]))"
     )
     argv = [sys.executable, "-c", program, "sh", "-c", beside]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as shown:

@@ -33,7 +33,7 @@ from opensshtransport.openssh import destination
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.sessions import shell
 from opensshtransport.sessions import stream as session
-from opensshtransport.transfer import archive
+from opensshtransport.transfer import archive, unpacking
 from opensshtransport.transfer.bar import _shown
 from tests.conftest import Keep, MakeConversationNode, MakeShellNode, MakeUser
 from tests.login.test_secrets import Secrets, Watch, files_with, keyring, rules_for, store
@@ -715,7 +715,7 @@ LONG = {
 def test_endless_headers(what: str, tmp_path: Path) -> None:
     """Headers of an archive without end are not kept: the archive is told to be broken."""
     with little_memory(48 << 20), pytest.raises(archive.BrokenStream):
-        archive.unpack(LONG[what], tmp_path, failed=lambda *_: None)
+        unpacking.unpack(LONG[what], tmp_path, failed=lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -745,7 +745,7 @@ def test_senseless_headers(fields: dict[str, str], kind: bytes, tmp_path: Path) 
     top.mkdir()
     refused: list[str] = []
     try:
-        for settle in archive.unpack(raw, top, preserve=True, failed=lambda name, _: refused.append(name)):
+        for settle in unpacking.unpack(raw, top, preserve=True, failed=lambda name, _: refused.append(name)):
             settle()
     except archive.BrokenStream:
         refused.append("all")

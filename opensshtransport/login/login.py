@@ -39,9 +39,9 @@ from opensshtransport.openssh import command_lines, greeting, programs
 from opensshtransport.openssh.destination import Destination, Resolved, config_options
 from opensshtransport.openssh.diagnosis import NOTHING_TAKEN, connection_error, tells_cause
 from opensshtransport.openssh.hops import answering, can_ask_by_program
+from opensshtransport.prompts.prompt import Way
 from opensshtransport.prompts.refusals import Refusals
 from opensshtransport.prompts.rules import Rule
-from opensshtransport.prompts.screen import Way
 
 _log = logging.getLogger(__name__)
 

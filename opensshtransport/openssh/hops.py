@@ -21,8 +21,8 @@ from opensshtransport.errors import OpenSshTransportError
 from opensshtransport.local.settings import load
 from opensshtransport.openssh import programs
 from opensshtransport.openssh.destination import MOST_JUMPS, Destination, Resolved, ask_resolved, jump_options
+from opensshtransport.prompts.prompt import Way
 from opensshtransport.prompts.rules import Rule
-from opensshtransport.prompts.screen import Way
 
 # ssh's own, of all releases (ssh.c).
 _OPTIONS = "1246AaCfGgKkMNnqsTtVvXxYyB:b:c:D:E:e:F:I:i:J:L:l:m:O:o:P:p:Q:R:S:W:w:"

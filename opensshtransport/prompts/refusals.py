@@ -12,8 +12,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+from opensshtransport.prompts.prompt import Prompt, PromptKind
 from opensshtransport.prompts.rules import wanted
-from opensshtransport.prompts.screen import Prompt, PromptKind
 
 # Judged on this machine, before anything is sent.
 _LOCAL = frozenset({PromptKind.PASSPHRASE, PromptKind.PIN})

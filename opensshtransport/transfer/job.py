@@ -21,6 +21,7 @@ from opensshtransport.files.changes import Files
 from opensshtransport.remote.paths import PathLike, path_text
 from opensshtransport.sessions.requests import Reply, Request
 from opensshtransport.sessions.shell_pool import Shells
+from opensshtransport.transfer.blocks import streams_for
 from opensshtransport.transfer.crew import reply_errno
 from opensshtransport.transfer.meter import Meter
 
@@ -72,6 +73,10 @@ class Mover:
         if self._probed is None:
             raise AssertionError("it was asked")
         return self._shells.round_trip or self._probed[0], self._probed[1]
+
+    def _streams(self, size: int) -> int:
+        """How many streams are worth their opening, for so many bytes."""
+        return streams_for(self._probe()[0], size)
 
     def _again(self, meter: Meter, work: Callable[[], _T]) -> _T:
         """Go on after a lost connection, as long as each try finds more of the try before."""

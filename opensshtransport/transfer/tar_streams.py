@@ -18,7 +18,7 @@ from pathlib import Path
 from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.requests import Reply
 from opensshtransport.sessions.stream import Session
-from opensshtransport.transfer import archive
+from opensshtransport.transfer import archive, packing, unpacking
 from opensshtransport.transfer.blocks import Part
 from opensshtransport.transfer.crew import move
 from opensshtransport.transfer.items import Item
@@ -97,7 +97,7 @@ def pack_small(
     def words() -> dict[str, bytes]:
         return {"spoilt": b"".join(os.fsencode(f"./{name}") + b"\0" for name in spoilt), "modes": modes}
 
-    archive.pack(
+    packing.pack(
         items, buffer, prefix=_TOP, further=words, preserve=preserve, failed=failed, progress=counted
     )
     return buffer.getvalue()
@@ -129,7 +129,7 @@ def send_tree(
                 raise BrokenPipeError
             meter.moved(size, item.name)
 
-        archive.pack(
+        packing.pack(
             shares[part.offset],
             session,
             prefix=_TOP,
@@ -195,7 +195,7 @@ def receive_tree(
 
         try:
             later.extend(
-                archive.unpack(
+                unpacking.unpack(
                     session,
                     draft,
                     preserve=preserve,

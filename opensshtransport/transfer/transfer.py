@@ -19,11 +19,11 @@ from opensshtransport.errors import ConnectionFailed, SettingsError
 from opensshtransport.files.changes import Files
 from opensshtransport.remote.paths import PathLike, path_text
 from opensshtransport.sessions.shell_pool import Shells
-from opensshtransport.transfer.get import Getting
+from opensshtransport.transfer.get_tree import Getting
 from opensshtransport.transfer.meter import Meter, Transferred
 from opensshtransport.transfer.options import How, Sources, Way, listed, local_sources
 from opensshtransport.transfer.outcome import outcome
-from opensshtransport.transfer.put import Putting
+from opensshtransport.transfer.put_tree import Putting
 from opensshtransport.transfer.without_shell import Sftp, missing_sftp
 
 

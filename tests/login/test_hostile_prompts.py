@@ -20,8 +20,9 @@ from opensshtransport.login.conversation import Conversation
 from opensshtransport.openssh import destination, hops
 from opensshtransport.prompts.answers import Command, Secret, Text
 from opensshtransport.prompts.profiles import profile_rules
+from opensshtransport.prompts.prompt import Prompt, PromptKind, Way, read_prompt
 from opensshtransport.prompts.rules import Given, Outcome, Rule, choose
-from opensshtransport.prompts.screen import Prompt, PromptKind, Screen, Way, read_prompt
+from opensshtransport.prompts.screen import Screen
 from tests.conftest import MakeConversationNode
 from tests.login.test_second_factor import finish, forget_failures, login, nothing_left, settings
 from tests.support.pam_nodes import questions, rule, stored

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opensshtransport.prompts.answers import Keyring, Secret
+from opensshtransport.prompts.prompt import Prompt, PromptKind
 from opensshtransport.prompts.rules import Outcome, Rule, choose
-from opensshtransport.prompts.screen import Message, MessageKind, Prompt, PromptKind, Screen, message_kind
+from opensshtransport.prompts.screen import Message, MessageKind, Screen, message_kind
 from tests.support.screens import DUO, FAILLOCK, HOST_KEY, shown
 
 WORDS = "correct-horse-7319"

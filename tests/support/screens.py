@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from opensshtransport.prompts.screen import Prompt, Screen, Way
+from opensshtransport.prompts.prompt import Prompt, Way
+from opensshtransport.prompts.screen import Screen
 
 FAILLOCK = (
     "(me@login.hpc.example) The account is locked due to 3 failed logins.\r\n"

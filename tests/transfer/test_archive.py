@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from opensshtransport.errors import ConnectionLost
 from opensshtransport.remote.entries import Stat
-from opensshtransport.transfer import archive, drafts, tar_streams
+from opensshtransport.transfer import archive, drafts, packing, tar_streams, unpacking
 from opensshtransport.transfer.items import Exclude, Item, from_records, list_tree
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -51,7 +51,7 @@ def unpacked(
 ) -> dict[str, OSError]:
     """Unpack all of it; gives what was refused."""
     refused: dict[str, OSError] = {}
-    later = archive.unpack(raw, top, preserve=preserve, listed=listed, failed=refused.__setitem__)
+    later = unpacking.unpack(raw, top, preserve=preserve, listed=listed, failed=refused.__setitem__)
     for settle in reversed(later):
         settle()
     return refused
@@ -160,7 +160,7 @@ def test_no_link_is_there_while_others_unpack(walled: tuple[Path, Path]) -> None
     """Of several streams one cannot plant a link that another one writes through: links come at the end."""
     top, outside = walled
     raw = crafted(member("l", tarfile.SYMTYPE, str(outside)))
-    later = archive.unpack(raw, top, failed=lambda *_: None)
+    later = unpacking.unpack(raw, top, failed=lambda *_: None)
     assert list(top.iterdir()) == []
     assert unpacked(crafted(member("l/planted", content=b"x")), top) == {}
     for settle in later:
@@ -241,7 +241,7 @@ def packed(top: Path, *, preserve: bool = False) -> io.BytesIO:
     """The archive of a tree."""
     raw = io.BytesIO()
     items = list(list_tree(str(top), failed=lambda reason: failing(items[0], reason)))
-    archive.pack(items, raw, preserve=preserve, failed=failing)
+    packing.pack(items, raw, preserve=preserve, failed=failing)
     raw.seek(0)
     return raw
 
@@ -265,7 +265,7 @@ def test_tar_reads_ours(tree: Path, tmp_path: Path) -> None:
     last = [item for item in list_tree(str(tree), failed=lambda _: None) if item.kind == "directory"]
     for some in (items, reversed(last)):
         raw = io.BytesIO()
-        archive.pack(some, raw, preserve=True, failed=failing)
+        packing.pack(some, raw, preserve=True, failed=failing)
         argv = ["tar", "-x", "-p", "-o", "-f", "-", "-C", str(top)]
         subprocess.run(argv, input=raw.getvalue(), check=True, env={"LC_ALL": "C"})
     assert listing(top, times=True) == listing(tree, times=True)
@@ -344,7 +344,7 @@ def test_seconds_are_exact(nanoseconds: int, tmp_path: Path) -> None:
     raw = io.BytesIO()
     path.touch()
     os.utime(path, ns=(0, nanoseconds))
-    archive.pack(list_tree(str(path), prefix="a", failed=lambda _: None), raw, preserve=True, failed=failing)
+    packing.pack(list_tree(str(path), prefix="a", failed=lambda _: None), raw, preserve=True, failed=failing)
     raw.seek(0)
     (tmp_path / "top").mkdir()
     unpacked(raw, tmp_path / "top", preserve=True)
@@ -385,7 +385,7 @@ def test_what_cannot_be_packed_is_told(tmp_path: Path) -> None:
     os.truncate(top / "large shrunk", 2 << 20)
     told: dict[str, int | None] = {}
     raw = io.BytesIO()
-    archive.pack(items, raw, failed=lambda item, reason: told.__setitem__(item.name, reason.errno))
+    packing.pack(items, raw, failed=lambda item, reason: told.__setitem__(item.name, reason.errno))
     busy, invalid = errno.EBUSY, errno.EINVAL
     assert told == {
         **dict.fromkeys(("fifo", "socket"), invalid),
@@ -433,7 +433,7 @@ def test_a_cut_archive_is_an_error_of_its_own(size: int, tmp_path: Path) -> None
     raw = crafted(member("a", content=b"x" * 1000), member("b", content=b"y" * 1000)).getvalue()
     refused: dict[str, OSError] = {}
     try:
-        archive.unpack(io.BytesIO(raw[:size]), tmp_path, failed=refused.__setitem__)
+        unpacking.unpack(io.BytesIO(raw[:size]), tmp_path, failed=refused.__setitem__)
     except archive.BrokenStream as reason:
         short = reason.errno == errno.EIO
     else:
@@ -455,7 +455,7 @@ def test_a_lost_connection_is_no_failure_of_a_file(tmp_path: Path) -> None:
 
     refused: dict[str, OSError] = {}
     with pytest.raises(ConnectionLost):
-        archive.unpack(Cut(), tmp_path, failed=refused.__setitem__)
+        unpacking.unpack(Cut(), tmp_path, failed=refused.__setitem__)
     assert refused == {}
 
 
