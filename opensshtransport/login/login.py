@@ -35,10 +35,11 @@ from opensshtransport.login.secrets import dump_no_core
 from opensshtransport.master import aliases
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master, sweep
-from opensshtransport.openssh import command_lines, greeting, programs
+from opensshtransport.openssh import bypass, command_lines, greeting, programs
 from opensshtransport.openssh.destination import Destination, Resolved, config_options
 from opensshtransport.openssh.diagnosis import NOTHING_TAKEN, connection_error, tells_cause
 from opensshtransport.openssh.hops import answering, can_ask_by_program
+from opensshtransport.openssh.notation import parse_address
 from opensshtransport.prompts.refusals import Refusals
 from opensshtransport.prompts.rules import Rule
 from opensshtransport.prompts.screen import Way
@@ -175,6 +176,7 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
         again=person is not None,
     )
     master.log.unlink(missing_ok=True)
+    env = {**env, **bypass.login_of(parse_address(destination.host).host)}
     # without a terminal nothing that a server shows can be taken for what ssh asks
     if person is None and not unattended and can_ask_by_program(destination):
         said = conversation.run_by_askpass(

@@ -12,8 +12,6 @@ wanted.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import getpass
 import os
 import pwd
@@ -35,15 +33,15 @@ from opensshtransport.errors import (
     SettingsError,
     ToolMissing,
 )
-from opensshtransport.local import tools
-from opensshtransport.local.locks import locked, replace_file
+from opensshtransport.local import edits, tools
+from opensshtransport.local.locks import locked
 from opensshtransport.local.settings import config_file, load, runtime_directory
 from opensshtransport.login.budget import MOST_FAILURES, Budget
 from opensshtransport.login.conversation import Conversation, Said
 from opensshtransport.login.person import Person
 from opensshtransport.login.secrets import dump_no_core
 from opensshtransport.master.master import Master
-from opensshtransport.openssh import programs, ssh_config
+from opensshtransport.openssh import bypass, programs, ssh_config
 from opensshtransport.openssh.destination import (
     Resolved,
     ask_resolved,
@@ -338,7 +336,7 @@ class _Setup:
 
     def _write_block(self, name: str, options: Mapping[str, str | None]) -> None:
         file = self._block_file(name)
-        before = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
+        before = edits.text_of(file)
         after = ssh_config.with_block(before, name, options)
         there = ssh_config.has_block(file, name)
         self._show(before, after, file)
@@ -350,7 +348,7 @@ class _Setup:
             and not self._confirm(f"Change the block of {name}?", default=False)
         ):
             raise _another_block(name, file)
-        with self._replaced(file, after):
+        with edits.replaced(file, after, self.kept):
             if missing := lacking(self._resolved(name), options):
                 keyword, found = next(iter(missing.items()))
                 raise ConfigurationError(
@@ -361,33 +359,8 @@ class _Setup:
         self.say(f"{name}: written to {file}")
 
     def _show(self, before: str, after: str, file: Path) -> None:
-        lines = difflib.unified_diff(
-            before.splitlines(), after.splitlines(), str(file), f"{file} (new)", lineterm="", n=2
-        )
-        for line in lines:
+        for line in edits.difference(before, after, file):
             self.say(line)
-
-    @contextlib.contextmanager
-    def _replaced(self, file: Path, text: str) -> Iterator[None]:
-        """Put a new text in place, for good if the block does not raise; else the old one comes back."""
-        # a link to a file elsewhere (dotfiles) stays one
-        file = file.resolve()
-        self._make_directory(file.parent)
-        old = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else None
-        backup = file.with_name(f"{file.name}.before-ossh-{time.strftime('%Y%m%d-%H%M%S')}")
-        if old is not None and file not in self.kept:
-            replace_file(backup, old)
-        replace_file(file, text)
-        try:
-            yield
-        except BaseException:
-            if old is None:
-                file.unlink()
-            else:
-                replace_file(file, old)
-            raise
-        # one of before this run is enough
-        self.kept.add(file)
 
     # -- secrets and settings --------------------------------------------------------------------------
 
@@ -421,7 +394,7 @@ class _Setup:
         self._show(before, after, file)
         if request.dry_run:
             return
-        with self._replaced(file, after):
+        with edits.replaced(file, after, self.kept):
             load(request.host)
         self.say(f"{request.host}: written to {file}")
 
@@ -468,7 +441,8 @@ class _Setup:
         if Master(destination).check() is not None:
             self.say(f"{self.request.host}: a master lives, so keys are in their places")
             return
-        env = credentials.agent_environment(destination)
+        # past what `ossh share` has put there: this is about each hop's own connection
+        env = {**credentials.agent_environment(destination), bypass.SHARE: "no"}
         for hop in plan.hops:
             self._confirm_host_key(hop.name, env)
             if self.request.copy:
