@@ -21,7 +21,7 @@ HOUSE = Path(opensshtransport.__file__).parent
 
 # From the bottom to the top. A folder or a single module; a new one gets its place here.
 FLOORS = (
-    *("errors", "remote", "prompts", "local", "openssh", "master", "login", "sessions"),
+    *("errors", "remote", "prompts", "local", "openssh", "master", "login", "sessions", "sharing"),
     *("commands", "files", "transfer", "transport", "async_transport", "copying"),
     *("doctor", "setup", "aiida", "sandbox", "cli", "__main__"),
 )
@@ -39,7 +39,7 @@ STARTERS = {
         # its exceptions and constants alone
         *("errors", "commands.streams", "commands.commands"),
         *("transfer.without_shell", "copying.rsync", "cli.help", "sandbox", "doctor.after_login"),
-        "login.conversation",
+        *("login.conversation", "login.window"),
     },
     "multiprocessing": set[str](),
 }

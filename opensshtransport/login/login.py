@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import os
 import re
@@ -32,6 +33,7 @@ from opensshtransport.login.budget import MOST_FAILURES, Budget
 from opensshtransport.login.conversation import Conversation, Said
 from opensshtransport.login.person import Person
 from opensshtransport.login.secrets import dump_no_core
+from opensshtransport.login.window import Dialogue, Window
 from opensshtransport.master import aliases
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master, sweep
@@ -47,7 +49,7 @@ from opensshtransport.prompts.screen import Way
 _log = logging.getLogger(__name__)
 
 
-def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
+def open_master(destination: Destination, person: Person | Window | None, *, login: bool = True) -> Facts:
     """See to it that a master lives, and publish the way to it.
 
     Args:
@@ -91,7 +93,7 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
         return facts
 
 
-def _log_in_within_budget(master: Master, person: Person | None) -> None:
+def _log_in_within_budget(master: Master, person: Person | Window | None) -> None:
     destination = master.destination
     _log.info("%s: logging in %s", destination.host, "with a person" if person else "unattended")
     budget = Budget(destination)
@@ -107,9 +109,10 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         answer = not before.failures or person is None
         env = _make_ready(master, person, destination.settings.rules if answer else ())
         found = answering(destination, rules=answer)
-        conversation = Conversation(
+        kind = functools.partial(Dialogue, window=person) if isinstance(person, Window) else Conversation
+        conversation = kind(
             host=destination.host,
-            person=person,
+            person=_at_terminal(person),
             rules=found.rules,
             way=found.way,
             deadline=time.monotonic() + destination.settings.login_timeout,
@@ -129,7 +132,8 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         _log.info("%s: the login failed: %s", destination.host, type(error).__name__)
         if before is not None:
             refusals = Refusals() if conversation is None else conversation.refusals
-            budget.note(error, before, sent=refusals.sent, local=refusals.local)
+            cancelled = isinstance(conversation, Dialogue) and conversation.cancelled
+            budget.note(error, before, sent=refusals.sent, local=refusals.local or cancelled)
         if isinstance(reason, KeyboardInterrupt):
             raise
         if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
@@ -138,6 +142,15 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
     _log.info("%s: logged in", destination.host)
     audit(destination, "logged in", time.monotonic() - begin)
     budget.clear()
+
+
+def _at_terminal(person: Person | Window | None) -> Person | None:
+    return None if isinstance(person, Window) else person
+
+
+def _asked(conversation: Conversation) -> Person | Window | None:
+    """Who is asked in a conversation."""
+    return conversation.window if isinstance(conversation, Dialogue) else conversation.person
 
 
 def _as_ours(reason: BaseException) -> OpenSshTransportError:
@@ -157,7 +170,7 @@ def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshT
         tools.ask("/bin/sh", "-c", '(eval "$0") </dev/null >/dev/null 2>&1 &', hook, env=told)
 
 
-def _make_ready(master: Master, person: Person | None, rules: tuple[Rule, ...]) -> dict[str, str]:
+def _make_ready(master: Master, person: Person | Window | None, rules: tuple[Rule, ...]) -> dict[str, str]:
     """Get the keys, certificates and tickets that are to be had first; gives the environment for ssh."""
     env = agent_environment(master.directory)
     _run_script(master.destination, person, rules, env)
@@ -166,7 +179,7 @@ def _make_ready(master: Master, person: Person | None, rules: tuple[Rule, ...]) 
 
 
 def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) -> None:
-    destination, person = master.destination, conversation.person
+    destination, person = master.destination, _asked(conversation)
     unattended = person is None and not conversation.rules
     argv = command_lines.master_command(
         destination,
@@ -178,7 +191,8 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     master.log.unlink(missing_ok=True)
     env = {**env, **bypass.login_of(parse_address(destination.host).host)}
     # without a terminal nothing that a server shows can be taken for what ssh asks
-    if person is None and not unattended and can_ask_by_program(destination):
+    window = isinstance(person, Window)
+    if window or (person is None and not unattended and can_ask_by_program(destination)):
         said = conversation.run_by_askpass(
             argv, env, master.own_socket.with_name(f"{destination.identity}.ask")
         )
@@ -278,7 +292,7 @@ def _certificate_lives(destination: Destination, seconds: float) -> bool:
 
 
 def _run_script(
-    destination: Destination, person: Person | None, rules: tuple[Rule, ...], env: Mapping[str, str]
+    destination: Destination, person: Person | Window | None, rules: tuple[Rule, ...], env: Mapping[str, str]
 ) -> None:
     """Run the authentication script of the settings, unless the certificate lives long enough.
 
@@ -291,7 +305,7 @@ def _run_script(
         return
     conversation = Conversation(
         host=destination.host,
-        person=person,
+        person=_at_terminal(person),
         rules=rules,
         way=Way(strict=False),
         what=f"the authentication script {script}",
@@ -331,7 +345,7 @@ def _explained(
     error: AuthenticationRefused, destination: Destination, conversation: Conversation, env: Mapping[str, str]
 ) -> ConnectionFailed:
     """A refusal: what was refused, the cause that can be seen from here, and what to do about it."""
-    host, person, resolved = destination.host, conversation.person, destination.resolved
+    host, person, resolved = destination.host, _asked(conversation), destination.resolved
     # what the server would have taken; a key that was of use is not among it, nor one that it does not want
     methods = re.search(r"Permission denied \(([^)]*)\)", error.message)
     by_key = offers_keys(resolved) and (methods is None or "publickey" in methods[1].split(","))

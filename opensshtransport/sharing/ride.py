@@ -13,6 +13,7 @@ from pathlib import Path
 from opensshtransport.errors import SettingsError
 from opensshtransport.login import login
 from opensshtransport.login.person import Person
+from opensshtransport.login.window import Window
 from opensshtransport.master import aliases
 from opensshtransport.master.control_socket import listens
 from opensshtransport.master.master import Master
@@ -46,7 +47,7 @@ def is_ours(call: Call, destination: Destination) -> bool:
     )
 
 
-def prepare(call: Call, destination: Destination, person: Person | None) -> None:
+def prepare(call: Call, destination: Destination, person: Person | Window | None) -> None:
     """See to it that ssh finds a running master.
 
     Raises:
