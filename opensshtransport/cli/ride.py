@@ -6,6 +6,7 @@ import argparse
 
 from opensshtransport.cli.options import add_ssh_config
 from opensshtransport.login.window import somebody
+from opensshtransport.master.master import Master
 from opensshtransport.openssh.destination import resolve
 from opensshtransport.sharing.ride import Call, is_ours, prepare
 
@@ -20,8 +21,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_ssh_config(parser)
     for option in ("--user", "--port", "--path"):
         parser.add_argument(option, default="")
-    parser.add_argument("--question", action="store_true")
-    parser.add_argument("--batch", action="store_true")
+    parser.add_argument("--question", action="store_true", help="ssh only asks: no login")
+    parser.add_argument("--running", action="store_true", help="not ours where no master is running")
+    parser.add_argument("--batch", action="store_true", help="nobody may be asked")
     parser.add_argument("host", metavar="HOST")
 
 
@@ -36,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     destination = resolve(call.host, call.ssh_config)
     if not is_ours(call, destination):
+        return _NOT_OURS
+    if arguments.running and Master(destination).check() is None:
         return _NOT_OURS
     if not arguments.question:
         batch = arguments.batch or destination.resolved.flag("batchmode")

@@ -1,4 +1,4 @@
-"""Files of the person's that are changed as shown: the old one is kept, and comes back where the new one fails."""
+"""Files of the person's that are changed as shown: the old one is kept, and comes back on failure."""
 
 from __future__ import annotations
 

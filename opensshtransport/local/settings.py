@@ -235,7 +235,7 @@ def config_file() -> Path:
 
 
 def shared_file(ssh_config: Path | None) -> Path:
-    """What an ssh_config file includes for the names that `ossh share` has shared; None is the person's own."""
+    """What an ssh_config file includes for the names that are shared; None is the person's own file."""
     name = "ssh_config" if ssh_config is None else "ssh_config" + str(ssh_config).replace("/", ",")
     return config_file().with_name(name)
 

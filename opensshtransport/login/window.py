@@ -1,10 +1,10 @@
 """A person who is not at a terminal, but behind the program of SSH_ASKPASS, as in editors and desktops.
 
-The idea: ssh hands each prompt to us, whole (`asking`), and we to the person's own program, where ssh itself would
-have done so (readpass.c). Rules answer first.
+The idea: ssh hands each prompt to us, whole (`asking`), and we to the person's own program, where ssh itself
+would have done so (readpass.c). Rules answer first.
 
-The traps: ssh asks for ever where a program answers its question about a host key with anything else than yes or
-no. And an empty answer is a failed login that counts, but what a person cancels comes as an empty one.
+The traps: ssh asks without end where a program answers its question about a host key with anything else than
+yes or no. And an empty answer is a failed login that counts, but what a person cancels comes as an empty one.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class Dialogue(Conversation):
     def _answer_question(self, question: Question) -> None:
         prompt = read_prompt(question.text, self.way)
         decision = choose(self.rules, prompt, self._given, hops=self.hops)
-        by_rule = decision.outcome is Outcome.ANSWER and decision.rule and not isinstance(decision.rule.answer, Ask)
-        if question.hint or by_rule:
+        rule = decision.rule if decision.outcome is Outcome.ANSWER else None
+        if question.hint or (rule and not isinstance(rule.answer, Ask)):
             Conversation._answer_question(self, question)
             return
         refused = self.refusals.asked(prompt)

@@ -85,8 +85,8 @@ def _linked(master: Master, socket: Path) -> tuple[str, Path]:
 def template(runtime: Path, host: str, ssh_config: Path | None) -> str:
     """The ControlPath that leads to a name's master while one is running and ssh_config is unchanged.
 
-    The link to which it leads is made with the master. ssh itself fills in `%C`, and so finds none for another
-    user or port.
+    The link to which it leads is made with the master. ssh itself fills in `%C`, and so finds none for
+    another user or port.
     """
     return f"{command_lines.literal(_directory(runtime, host, ssh_config))}/%C"
 

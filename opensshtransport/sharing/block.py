@@ -1,10 +1,12 @@
-"""The text that shares a name with every program that runs ssh: an Include in ssh_config, and a block for each name.
+"""The text that shares a name with every program that runs ssh: an Include, and a block for each name.
 
-The idea: `Match originalhost NAME !exec HOOK` gives a plain ssh our ControlPath, and a ProxyCommand that fails, so
-that it rides the master or ends. The hook answers "not ours" by status 0: a shell that cannot run it fails closed.
+The idea: `Match originalhost NAME !exec HOOK` gives a plain ssh our ControlPath, and a ProxyCommand that
+fails, so that it rides the master or ends. The hook answers "not ours" by status 0: a shell that cannot run it fails
+closed.
 
-The traps. The first value counts, so the Include must be the first line. Nothing of the caller's may be passed to
-the hook: ssh before 9.6 puts tokens unquoted into a shell. And `\"` within the quotes is understood by 10.5 alone.
+The traps. The first value counts, so the Include must be the first line. Nothing of the caller's may be
+passed to the hook: ssh before 9.6 puts tokens unquoted into a shell. And no release but 10.5 understands a quoted
+quote within the quotes of `exec`.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise SettingsError(
-            f"{name!r} cannot be shared", advice="give a name alone, as it stands in a Host line of ssh_config"
+            f"{name!r} cannot be shared",
+            advice="give a name alone, as it stands in a Host line of ssh_config",
         )
 
 
@@ -67,7 +70,9 @@ def block(shared: Shared) -> str:
     """
     places = [shared.hook, shared.alias, shared.config]
     if wrong := [path for path in places if _UNQUOTABLE.search(str(path))]:
-        raise SettingsError(f"{wrong[0]} cannot stand in ssh_config", advice="use a path without such letters")
+        raise SettingsError(
+            f"{wrong[0]} cannot stand in ssh_config", advice="use a path without such letters"
+        )
     words = [str(shared.hook), shared.name, str(shared.alias), str(shared.config)]
     hook = shlex.join([*words, *([] if shared.own else ["-F"])]).replace("%", "%%")
     options = {
@@ -78,7 +83,9 @@ def block(shared: Shared) -> str:
         "ProxyCommand": "false",
     }
     lines = [f'Match originalhost {shared.name} !exec "exec {hook}"']
-    return "".join(f"{line}\n" for line in [*lines, *(f"    {key} {value}" for key, value in options.items())])
+    return "".join(
+        f"{line}\n" for line in [*lines, *(f"    {key} {value}" for key, value in options.items())]
+    )
 
 
 def blocks(text: str) -> dict[str, str]:
@@ -116,7 +123,7 @@ def with_include(text: str, file: Path) -> str:
     """A text of ssh_config whose first line includes our file."""
     line = include(file)
     rest = without_include(text, file)
-    return f"{line}\n{rest}" if rest.startswith("\n") or not rest else f"{line}\n\n{rest}"
+    return f"{line}\n\n{rest}" if rest else f"{line}\n"
 
 
 def without_include(text: str, file: Path) -> str:

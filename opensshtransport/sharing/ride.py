@@ -1,7 +1,7 @@
-"""What a plain ssh to a shared name may do, where its hook cannot decide that alone: another account, no master.
+"""What a plain ssh to a shared name may do, where its hook cannot decide alone: another account, no master.
 
-The trap: "not ours" lets ssh dial by itself. So it is said only where ssh was asked for another user or port than
-the name has; whatever goes wrong is an error, and ends ssh.
+The trap: "not ours" lets ssh dial by itself. So it is said only where ssh was asked for another user or port
+than the name has; whatever goes wrong is an error, and ends ssh.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def prepare(call: Call, destination: Destination, person: Person | Window | None
 
 
 def _lead(call: Call, destination: Destination, socket: Path) -> None:
-    """Make a ControlPath of the caller's own a link to the master, as programs that bring one want to use it."""
+    """Make a ControlPath of the caller's own a link to the master."""
     options = [as_option("ControlPath", call.path), *command_lines.guard()]
     resolved = ask_resolved(destination.ssh, call.host, destination.ssh_config, options)
     path = Path(resolved.get("controlpath"))
@@ -82,4 +82,3 @@ def _lead(call: Call, destination: Destination, socket: Path) -> None:
             raise SettingsError(
                 f"the ControlPath {path} is in the way", advice="let the program use another one"
             ) from None
-

@@ -1,4 +1,4 @@
-"""`ossh share` and `ossh unshare`: the two files that they change, as shown, and undone where ssh does not see it.
+"""`ossh share` and `ossh unshare`: the two files that they change, as shown, or not at all.
 
 Everything is looked at before anything is written: what is shown is all that is changed.
 """
@@ -20,8 +20,15 @@ from opensshtransport.local.settings import load, runtime_directory, shared_file
 from opensshtransport.master import aliases
 from opensshtransport.openssh import bypass, programs, ssh_config
 from opensshtransport.openssh.destination import Resolved, ask_resolved
-from opensshtransport.sharing.block import Shared, block, blocks, check_name, of_blocks
-from opensshtransport.sharing.block import with_include, without_include
+from opensshtransport.sharing.block import (
+    Shared,
+    block,
+    blocks,
+    check_name,
+    of_blocks,
+    with_include,
+    without_include,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +159,9 @@ def _change(request: Request, wanted: Mapping[str, str]) -> bool:
     file, config = shared_file(request.ssh_config), request.config
     old = edits.text_of(config)
     # no Include ever names a file that is not there
-    changes = [(file, of_blocks(wanted))]
-    changes.insert(len(wanted) > 0, (config, with_include(old, file) if wanted else without_include(old, file)))
+    changes = [(file, of_blocks(wanted)), (config, with_include(old, file))]
+    if not wanted:
+        changes = [(config, without_include(old, file)), (file, "")]
     changes = [(path, text) for path, text in changes if text != edits.text_of(path)]
     if not changes:
         request.say(f"{' '.join(request.names)}: shared already")
