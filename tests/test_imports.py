@@ -35,11 +35,12 @@ STARTERS = {
     "subprocess": {
         *("openssh.programs", "openssh.destination", "openssh.versions", "openssh.hops"),
         *("master.master", "master.control_socket", "master.ensure", "master.aliases"),
+        "master.forwards",
         *("sessions.channel", "sessions.remote_kill", "commands.execution", "commands.passthrough"),
         # its exceptions and constants alone
         *("errors", "commands.streams", "commands.commands"),
         *("transfer.without_shell", "copying.rsync", "cli.help", "sandbox", "doctor.after_login"),
-        *("login.conversation", "login.window"),
+        *("login.conversation", "login.window", "sharing.ride"),
     },
     "multiprocessing": set[str](),
 }

@@ -25,6 +25,7 @@ SUMMARIES = {
     "sync": "make a directory like another, moving only what differs",
     "share": "let every program that runs ssh use the shared master",
     "unshare": "let programs that run ssh connect by themselves again",
+    "forward": "forward ports through the shared master",
     "ssh-command": "print the guarded ssh command line",
     "setup": "make a key and write ssh_config for a host, then log in and check it",
     "doctor": "check each link from here to the scheduler",

@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import re
+import resource
 import shlex
 import time
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ from opensshtransport.login.conversation import Conversation, Said
 from opensshtransport.login.person import Person
 from opensshtransport.login.secrets import dump_no_core
 from opensshtransport.login.window import Dialogue, Window
-from opensshtransport.master import aliases
+from opensshtransport.master import aliases, forwards
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master, sweep
 from opensshtransport.openssh import bypass, command_lines, greeting, programs
@@ -47,6 +48,8 @@ from opensshtransport.prompts.rules import Rule
 from opensshtransport.prompts.screen import Way
 
 _log = logging.getLogger(__name__)
+
+_MOST_FILES = 65536
 
 
 def open_master(destination: Destination, person: Person | Window | None, *, login: bool = True) -> Facts:
@@ -69,14 +72,14 @@ def open_master(destination: Destination, person: Person | Window | None, *, log
     sweep(master.directory)
     with master.lock(2 * destination.settings.login_timeout + destination.settings.script_timeout):
         # somebody else may have opened it while we waited for the lock
-        socket = master.check()
+        socket, opened = master.check(), False
         if socket is None and not login:
             raise MasterGone("there is no live master", host=destination.host)
         if socket is None:
             _log.info("%s: no master answers; what is left of one is ended", destination.host)
             # gone, frozen, cut off from the network, or a stale socket
             master.end()
-            socket = master.own_socket
+            socket, opened = master.own_socket, True
             _log_in_within_budget(master, person)
         facts = master.facts()
         pid = tools.master_pid(destination.ssh, socket)
@@ -89,6 +92,9 @@ def open_master(destination: Destination, person: Person | Window | None, *, log
             facts = master.describe(socket, ours=socket == master.own_socket, pid=pid)
             master.write_facts(facts)
         aliases.publish(master, facts)
+        if opened:
+            for refused in forwards.restore(destination.ssh, socket, destination.identity):
+                _log.warning("%s: a forward was not made again: %s", destination.host, refused)
         _log.info("%s: the master is process %s at %s", destination.host, pid, socket)
         return facts
 
@@ -189,6 +195,7 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
         again=person is not None,
     )
     master.log.unlink(missing_ok=True)
+    _raise_descriptors()
     env = {**env, **bypass.login_of(parse_address(destination.host).host)}
     # without a terminal nothing that a server shows can be taken for what ssh asks
     window = isinstance(person, Window)
@@ -212,6 +219,15 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
             raise _explained(error, destination, conversation, env)
         error = _found_out(error, destination)
     raise error
+
+
+def _raise_descriptors() -> None:
+    """Let the master have as many files as may be: each session takes three, and a shell's limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionFailed:

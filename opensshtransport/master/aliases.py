@@ -24,6 +24,7 @@ from pathlib import Path
 from opensshtransport.errors import ConfigurationError
 from opensshtransport.local.locks import locked, replace_file
 from opensshtransport.local.settings import config_file, private_directory
+from opensshtransport.master import forwards
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
 from opensshtransport.openssh import bypass, command_lines, versions
@@ -113,6 +114,8 @@ def publish(master: Master, facts: Facts) -> None:
     # without it `ossh-run` asks us again: no reason to fail where the disk is full
     with contextlib.suppress(OSError):
         directory = _directory(master.directory, destination.host, destination.ssh_config)
+        # where the hook notes who has asked for what
+        forwards.directory()
         # one writer at a time: else the times of one and the text of another might get mixed
         with locked(directory.parent / "lock"):
             _publish(master, facts, directory, directory.parent / name)

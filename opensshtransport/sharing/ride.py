@@ -7,6 +7,7 @@ than the name has; whatever goes wrong is an error, and ends ssh.
 from __future__ import annotations
 
 import stat
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from opensshtransport.errors import SettingsError
 from opensshtransport.login import login
 from opensshtransport.login.person import Person
 from opensshtransport.login.window import Window
-from opensshtransport.master import aliases
+from opensshtransport.master import aliases, forwards
 from opensshtransport.master.control_socket import listens
+from opensshtransport.master.forwards import Forward
 from opensshtransport.master.master import Master
 from opensshtransport.openssh import command_lines
 from opensshtransport.openssh.destination import Destination, as_option, ask_resolved
+from opensshtransport.sharing.share import find_hook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,8 @@ class Call:
         ssh_config: the file given by -F, or None.
         user, port: as given, or "".
         path: a ControlPath of the caller's own, or "".
+        forwards: what ssh will ask the master for.
+        owner: ssh's process id; 0 where that is not to be known, as it goes into the background.
     """
 
     host: str
@@ -37,6 +42,8 @@ class Call:
     user: str = ""
     port: str = ""
     path: str = ""
+    forwards: tuple[Forward, ...] = ()
+    owner: int = 0
 
 
 def is_ours(call: Call, destination: Destination) -> bool:
@@ -60,6 +67,21 @@ def prepare(call: Call, destination: Destination, person: Person | Window | None
     aliases.control_path(master, socket)
     if call.path:
         _lead(call, destination, socket)
+    if call.forwards:
+        _note(call, socket)
+
+
+def _note(call: Call, socket: Path) -> None:
+    """Note the forwards, and have somebody watch over them while ssh runs, as the hook does."""
+    forwards.note(socket, call.forwards, pid=call.owner)
+    if call.owner:
+        subprocess.Popen(
+            [find_hook(), "--watch", str(call.owner)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def _lead(call: Call, destination: Destination, socket: Path) -> None:
