@@ -1,7 +1,7 @@
 """The text that shares a name with every program that runs ssh: an Include, and a block for each name.
 
 The idea: `Match originalhost NAME !exec HOOK` gives a plain ssh our ControlPath, and a ProxyCommand that
-fails, so that it rides the master or ends. The hook answers "not ours" by status 0: a shell that cannot run it
+fails, so it rides the master or ends. The hook answers "not ours" by status 0: a shell that cannot run it
 fails closed.
 
 The traps. The first value counts, so the Include must be the first line. Nothing of the caller's may be

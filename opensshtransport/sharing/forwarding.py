@@ -18,6 +18,20 @@ from opensshtransport.master.facts import Facts
 from opensshtransport.master.forwards import Entry, Forward
 from opensshtransport.openssh.destination import Destination
 
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A local port that leads to the far side.
+
+    Attributes:
+        local_port: on 127.0.0.1.
+        target: what it leads to, as the login node names it.
+    """
+
+    local_port: int
+    target: str
+
+
 _SHORT = re.compile(r"(?:(?P<host>\[[^]]+\]|[^:/\s]+):)?(?P<port>\d{1,5})")
 
 
@@ -59,6 +73,22 @@ def target_of(target: int | str) -> str:
     """
     word = str(target)
     return word if word.startswith("/") and ":" not in word else short(word).target
+
+
+@contextlib.contextmanager
+def listening(
+    destination: Destination, facts: Facts, target: int | str, local_port: int
+) -> Iterator[Listening]:
+    """A local port for a while.
+
+    Raises:
+        SettingsError: the target is none, or the port is taken.
+        ConnectionFailed: the master refuses it.
+    """
+    leads_to = target_of(target)
+    exactly = Forward("-L", f"{local_port}:{leads_to}") if local_port else None
+    with forwarded(destination, facts, Wanted(exactly, leads_to)) as (_, port):
+        yield Listening(port, leads_to)
 
 
 def start(

@@ -247,7 +247,7 @@ def test_names_that_mean_nothing(node: Sandbox, tmp_path: Path, name: str, told:
     """A name that nobody has written, and one that leads nowhere, are refused."""
     config = tmp_path / "config"
     config.write_text(
-        f"{node.ssh_config.read_text()}\nHost nowhere\n    User me\nHost *\n    Compression no\n"
+        f"{node.ssh_config.read_text()}\nHost nowhere.*\n    User me\nHost *\n    Compression no\n"
     )
     done = ossh("share", "--yes", "-F", config, name)
     assert (done.returncode, done.stdout) == (255, b"")
