@@ -245,28 +245,30 @@ def drop(ssh: str, entry: Entry, only: Forward | None = None) -> list[Forward]:
         What was cancelled.
     """
     gone = [forward for forward in entry.forwards if only in {None, forward}]
+    cancelled = []
+    for forward in gone:
+        if forward in _wanted(entry.socket, entry.file):
+            continue
+        if cancel(ssh, entry.socket, forward):
+            cancelled.append(forward)
+        if forward in _wanted(entry.socket, entry.file):
+            # somebody has asked for the same in between
+            with contextlib.suppress(ConnectionFailed):
+                request(ssh, entry.socket, forward)
     left = [forward for forward in entry.forwards if forward not in gone]
     if left:
         lines = [str(entry.socket), str(entry.pid), entry.began, entry.identity, *map(str, left)]
         replace_file(entry.file, "\n".join(lines) + "\n")
     else:
+        # the last, so that whoever is killed before leaves it to the next one
         entry.file.unlink(missing_ok=True)
-    cancelled = []
-    for forward in gone:
-        if forward in _others(entry.socket):
-            continue
-        if cancel(ssh, entry.socket, forward):
-            cancelled.append(forward)
-        if forward in _others(entry.socket):
-            # somebody has asked for the same in between
-            with contextlib.suppress(ConnectionFailed):
-                request(ssh, entry.socket, forward)
     return cancelled
 
 
-def _others(socket: Path) -> set[Forward]:
-    """What living owners want of a master."""
-    return {forward for one in entries() if one.socket == socket and one.wanted for forward in one.forwards}
+def _wanted(socket: Path, but: Path) -> set[Forward]:
+    """What the living owners of other entries want of a master."""
+    others = [one for one in entries() if one.socket == socket and one.file != but and one.wanted]
+    return {forward for one in others for forward in one.forwards}
 
 
 def restore(ssh: str, socket: Path, identity: str) -> list[str]:
