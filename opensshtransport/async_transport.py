@@ -20,6 +20,7 @@ from opensshtransport.commands.streams import pieces
 from opensshtransport.errors import CommandTimeout, SettingsError
 from opensshtransport.remote.paths import PathLike
 from opensshtransport.sessions.requests import Abandon
+from opensshtransport.sharing.forwarding import Listening
 from opensshtransport.transport import Transport, described
 
 if sys.version_info >= (3, 12):
@@ -166,6 +167,17 @@ class AsyncTransport:
         """As `Transport.login`."""
         await self._call(lambda: self._open().login())
         return self
+
+    @contextlib.asynccontextmanager
+    async def forward(self, target: int | str, *, local_port: int = 0) -> AsyncIterator[Listening]:
+        """As `Transport.forward`."""
+        opened = contextlib.ExitStack()
+        try:
+            yield await self._call(
+                lambda: opened.enter_context(self._open().forward(target, local_port=local_port))
+            )
+        finally:
+            await _in_thread(opened.close)
 
     @overload
     async def run(

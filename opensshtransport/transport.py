@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar, overload
 
@@ -28,6 +29,7 @@ from opensshtransport.openssh.destination import resolve
 from opensshtransport.remote.paths import PathLike
 from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.shell_pool import Shells
+from opensshtransport.sharing.forwarding import Listening, listening
 from opensshtransport.transfer.meter import Transferred
 from opensshtransport.transfer.options import How, Sources, TransferOptions
 from opensshtransport.transfer.transfer import Transfer
@@ -411,6 +413,25 @@ class Transport(Files):
                 for future in futures:
                     future.cancel()
                 raise
+
+    @contextlib.contextmanager
+    def forward(self, target: int | str, *, local_port: int = 0) -> Iterator[Listening]:
+        """Have a local port lead to the far side, through the master, for a while. Costs no session.
+
+        Connections that are open when the block ends go on.
+
+        Args:
+            target: a port of the login node, `HOST:PORT` as the login node names it, or the absolute path
+                of a socket there.
+            local_port: on 127.0.0.1; 0 for any that is free.
+
+        Raises:
+            SettingsError: the target is none of these, or the local port is taken.
+            ConnectionFailed: the master refuses it, or one of its kinds.
+        """
+        facts = self.connection.facts()
+        with listening(self.master.destination, facts, target, local_port) as found:
+            yield found
 
 
 def described(transport: object, host: str, options: Mapping[str, object]) -> str:

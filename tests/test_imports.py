@@ -21,7 +21,7 @@ HOUSE = Path(opensshtransport.__file__).parent
 
 # From the bottom to the top. A folder or a single module; a new one gets its place here.
 FLOORS = (
-    *("errors", "remote", "prompts", "local", "openssh", "master", "login", "sessions"),
+    *("errors", "remote", "prompts", "local", "openssh", "master", "login", "sessions", "sharing"),
     *("commands", "files", "transfer", "transport", "async_transport", "copying"),
     *("doctor", "setup", "aiida", "sandbox", "cli", "__main__"),
 )
@@ -35,12 +35,13 @@ STARTERS = {
     "subprocess": {
         *("openssh.programs", "openssh.destination", "openssh.versions", "openssh.hops"),
         *("master.master", "master.control_socket", "master.ensure", "master.aliases"),
+        "master.forwards",
         *("sessions.channel", "sessions.remote_kill", "commands.execution", "commands.passthrough"),
         # its exceptions and constants alone
         *("errors", "commands.streams", "commands.commands"),
         *("transfer.without_shell", "copying.rsync", "cli.help", "sandbox", "doctor.after_login"),
         *("local.processes", "cli.sandbox"),
-        "login.conversation",
+        *("login.conversation", "login.window", "sharing.ride"),
     },
     "multiprocessing": set[str](),
 }

@@ -23,6 +23,9 @@ SUMMARIES = {
     "run": "run a command through the shared master",
     "cp": "copy files, in scp's notation HOST:PATH",
     "sync": "make a directory like another, moving only what differs",
+    "share": "let every program that runs ssh use the shared master",
+    "unshare": "let programs that run ssh connect by themselves again",
+    "forward": "forward ports through the shared master",
     "ssh-command": "print the guarded ssh command line",
     "setup": "make a key and write ssh_config for a host, then log in and check it",
     "doctor": "check each link from here to the scheduler",
@@ -34,7 +37,13 @@ SUMMARIES = {
 }
 
 # How our own programs call us; not for people.
-_HIDDEN = {"end": "end what ossh-run has started on the far side"}
+_HIDDEN = {
+    "end": "end what ossh-run has started on the far side",
+    "ride": "decide for ossh-hook what a plain ssh may do",
+}
+
+# What a command is called in its own messages, where that is not `ossh NAME`.
+_PROGRAMS = {"run": "ossh-run", "ride": "ossh-hook"}
 
 
 def is_command(name: str) -> bool:
@@ -44,7 +53,7 @@ def is_command(name: str) -> bool:
 
 def program(name: str) -> str:
     """What a command is called in its own messages."""
-    return "ossh-run" if name == "run" else f"ossh {name}"
+    return _PROGRAMS.get(name, f"ossh {name}")
 
 
 def parser_of(name: str) -> Parser:

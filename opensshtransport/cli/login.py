@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import sys
@@ -17,6 +16,7 @@ from opensshtransport.errors import OpenSshTransportError, printable
 
 if TYPE_CHECKING:
     from opensshtransport.login.person import Person
+    from opensshtransport.login.window import Window
 
 EXAMPLE = "ossh login daint"
 
@@ -36,20 +36,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Log in to each host."""
-    from opensshtransport.login.person import person_at_terminal
+    from opensshtransport.login.window import somebody
 
-    person = contextlib.nullcontext() if arguments.unattended else person_at_terminal()
-    with person as somebody:
-        return for_each(arguments, lambda host: _log_in(host, arguments, somebody))
+    with somebody(unattended=arguments.unattended) as person:
+        return for_each(arguments, lambda host: _log_in(host, arguments, person))
 
 
-def _log_in(host: str, arguments: argparse.Namespace, somebody: Person | None) -> int:
+def _log_in(host: str, arguments: argparse.Namespace, person: Person | Window | None) -> int:
     from opensshtransport.login import login
     from opensshtransport.openssh.destination import resolve
 
     begin = time.time()
     destination = resolve(host, arguments.ssh_config, overrides=arguments.settings)
-    facts = login.open_master(destination, somebody, login=not arguments.no_login)
+    facts = login.open_master(destination, person, login=not arguments.no_login)
     if arguments.report:
         print(json.dumps(dataclasses.asdict(facts)))
     elif not arguments.quiet:

@@ -21,7 +21,7 @@ from opensshtransport.doctor.finding import NOT_USED, Finding, State, broken, fi
 from opensshtransport.errors import AddressRefused, OpenSshTransportError, Remedy, SettingsError
 from opensshtransport.local import tools
 from opensshtransport.local.settings import Settings, config_file, load, runtime_directory
-from opensshtransport.openssh import greeting, ssh_config
+from opensshtransport.openssh import bypass, greeting, ssh_config
 from opensshtransport.openssh import programs as openssh_programs
 from opensshtransport.openssh.destination import (
     Destination,
@@ -186,7 +186,8 @@ def resolution(destination: Destination) -> Finding:
     found: list[tuple[State, str, str]] = []
     # -T, with which we ask, hides what ssh_config says of RequestTTY
     argv = resolve_command(destination.ssh, destination.host, destination.ssh_config)
-    said = tools.ask(argv[0], *(word for word in argv[1:] if word != "-T"), timeout=30).stdout
+    words = [word for word in argv if word != "-T"]
+    said = tools.ask(*words, timeout=30, env=bypass.unshared()).stdout
     options = parse_resolved(said).options
     for option, pattern, state, why, advice in _TROUBLE:
         value = options.get(option, ("",))[0]

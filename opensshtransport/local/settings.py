@@ -234,6 +234,12 @@ def config_file() -> Path:
     return Path(platformdirs.user_config_dir(APPLICATION)) / "config.toml"
 
 
+def shared_file(ssh_config: Path | None) -> Path:
+    """What an ssh_config file includes for the names that are shared; None is the person's own file."""
+    name = "ssh_config" if ssh_config is None else "ssh_config" + str(ssh_config).replace("/", ",")
+    return config_file().with_name(name)
+
+
 def load(host: str, file: Path | None = None, overrides: Mapping[str, object] | None = None) -> Settings:
     """Read what a destination is set to.
 

@@ -113,7 +113,9 @@ def desk(place: Path) -> Iterator[Desk | None]:
             usable = bool(sys.executable) and os.access(program, os.X_OK)
         if usable:
             # also where the person has a program of another kind
-            found = Desk(listener, {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"})
+            told = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
+            # before 8.4 a display is what it takes; without, ssh sends an empty answer
+            found = Desk(listener, {**told, "DISPLAY": os.environ.get("DISPLAY") or ":"})
             opened.callback(found.close)
             yield found
         else:

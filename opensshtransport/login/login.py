@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import os
 import re
+import resource
 import shlex
 import time
 from collections.abc import Mapping
@@ -32,21 +34,25 @@ from opensshtransport.login.budget import MOST_FAILURES, Budget
 from opensshtransport.login.conversation import Conversation, Said
 from opensshtransport.login.person import Person
 from opensshtransport.login.secrets import dump_no_core
-from opensshtransport.master import aliases
+from opensshtransport.login.window import Dialogue, Window
+from opensshtransport.master import aliases, forwards
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master, sweep
-from opensshtransport.openssh import command_lines, greeting, programs
+from opensshtransport.openssh import bypass, command_lines, greeting, programs
 from opensshtransport.openssh.destination import Destination, Resolved, config_options
 from opensshtransport.openssh.diagnosis import NOTHING_TAKEN, connection_error, tells_cause
 from opensshtransport.openssh.hops import answering, can_ask_by_program
+from opensshtransport.openssh.notation import parse_address
 from opensshtransport.prompts.prompt import Way
 from opensshtransport.prompts.refusals import Refusals
 from opensshtransport.prompts.rules import Rule
 
 _log = logging.getLogger(__name__)
 
+_MOST_FILES = 65536
 
-def open_master(destination: Destination, person: Person | None, *, login: bool = True) -> Facts:
+
+def open_master(destination: Destination, person: Person | Window | None, *, login: bool = True) -> Facts:
     """See to it that a master lives, and publish the way to it.
 
     Args:
@@ -66,14 +72,14 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
     sweep(master.directory)
     with master.lock(2 * destination.settings.login_timeout + destination.settings.script_timeout):
         # somebody else may have opened it while we waited for the lock
-        socket = master.check()
+        socket, opened = master.check(), False
         if socket is None and not login:
             raise MasterGone("there is no live master", host=destination.host)
         if socket is None:
             _log.info("%s: no master answers; what is left of one is ended", destination.host)
             # gone, frozen, cut off from the network, or a stale socket
             master.end()
-            socket = master.own_socket
+            socket, opened = master.own_socket, True
             _log_in_within_budget(master, person)
         facts = master.facts()
         pid = tools.master_pid(destination.ssh, socket)
@@ -86,11 +92,14 @@ def open_master(destination: Destination, person: Person | None, *, login: bool 
             facts = master.describe(socket, ours=socket == master.own_socket, pid=pid)
             master.write_facts(facts)
         aliases.publish(master, facts)
+        if opened:
+            for refused in forwards.restore(destination.ssh, socket, destination.identity):
+                _log.warning("%s: a forward was not made again: %s", destination.host, refused)
         _log.info("%s: the master is process %s at %s", destination.host, pid, socket)
         return facts
 
 
-def _log_in_within_budget(master: Master, person: Person | None) -> None:
+def _log_in_within_budget(master: Master, person: Person | Window | None) -> None:
     destination = master.destination
     _log.info("%s: logging in %s", destination.host, "with a person" if person else "unattended")
     budget = Budget(destination)
@@ -106,9 +115,10 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         answer = not before.failures or person is None
         env = _make_ready(master, person, destination.settings.rules if answer else ())
         found = answering(destination, rules=answer)
-        conversation = Conversation(
+        kind = functools.partial(Dialogue, window=person) if isinstance(person, Window) else Conversation
+        conversation = kind(
             host=destination.host,
-            person=person,
+            person=_at_terminal(person),
             rules=found.rules,
             way=found.way,
             deadline=time.monotonic() + destination.settings.login_timeout,
@@ -128,7 +138,8 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
         _log.info("%s: the login failed: %s", destination.host, type(error).__name__)
         if before is not None:
             refusals = Refusals() if conversation is None else conversation.refusals
-            budget.note(error, before, sent=refusals.sent, local=refusals.local)
+            cancelled = isinstance(conversation, Dialogue) and conversation.cancelled
+            budget.note(error, before, sent=refusals.sent, local=refusals.local or cancelled)
         if isinstance(reason, KeyboardInterrupt):
             raise
         if isinstance(error, LoginNeeded | AuthenticationRefused | HostKeyUnknown) and person is None:
@@ -137,6 +148,15 @@ def _log_in_within_budget(master: Master, person: Person | None) -> None:
     _log.info("%s: logged in", destination.host)
     audit(destination, "logged in", time.monotonic() - begin)
     budget.clear()
+
+
+def _at_terminal(person: Person | Window | None) -> Person | None:
+    return None if isinstance(person, Window) else person
+
+
+def _asked(conversation: Conversation) -> Person | Window | None:
+    """Who is asked in a conversation."""
+    return conversation.window if isinstance(conversation, Dialogue) else conversation.person
 
 
 def _as_ours(reason: BaseException) -> OpenSshTransportError:
@@ -156,7 +176,7 @@ def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshT
         tools.ask("/bin/sh", "-c", '(eval "$0") </dev/null >/dev/null 2>&1 &', hook, env=told)
 
 
-def _make_ready(master: Master, person: Person | None, rules: tuple[Rule, ...]) -> dict[str, str]:
+def _make_ready(master: Master, person: Person | Window | None, rules: tuple[Rule, ...]) -> dict[str, str]:
     """Get the keys, certificates and tickets that are to be had first; gives the environment for ssh."""
     env = agent_environment(master.directory)
     _run_script(master.destination, person, rules, env)
@@ -165,7 +185,7 @@ def _make_ready(master: Master, person: Person | None, rules: tuple[Rule, ...]) 
 
 
 def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) -> None:
-    destination, person = master.destination, conversation.person
+    destination, person = master.destination, _asked(conversation)
     unattended = person is None and not conversation.rules
     argv = command_lines.master_command(
         destination,
@@ -175,8 +195,11 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
         again=person is not None,
     )
     master.log.unlink(missing_ok=True)
+    _raise_descriptors()
+    env = {**env, **bypass.login_of(parse_address(destination.host).host)}
     # without a terminal nothing that a server shows can be taken for what ssh asks
-    if person is None and not unattended and can_ask_by_program(destination):
+    window = isinstance(person, Window)
+    if window or (person is None and not unattended and can_ask_by_program(destination)):
         said = conversation.run_by_askpass(
             argv, env, master.own_socket.with_name(f"{destination.identity}.ask")
         )
@@ -196,6 +219,15 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
             raise _explained(error, destination, conversation, env)
         error = _found_out(error, destination)
     raise error
+
+
+def _raise_descriptors() -> None:
+    """Let the master have as many files as may be: each session takes three, and a shell's limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionFailed:
@@ -267,7 +299,7 @@ def _certificate_lives(destination: Destination, seconds: float) -> bool:
 
 
 def _run_script(
-    destination: Destination, person: Person | None, rules: tuple[Rule, ...], env: Mapping[str, str]
+    destination: Destination, person: Person | Window | None, rules: tuple[Rule, ...], env: Mapping[str, str]
 ) -> None:
     """Run the authentication script of the settings, unless the certificate lives long enough.
 
@@ -280,7 +312,7 @@ def _run_script(
         return
     conversation = Conversation(
         host=destination.host,
-        person=person,
+        person=_at_terminal(person),
         rules=rules,
         way=Way(strict=False),
         what=f"the authentication script {script}",
@@ -320,7 +352,7 @@ def _explained(
     error: AuthenticationRefused, destination: Destination, conversation: Conversation, env: Mapping[str, str]
 ) -> ConnectionFailed:
     """A refusal: what was refused, the cause that can be seen from here, and what to do about it."""
-    host, person, resolved = destination.host, conversation.person, destination.resolved
+    host, person, resolved = destination.host, _asked(conversation), destination.resolved
     # what the server would have taken; a key that was of use is not among it, nor one that it does not want
     methods = re.search(r"Permission denied \(([^)]*)\)", error.message)
     by_key = offers_keys(resolved) and (methods is None or "publickey" in methods[1].split(","))

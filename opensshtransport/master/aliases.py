@@ -24,9 +24,10 @@ from pathlib import Path
 from opensshtransport.errors import ConfigurationError
 from opensshtransport.local.locks import locked, replace_file
 from opensshtransport.local.settings import config_file, private_directory
+from opensshtransport.master import forwards
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
-from opensshtransport.openssh import command_lines, versions
+from opensshtransport.openssh import bypass, command_lines, versions
 from opensshtransport.openssh.destination import (
     Destination,
     ask_resolved,
@@ -69,17 +70,32 @@ def _linked(master: Master, socket: Path) -> tuple[str, Path]:
     """The ControlPath, and the link that it means now."""
     destination = master.destination
     directory = _directory(master.directory, destination.host, destination.ssh_config)
-    template = f"{command_lines.literal(directory)}/%C"
+    template_of = template(master.directory, destination.host, destination.ssh_config)
     # under the guard, as that changes %C from OpenSSH 9.6 on
     resolved = ask_resolved(
-        destination.ssh, destination.host, destination.ssh_config, ["-S", template, *command_lines.guard()]
+        destination.ssh, destination.host, destination.ssh_config, ["-S", template_of, *command_lines.guard()]
     )
     link = Path(resolved.get("controlpath"))
     if link.parent == directory and (not link.is_symlink() or link.readlink() != socket):
         draft = directory / f".{secrets.token_hex(4)}"
         draft.symlink_to(socket)
         draft.replace(link)
-    return template, link
+    return template_of, link
+
+
+def template(runtime: Path, host: str, ssh_config: Path | None) -> str:
+    """The ControlPath that leads to a name's master while one is running and ssh_config is unchanged.
+
+    The link to which it leads is made with the master. ssh itself fills in `%C`, and so finds none for
+    another user or port.
+    """
+    return f"{command_lines.literal(_directory(runtime, host, ssh_config))}/%C"
+
+
+def file_of(runtime: Path, host: str, ssh_config: Path | None) -> Path | None:
+    """The file of a name, where there can be one."""
+    name = name_of(host, ssh_config)
+    return None if name is None else runtime / "names" / name
 
 
 def _quoted(path: Path) -> str:
@@ -98,6 +114,8 @@ def publish(master: Master, facts: Facts) -> None:
     # without it `ossh-run` asks us again: no reason to fail where the disk is full
     with contextlib.suppress(OSError):
         directory = _directory(master.directory, destination.host, destination.ssh_config)
+        # where the hook notes who has asked for what
+        forwards.directory()
         # one writer at a time: else the times of one and the text of another might get mixed
         with locked(directory.parent / "lock"):
             _publish(master, facts, directory, directory.parent / name)
@@ -120,7 +138,7 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         tests = tests[:1] + [_same_answer(argv) for argv in _questions(again)]
     # else somebody has removed the master, or led the way elsewhere when the directory was open to others
     leads = f"[ -O {_quoted(directory)} ] && [ ! -L {_quoted(directory)} ]"
-    template, link = _linked(master, Path(facts.socket))
+    path, link = _linked(master, Path(facts.socket))
     socket = shlex.quote(facts.socket)
     tests.append(f"{leads} && [ -O {socket} ] && [ {_quoted(link)} -ef {socket} ]")
     unchanged = " && ".join(tests)
@@ -132,7 +150,12 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         "ossh_host": destination.host,
         "ossh_config": str(destination.ssh_config or ""),
         "ossh_ssh": destination.ssh,
-        "ossh_path": template,
+        # what the hook of `ossh share` compares and looks at
+        "ossh_user": destination.resolved.user,
+        "ossh_port": str(destination.resolved.port),
+        "ossh_socket": facts.socket,
+        "ossh_pid": str(facts.pid),
+        "ossh_path": path,
         "ossh_options": " ".join(options),
         "ossh_mark": wrap.mark,
         # each run adds something of its own to the mark, so that its processes can be told from others'
@@ -168,7 +191,8 @@ def _dynamic(watched: Sequence[Path], resolved: Destination) -> bool:
     if resolved.resolved.get("canonicalizehostname", "false") not in {"no", "false"}:
         return True
     for file in watched:
-        for keyword, arguments in keywords(file) if file.is_file() and file != config_file() else ():
+        # beside config.toml is what `ossh share` writes, which changes nothing for us
+        for keyword, arguments in keywords(file) if file.parent != config_file().parent else ():
             if keyword == "match" and not _static(arguments):
                 return True
             # environment variables and tokens, in versions that know them there
@@ -246,6 +270,13 @@ def _questions(destination: Destination) -> Iterator[list[str]]:
 def _same_answer(argv: Sequence[str]) -> str:
     """A test in sh that `ssh -G` says what it says now."""
     answer = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="surrogateescape", check=False
+        argv,
+        env=bypass.unshared(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
     ).stdout.rstrip("\n")
-    return f'[ "$({shlex.join(argv)} </dev/null 2>/dev/null)" = {shlex.quote(answer)} ]'
+    question = f"{bypass.SHARE}=no {shlex.join(argv)}"
+    return f'[ "$({question} </dev/null 2>/dev/null)" = {shlex.quote(answer)} ]'

@@ -63,7 +63,7 @@ def master_command(
     # they belong to the sessions that want them: two masters cannot have one port, and one that is taken must
     # not spend the login
     argv += ["-oExitOnForwardFailure=no"]
-    argv += [] if settings.forwards else ["-oClearAllForwardings=yes", "-oTunnel=no"]
+    argv += [] if settings.forwards else [NO_FORWARDS, "-oTunnel=no"]
     if settings.server_alive_interval is not None or not int(resolved.get("serveraliveinterval", "0")):
         # without it a master hangs for ever on a network that went away; the product also ends a login
         # that waits for a push, so it is a minute at least
@@ -121,6 +121,10 @@ def guard(*, mark: bool = False) -> list[str]:
     ]
 
 
+# Each session would ask for the forwardings of ssh_config again; the caller's own go with them.
+NO_FORWARDS = "-oClearAllForwardings=yes"
+
+
 def guarded_options(destination: Destination, control_path: Path | str, *, mark: bool = False) -> list[str]:
     """ssh and its options up to, not including, the destination.
 
@@ -136,8 +140,7 @@ def guarded_options(destination: Destination, control_path: Path | str, *, mark:
         "-S",
         str(control_path),
         *guard(mark=mark),
-        # each session would ask for the forwardings of ssh_config again
-        "-oClearAllForwardings=yes",
+        NO_FORWARDS,
         *_without_remote_command(destination.resolved),
     ]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from opensshtransport.errors import ConfigurationError, SettingsError, ToolMissing
 from opensshtransport.local.settings import Settings, load
+from opensshtransport.openssh import bypass
 from opensshtransport.openssh.notation import parse_address, parse_jump
 from opensshtransport.openssh.programs import RESOLVE_TIMEOUT, locate
 
@@ -120,8 +121,15 @@ def resolve_command(ssh: str, host: str, ssh_config: Path | None, extra: Sequenc
     return [ssh, *config_options(ssh_config), *extra, "-T", "-G", "--", host]
 
 
-def ask_resolved(ssh: str, host: str, ssh_config: Path | None = None, extra: Sequence[str] = ()) -> Resolved:
-    """Ask ssh what a destination resolves to.
+def ask_resolved(
+    ssh: str,
+    host: str,
+    ssh_config: Path | None = None,
+    extra: Sequence[str] = (),
+    *,
+    env: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Ask ssh what a destination resolves to; past what `ossh share` has written, unless `env` is given.
 
     Raises:
         ConfigurationError: ssh refuses its configuration or the name.
@@ -131,6 +139,7 @@ def ask_resolved(ssh: str, host: str, ssh_config: Path | None = None, extra: Seq
     try:
         done = subprocess.run(
             argv,
+            env=bypass.unshared() if env is None else env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

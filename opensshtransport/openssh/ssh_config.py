@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from opensshtransport.errors import SettingsError
+from opensshtransport.local.settings import matches
 
 # Of an ssh that comes with the system; others have theirs elsewhere (`versions.system_files`).
 SYSTEM_FILE = Path("/etc/ssh/ssh_config")
@@ -90,6 +91,11 @@ def keywords(file: Path) -> Iterator[tuple[str, list[str]]]:
         text = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return
+    yield from keywords_of(text)
+
+
+def keywords_of(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The keywords, in lower case, and arguments of a text of ssh_config."""
     for line in text.splitlines():
         if found := _parsed(line):
             yield found
@@ -117,6 +123,26 @@ def names(ssh_config: Path | None) -> list[str]:
         if not _MAGIC.search(name)
     }
     return sorted(found)
+
+
+def has_own_words(name: str, ssh_config: Path | None) -> bool:
+    """Whether some `Host` or `Match` line is about a name, and not about all."""
+    wanted = [
+        pattern
+        for file in files(ssh_config)
+        if file.is_file()
+        for keyword, arguments in keywords(file)
+        for pattern in _patterns(keyword, arguments)
+    ]
+    return any(set(pattern) != {"*"} and matches(name, pattern) for pattern in wanted)
+
+
+def _patterns(keyword: str, arguments: Sequence[str]) -> Iterator[str]:
+    if keyword == "host":
+        yield from arguments
+    if keyword == "match":
+        pairs = zip(arguments[::2], arguments[1::2], strict=False)
+        yield from (value for word, value in pairs if word.lower() in {"host", "originalhost"})
 
 
 def quoted(value: str) -> str:

@@ -29,6 +29,7 @@ from opensshtransport.local.settings import runtime_directory
 from opensshtransport.login.budget import MOST_FAILURES, Budget
 from opensshtransport.login.conversation import Conversation, Said
 from opensshtransport.master.master import Master
+from opensshtransport.openssh import bypass
 from opensshtransport.openssh.destination import Resolved, config_options, resolve
 from opensshtransport.openssh.diagnosis import NOTHING_TAKEN, connection_error
 from opensshtransport.openssh.hops import answering
@@ -113,7 +114,8 @@ class Keys(Step):
         if Master(destination).check() is not None:
             self.say(f"{self.request.host}: a master lives, so keys are in their places")
             return
-        env = credentials.agent_environment(destination)
+        # past what `ossh share` has put there: this is about each hop's own connection
+        env = {**credentials.agent_environment(destination), bypass.SHARE: "no"}
         for hop in plan.hops:
             self._confirm_host_key(hop.name, env)
             if self.request.copy:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OSSH", "OSSH_RUN", "ossh", "ossh_run", "runtime", "status", "write_settings"]
+__all__ = ["OSSH", "OSSH_RUN", "Done", "ossh", "ossh_run", "run", "runtime", "status", "write_settings"]
 
 OSSH = Path(sys.executable).with_name("ossh")
 OSSH_RUN = Path(sys.executable).with_name("ossh-run")
@@ -26,7 +26,7 @@ def ossh(
     env: Mapping[str, str] | None = None,
 ) -> Done:
     """Run `ossh`; without `stdin` it reads nothing and has no terminal."""
-    return _run([OSSH, *arguments], stdin, timeout, env)
+    return run([OSSH, *arguments], stdin, timeout, env)
 
 
 def ossh_run(
@@ -36,10 +36,13 @@ def ossh_run(
     env: Mapping[str, str] | None = None,
 ) -> Done:
     """Run `ossh-run`; without `stdin` it reads nothing and has no terminal."""
-    return _run([OSSH_RUN, *arguments], stdin, timeout, env)
+    return run([OSSH_RUN, *arguments], stdin, timeout, env)
 
 
-def _run(argv: list[str | Path], stdin: bytes | None, timeout: float, env: Mapping[str, str] | None) -> Done:
+def run(
+    argv: list[str | Path], stdin: bytes | None, timeout: float, env: Mapping[str, str] | None = None
+) -> Done:
+    """Run any program; without `stdin` it reads nothing and has no terminal."""
     # a session of its own: nobody's terminal is there to be asked
     return subprocess.run(
         argv,

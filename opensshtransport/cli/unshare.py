@@ -1,0 +1,18 @@
+"""`ossh unshare HOST...`: let programs that run ssh connect by themselves again."""
+
+from __future__ import annotations
+
+import argparse
+
+from opensshtransport.cli.share import add_options, request_of
+from opensshtransport.sharing import share
+
+__all__ = ["EXAMPLE", "add_options", "run"]
+
+EXAMPLE = "ossh unshare daint"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Take the names out."""
+    share.unshare(request_of(arguments))
+    return 0

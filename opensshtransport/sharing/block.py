@@ -1,0 +1,136 @@
+"""The text that shares a name with every program that runs ssh: an Include, and a block for each name.
+
+The idea: `Match originalhost NAME !exec HOOK` gives a plain ssh our ControlPath, and a ProxyCommand that
+fails, so it rides the master or ends. The hook answers "not ours" by status 0: a shell that cannot run it
+fails closed.
+
+The traps. The first value counts, so the Include must be the first line. Nothing of the caller's may be
+passed to the hook: ssh before 9.6 puts tokens unquoted into a shell. And only 10.5 understands a quoted quote
+within the quotes of `exec`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport.errors import SettingsError
+from opensshtransport.openssh import ssh_config
+
+_HEADER = "# written by `ossh share`; `ossh unshare NAME` takes a name out again\n"
+
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+
+# What neither ssh_config nor all shells can quote, and what glob(3) would not take literally in an Include.
+_UNQUOTABLE = re.compile(r"""["'\\$`!*?\[\x00-\x1f\x7f]""")
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a block needs to know.
+
+    Attributes:
+        name: as it stands in ssh_config.
+        hook: the program.
+        alias: the file that tells the way to a running master (`aliases`).
+        config: the file that has the Include.
+        own: it is the person's own file, not one given by -F.
+        control_path: as ssh takes it, with its tokens.
+    """
+
+    name: str
+    hook: Path
+    alias: Path
+    config: Path
+    own: bool
+    control_path: str
+
+
+def check_name(name: str) -> None:
+    """Refuse what no block can be written for.
+
+    Raises:
+        SettingsError: it is a pattern, or has a user, a port or other letters.
+    """
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{name!r} cannot be shared",
+            advice="give a name alone, as it stands in a Host line of ssh_config",
+        )
+
+
+def block(shared: Shared) -> str:
+    """The block of a name.
+
+    Raises:
+        SettingsError: a path has a letter that cannot be quoted.
+    """
+    places = [shared.hook, shared.alias, shared.config]
+    if wrong := [path for path in places if _UNQUOTABLE.search(str(path))]:
+        raise SettingsError(
+            f"{wrong[0]} cannot stand in ssh_config", advice="use a path without such letters"
+        )
+    words = [str(shared.hook), shared.name, str(shared.alias), str(shared.config)]
+    hook = shlex.join([*words, *([] if shared.own else ["-F"])]).replace("%", "%%")
+    options = {
+        "ControlPath": ssh_config.quoted(shared.control_path),
+        "ControlMaster": "no",
+        "ControlPersist": "no",
+        # without a master it ends here; the hook has said why
+        "ProxyCommand": "false",
+    }
+    lines = [f'Match originalhost {shared.name} !exec "exec {hook}"']
+    return "".join(
+        f"{line}\n" for line in [*lines, *(f"    {key} {value}" for key, value in options.items())]
+    )
+
+
+def blocks(text: str) -> dict[str, str]:
+    """The blocks of our file, by their names."""
+    _, *parts = re.split(r"^(?=Match originalhost )", text, flags=re.MULTILINE)
+    return {part.split()[2]: f"{part.strip()}\n" for part in parts}
+
+
+def of_blocks(wanted: Mapping[str, str]) -> str:
+    """The text of our file; "" without any name."""
+    return "\n".join([_HEADER, *(wanted[name] for name in sorted(wanted))]) if wanted else ""
+
+
+def include(file: Path) -> str:
+    """The line that has ssh read our file.
+
+    Raises:
+        SettingsError: its path cannot be quoted.
+    """
+    if _UNQUOTABLE.search(str(file)):
+        raise SettingsError(f"{file} cannot stand in ssh_config", advice="use a path without such letters")
+    return f"Include {ssh_config.quoted(str(file))}"
+
+
+def includes(text: str, file: Path) -> list[int]:
+    """At which of its keywords a text includes our file alone; 0 where it is the first."""
+    return [
+        number
+        for number, (keyword, words) in enumerate(ssh_config.keywords_of(text))
+        if keyword == "include" and words == [str(file)]
+    ]
+
+
+def with_include(text: str, file: Path) -> str:
+    """A text of ssh_config whose first line includes our file."""
+    line = include(file)
+    rest = without_include(text, file)
+    return f"{line}\n\n{rest}" if rest else f"{line}\n"
+
+
+def without_include(text: str, file: Path) -> str:
+    """A text of ssh_config without the line, and without the empty one that was put below it."""
+    lines = text.splitlines(keepends=True)
+    ours = [number for number, line in enumerate(lines) if line.strip() == include(file)]
+    for number in reversed(ours):
+        following = lines[number + 1 : number + 2]
+        del lines[number : number + (2 if number == 0 and following == ["\n"] else 1)]
+    return "".join(lines)

@@ -1,0 +1,106 @@
+"""What a plain ssh to a shared name may do, where its hook cannot decide alone: another account, no master.
+
+The trap: "not ours" lets ssh dial by itself. So it is said only where ssh was asked for another user or port
+than the name has; whatever goes wrong is an error, and ends ssh.
+"""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport.errors import SettingsError
+from opensshtransport.login import login
+from opensshtransport.login.person import Person
+from opensshtransport.login.window import Window
+from opensshtransport.master import aliases, forwards
+from opensshtransport.master.control_socket import listens
+from opensshtransport.master.forwards import Forward
+from opensshtransport.master.master import Master
+from opensshtransport.openssh import command_lines
+from opensshtransport.openssh.destination import Destination, as_option, ask_resolved
+from opensshtransport.sharing.share import find_hook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What ssh's command line says.
+
+    Attributes:
+        host: the shared name.
+        ssh_config: the file given by -F, or None.
+        user, port: as given, or "".
+        path: a ControlPath of the caller's own, or "".
+        forwards: what ssh will ask the master for.
+        owner: ssh's process id; 0 where that is not to be known, as it goes into the background.
+    """
+
+    host: str
+    ssh_config: str | None
+    user: str = ""
+    port: str = ""
+    path: str = ""
+    forwards: tuple[Forward, ...] = ()
+    owner: int = 0
+
+
+def is_ours(call: Call, destination: Destination) -> bool:
+    """Whether ssh would go to the account that the name means."""
+    resolved = destination.resolved
+    return (call.user or resolved.user) == resolved.user and (call.port or str(resolved.port)) == str(
+        resolved.port
+    )
+
+
+def prepare(call: Call, destination: Destination, person: Person | Window | None) -> None:
+    """See to it that ssh finds a running master.
+
+    Raises:
+        OpenSshTransportError: of a login; or the caller's own ControlPath cannot lead there.
+    """
+    master = Master(destination)
+    facts = login.open_master(destination, person)
+    socket = Path(facts.socket)
+    # written with the alias, unless ssh_config was edited meanwhile
+    aliases.control_path(master, socket)
+    if call.path:
+        _lead(call, destination, socket)
+    if call.forwards:
+        _note(call, socket)
+
+
+def _note(call: Call, socket: Path) -> None:
+    """Note the forwards, and have somebody watch over them while ssh runs, as the hook does."""
+    forwards.note(socket, call.forwards, pid=call.owner)
+    if call.owner:
+        subprocess.Popen(
+            [find_hook(), "--watch", str(call.owner)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _lead(call: Call, destination: Destination, socket: Path) -> None:
+    """Make a ControlPath of the caller's own a link to the master."""
+    options = [as_option("ControlPath", call.path), *command_lines.guard()]
+    resolved = ask_resolved(destination.ssh, call.host, destination.ssh_config, options)
+    path = Path(resolved.get("controlpath"))
+    if listens(path):
+        # a master of the caller's, or ours already: nobody dials
+        return
+    try:
+        if path.is_symlink() or stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    except FileNotFoundError:
+        pass
+    try:
+        path.symlink_to(socket)
+    except FileExistsError:
+        if not listens(path):
+            raise SettingsError(
+                f"the ControlPath {path} is in the way", advice="let the program use another one"
+            ) from None

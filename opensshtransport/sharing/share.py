@@ -1,0 +1,207 @@
+"""`ossh share` and `ossh unshare`: the two files that they change, as shown, or not at all.
+
+Everything is looked at before anything is written: what is shown is all that is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from opensshtransport.errors import ConfigurationError, SettingsError, ToolMissing
+from opensshtransport.local import edits
+from opensshtransport.local.settings import load, runtime_directory, shared_file
+from opensshtransport.master import aliases
+from opensshtransport.openssh import bypass, programs, ssh_config
+from opensshtransport.openssh.destination import Resolved, ask_resolved
+from opensshtransport.sharing.block import (
+    Shared,
+    block,
+    blocks,
+    check_name,
+    of_blocks,
+    with_include,
+    without_include,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted.
+
+    Attributes:
+        names: of ssh_config.
+        ssh_config: the file given by -F, or None.
+        dry_run: change nothing.
+        confirm: asks whether to go on; None where nobody is there.
+        say: shows a line.
+    """
+
+    names: tuple[str, ...]
+    ssh_config: Path | None
+    dry_run: bool
+    confirm: Callable[[str], bool] | None
+    say: Callable[[str], None] = field(repr=False)
+
+    @property
+    def config(self) -> Path:
+        """The file that includes ours."""
+        return self.ssh_config or ssh_config.person_file()
+
+
+def share(request: Request) -> None:
+    """Let every program that runs ssh use the master of these names.
+
+    Raises:
+        SettingsError: a name cannot be shared, or nobody has confirmed it.
+        ConfigurationError: ssh does not see in the new files what it should.
+    """
+    for name in request.names:
+        _check(name, request)
+    wanted = {name: expected(name, request.ssh_config) for name in request.names}
+    if _change(request, {**_blocks(request), **wanted}):
+        for name in request.names:
+            request.say(f"{name}: every program that runs ssh uses the shared master now")
+
+
+def unshare(request: Request) -> None:
+    """Take names out again; with the last one goes the Include.
+
+    Raises:
+        SettingsError: a name is not shared, or nobody has confirmed it.
+    """
+    now = _blocks(request)
+    if missing := [name for name in request.names if name not in now]:
+        raise SettingsError(
+            f"{missing[0]} is not shared in {request.config}",
+            advice=f"shared are: {', '.join(sorted(now)) or 'none'}",
+        )
+    if _change(request, {name: text for name, text in now.items() if name not in request.names}):
+        for name in request.names:
+            request.say(f"{name}: shared no more; what rides the master goes on until it ends")
+
+
+def shared_names(file: Path | None) -> list[str]:
+    """The names that are shared in the person's own ssh_config, or in that of -F."""
+    return sorted(blocks(edits.text_of(shared_file(file))))
+
+
+def expected(name: str, file: Path | None) -> str:
+    """The block that a name should have now.
+
+    Raises:
+        SettingsError, ToolMissing: there can be none.
+    """
+    directory = runtime_directory()
+    alias = aliases.file_of(directory, name, file)
+    if alias is None:
+        raise SettingsError(f"{name!r} and the path of ssh_config are too long", advice="use shorter ones")
+    config = file or ssh_config.person_file()
+    path = aliases.template(directory, name, file)
+    return block(Shared(name, find_hook(), alias, config, own=file is None, control_path=path))
+
+
+def find_hook() -> Path:
+    """The program that ssh asks: beside `ossh`, wherever that was installed.
+
+    Raises:
+        ToolMissing: it is not there.
+    """
+    places = [Path(sys.executable).parent, Path(sys.argv[0]).absolute().parent]
+    places += [Path(sysconfig.get_path("scripts", scheme)) for scheme in ("posix_user", "posix_prefix")]
+    hooks = (place / "ossh-hook" for place in places)
+    for hook in hooks:
+        if os.access(hook, os.X_OK) and os.access(hook.with_name("ossh"), os.X_OK):
+            return hook
+    raise ToolMissing("the program ossh-hook was not found", advice="install opensshtransport again")
+
+
+def _blocks(request: Request) -> dict[str, str]:
+    return blocks(edits.text_of(shared_file(request.ssh_config)))
+
+
+def _check(name: str, request: Request) -> None:
+    """Refuse a name that means nothing: a mistyped one would never be noticed."""
+    check_name(name)
+    if not ssh_config.has_own_words(name, request.ssh_config):
+        raise SettingsError(
+            f"{request.config} has no Host block for {name}", advice=f"run: ossh setup {name}"
+        )
+    resolved = ask_resolved(programs.locate(load(name).ssh), name, request.ssh_config)
+    if resolved.hostname == name.lower() and not resolved.jumps and not resolved.get("proxycommand"):
+        _check_known(name, resolved)
+
+
+def _check_known(name: str, resolved: Resolved) -> None:
+    try:
+        socket.getaddrinfo(resolved.hostname, resolved.port)
+    except socket.gaierror as reason:
+        # the network may be away for now
+        if reason.errno == socket.EAI_NONAME:
+            raise SettingsError(
+                f"the Host block of {name} has no HostName, and no host is called so",
+                advice=f"write HostName there, or run: ossh setup {name}",
+            ) from reason
+
+
+def _change(request: Request, wanted: Mapping[str, str]) -> bool:
+    """Write both files, where something is to be changed.
+
+    Returns:
+        Whether they are as wanted now.
+    """
+    file, config = shared_file(request.ssh_config), request.config
+    old = edits.text_of(config)
+    # no Include ever names a file that is not there
+    changes = [(file, of_blocks(wanted)), (config, with_include(old, file))]
+    if not wanted:
+        changes = [(config, without_include(old, file)), (file, "")]
+    changes = [(path, text) for path, text in changes if text != edits.text_of(path)]
+    if not changes:
+        request.say(f"{' '.join(request.names)}: shared already")
+        return False
+    for path, text in changes:
+        for line in edits.difference(edits.text_of(path), text, path):
+            request.say(line)
+    if request.dry_run:
+        return False
+    if request.confirm is None:
+        raise SettingsError(
+            "nobody is there to confirm the change", advice="run it at a terminal, or with --yes"
+        )
+    if not request.confirm(f"Change {' and '.join(str(path) for path, _ in changes)}?"):
+        request.say("nothing was changed")
+        return False
+    _write(request, changes, wanted)
+    return True
+
+
+def _write(request: Request, changes: Iterable[tuple[Path, str]], wanted: Mapping[str, str]) -> None:
+    kept: set[Path] = set()
+    with contextlib.ExitStack() as written:
+        for path, text in changes:
+            written.enter_context(edits.replaced(path, text, kept))
+        for name in request.names if wanted else ():
+            if name in wanted:
+                _check_seen(name, request)
+    if not wanted:
+        shared_file(request.ssh_config).unlink(missing_ok=True)
+
+
+def _check_seen(name: str, request: Request) -> None:
+    """Ask ssh, which asks the hook, whether the name leads to the shared master now."""
+    env = {key: value for key, value in os.environ.items() if key not in {bypass.SHARE, bypass.LOGIN}}
+    resolved = ask_resolved(programs.locate(load(name).ssh), name, request.ssh_config, env=env)
+    path = aliases.template(runtime_directory(), name, request.ssh_config)
+    if Path(resolved.get("controlpath")).parent != Path(path.replace("%%", "%")).parent:
+        raise ConfigurationError(
+            f"{request.config} would not do: ssh -G {name} does not show the shared ControlPath",
+            host=name,
+            advice="look there for what precedes the Include; the files are as they were",
+        )

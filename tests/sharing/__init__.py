@@ -1,0 +1,1 @@
+"""Sharing the one master with every program that runs ssh."""
