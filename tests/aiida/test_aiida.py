@@ -1137,8 +1137,14 @@ def test_moving_over(quiet_profile: Profile, isolated: Path, own_node: Sandbox) 
 
     # by itself, as a person runs it
     argv = [OSSH, "aiida", "migrate", "old", *to_config]
-    options = {"env": profile.environment, "cwd": profile.directory}
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, **options)
+    done = subprocess.run(
+        argv,
+        env=profile.environment,
+        cwd=profile.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "data_node_host" in done.stdout
     (_, shown), (_, tested), *others = profile.commands(
