@@ -70,7 +70,12 @@ def aiida(_walls_of_the_session: None) -> Iterator[None]:
             for name in ("aiida.transports.plugins.local", "opensshtransport.aiida.transport"):
                 importlib.import_module(name)
             # whether deprecations are told stands there
-            importlib.import_module("aiida.manage.configuration.settings").AiiDAConfigDir.set()
+            settings = importlib.import_module("aiida.manage.configuration.settings")
+            if hasattr(settings, "AiiDAConfigDir"):
+                settings.AiiDAConfigDir.set()
+            else:
+                # of 2.6
+                settings.set_configuration_directory()
             # of an earlier module in this process
             manage = importlib.import_module("aiida.manage.configuration")
             patch.setattr(manage, "CONFIG", None)
