@@ -70,7 +70,12 @@ def aiida(_walls_of_the_session: None) -> Iterator[None]:
             for name in ("aiida.transports.plugins.local", "opensshtransport.aiida.transport"):
                 importlib.import_module(name)
             # whether deprecations are told stands there
-            importlib.import_module("aiida.manage.configuration.settings").AiiDAConfigDir.set()
+            settings = importlib.import_module("aiida.manage.configuration.settings")
+            if hasattr(settings, "AiiDAConfigDir"):
+                settings.AiiDAConfigDir.set()
+            else:
+                # of 2.6
+                settings.set_configuration_directory()
             # of an earlier module in this process
             manage = importlib.import_module("aiida.manage.configuration")
             patch.setattr(manage, "CONFIG", None)
@@ -1137,8 +1142,14 @@ def test_moving_over(quiet_profile: Profile, isolated: Path, own_node: Sandbox) 
 
     # by itself, as a person runs it
     argv = [OSSH, "aiida", "migrate", "old", *to_config]
-    options = {"env": profile.environment, "cwd": profile.directory}
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, **options)
+    done = subprocess.run(
+        argv,
+        env=profile.environment,
+        cwd=profile.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "data_node_host" in done.stdout
     (_, shown), (_, tested), *others = profile.commands(

@@ -87,7 +87,8 @@ def submit(jobs: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
             builder = FileHeavy.get_builder()
         builder._update({"code": codes[label], **inputs})
         if job["kind"] == "watched":
-            builder.metadata.options["sleep"] = 40
+            # core.direct cannot kill what has ended, and tries again for minutes
+            builder.metadata.options["sleep"] = 600
         nodes.append(engine.submit(builder))
     deadline = time.monotonic() + seconds
     while not all(node.is_terminated for node in nodes) and time.monotonic() < deadline:
