@@ -6,6 +6,8 @@ background. Nothing runs twice: only what is known not to have started is tried 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -101,34 +103,36 @@ class Execution:
         *,
         streams: bool = False,
     ) -> RemoteProcess[Any]:
-        spares, refused = self._connection.spares, False
+        spares, refusals = self._connection.spares, itertools.count()
 
         def once() -> RemoteProcess[Any] | None:
             """Run it; None where a start-up file has read what was meant for the command."""
-            nonlocal refused
             facts = self._connection.facts(advice="a restricted account? use ossh-run")
             channel = self._take(facts, request, deadline)
             process: RemoteProcess[Any] = RemoteProcess(
                 self._connection.master, channel, request, facts.shell, out=out, err=err, streams=streams
             )
-            try:
-                spares.attend()
-                go_on(process)
-            except BaseException as reason:
-                # the first time it may be a session that is about to go
-                if isinstance(reason, SessionRefused) and refused:
-                    channel.refused()
-                refused = refused or isinstance(reason, SessionRefused)
-                process.close()
-                if isinstance(reason, Swallowed | MasterGone):
+            with contextlib.ExitStack() as failed:
+                failed.callback(process.close)
+                try:
+                    spares.attend()
+                    go_on(process)
+                except Swallowed as reason:
                     spares.drop()
-                if not isinstance(reason, Swallowed):
+                    if request.frames:
+                        raise reads_stdin(self._host, "so no command can be sent input") from reason
+                    if channel.requested:
+                        self._swallows_until = time.monotonic() + _SWALLOWED_FOR
+                    return None
+                except SessionRefused:
+                    # the first time it may be a session that is about to go
+                    if next(refusals):
+                        channel.refused()
                     raise
-                if request.frames:
-                    raise reads_stdin(self._host, "so no command can be sent input") from reason
-                if channel.requested:
-                    self._swallows_until = time.monotonic() + _SWALLOWED_FOR
-                return None
+                except MasterGone:
+                    spares.drop()
+                    raise
+                failed.pop_all()
             return process
 
         process = None

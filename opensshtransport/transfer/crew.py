@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
-from opensshtransport.errors import ConnectionFailed, MasterGone, SessionRefused
-from opensshtransport.master.slots import Patience
+from opensshtransport.errors import ConnectionFailed, SessionRefused
 from opensshtransport.remote.strerror import errno_of
 from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.requests import Reply
@@ -28,8 +29,10 @@ _LOOK_AGAIN = 0.02
 
 _ENDED_WITHIN = 5.0
 
-# Seconds between two sessions that make room, and how often each thread does in one file.
-_ROOM_EVERY, _TURNS = 1.0, 1000
+# Seconds between two sessions that make room.
+_ROOM_EVERY = 1.0
+
+_T = TypeVar("_T")
 
 
 def reply_errno(reply: Reply) -> int:
@@ -38,26 +41,29 @@ def reply_errno(reply: Reply) -> int:
     return next(filter(None, map(errno_of, lines)), errno.EIO)
 
 
-class _Crew:
-    """The threads that move parts, and their sessions."""
+class _Crew(Generic[_T]):
+    """The threads that do the work, and their sessions."""
 
-    def __init__(self, parts: Sequence[Part], more: Callable[[], bool]) -> None:
-        self.left = list(reversed(parts))
-        self.more = more
+    def __init__(self, work: Iterable[_T], more: Callable[[], bool], threads: int) -> None:
+        self._work = iter(work)
+        self._given_back: list[_T] = []
+        self._more = more
         self.failures: list[BaseException] = []
         self.stop = threading.Event()
         self.guard = threading.Lock()
-        self.working = 0
+        self.working = threads
         self.sessions: set[Session] = set()
 
-    def take(self) -> Part | None:
+    def take(self) -> _T | None:
         with self.guard:
-            return self.left.pop() if self.left and self.more() and not self.stop.is_set() else None
+            if self.stop.is_set() or not self._more():
+                return None
+            return self._given_back.pop() if self._given_back else next(self._work, None)
 
-    def give_back(self, part: Part) -> bool:
-        """Whether somebody else is there to move it."""
+    def give_back(self, piece: _T) -> bool:
+        """Whether somebody else is there to do it."""
         with self.guard:
-            self.left.append(part)
+            self._given_back.append(piece)
             return self.working > 1
 
     def fail(self, reason: BaseException) -> None:
@@ -77,22 +83,22 @@ class _Crew:
 
 def move(
     connection: Connection,
-    parts: Sequence[Part],
+    work: Iterable[_T],
     *,
     streams: int,
-    script: Callable[[Part], str],
-    carry: Callable[[Session, Part, threading.Event], None],
+    script: str,
+    carry: Callable[[Session, _T, threading.Event], None],
     failed: Callable[[Reply], OSError | None],
     more: Callable[[], bool] = lambda: True,
     last: bool = False,
 ) -> None:
-    """Move parts by several sessions, as many as are free.
+    """Do pieces of work by several sessions, as many as are free.
 
     Args:
         connection: to the destination.
-        parts: what is to be moved.
+        work: the pieces, which are taken one after the other.
         streams: how many sessions at most.
-        script: what the far side does for a part.
+        script: what the far side does for each.
         carry: what we do for it; ends early where the event is set.
         failed: makes the error of what the far side said; None where it does no harm.
         more: whether there is something left to do for another session.
@@ -102,60 +108,52 @@ def move(
         OSError: the far side's, or ours.
         ConnectionFailed: one of its kinds.
     """
-    crew = _Crew(parts, more)
+    crew = _Crew(work, more, streams)
 
-    def work(first: bool) -> None:
+    def opened(wait: bool) -> Session | None:
+        return None if crew.stop.is_set() else open_session(connection, script, wait=wait, last=last)
+
+    def go(first: bool) -> None:
+        while (piece := crew.take()) is not None:
+            try:
+                session = connection.attempt(lambda: opened(True)) if first else opened(False)
+            except SessionRefused:
+                # the budget has learned from it
+                if first:
+                    raise
+                session = None
+            if session is not None:
+                _carry(session, piece, crew, carry, failed)
+            elif crew.give_back(piece):
+                # those that are there go on, and one may become free
+                crew.stop.wait(_LOOK_AGAIN)
+            else:
+                first = True
+
+    def thread(first: bool) -> None:
         try:
-            _work(crew, first)
+            go(first)
         except BaseException as reason:  # told to the caller below
             crew.fail(reason)
         finally:
             with crew.guard:
                 crew.working -= 1
 
-    def _work(crew: _Crew, first: bool) -> None:
-        patience = Patience(connection.slots)
-        while (part := crew.take()) is not None:
-            session = None
-            try:
-                session = open_session(connection, script(part), wait=first, last=last)
-            except SessionRefused as reason:
-                # the budget has learned from it
-                if first:
-                    patience.wait(reason, crew.stop.wait)
-            except BaseException:
-                crew.give_back(part)
-                raise
-            if session is None:
-                if crew.give_back(part):
-                    # those that are there go on, and one may become free
-                    crew.stop.wait(_LOOK_AGAIN)
-                else:
-                    first = True
-                continue
-            patience = Patience(connection.slots)
-            _carry(session, part, crew, carry, failed)
-
-    crew.working = min(streams, len(parts))
-    threads = [
-        threading.Thread(target=work, args=(number == 0,), daemon=True) for number in range(crew.working)
-    ]
-    for thread in threads:
-        thread.start()
+    threads = [threading.Thread(target=thread, args=(number == 0,), daemon=True) for number in range(streams)]
+    for one in threads:
+        one.start()
     try:
-        for thread in threads:
-            thread.join()
+        for one in threads:
+            one.join()
     except BaseException:
         crew.halt()
-        for thread in threads:
-            thread.join(_ENDED_WITHIN)
+        for one in threads:
+            one.join(_ENDED_WITHIN)
         raise
     if crew.failures:
         # what the far side says of a file tells more than that a connection was lost
         told = [reason for reason in crew.failures if not isinstance(reason, ConnectionFailed)]
         raise (told or crew.failures)[0]
-    if crew.left and more():
-        raise MasterGone("the transfer was stopped", host=connection.host)
 
 
 class _Room:
@@ -201,12 +199,12 @@ def move_file(
     """
     room = _Room()
 
-    def work(session: Session, lane: Part, stop: threading.Event) -> None:
+    def work(session: Session, number: int, stop: threading.Event) -> None:
         told: deque[Part] = deque()
         leaves = False
         while not stop.is_set():
             # one goes on, and the others make room for whoever waits, one after the other
-            leaves = leaves or (lane.offset > 0 and connection.slots.wanted() and room.now())
+            leaves = leaves or (number > 0 and connection.slots.wanted() and room.now())
             while not leaves and len(told) <= ahead and (part := missing.take()) is not None:
                 session.write(b"%d %d %d\n" % (part.offset // MIB, *divmod(part.size, MIB)))
                 told.append(part)
@@ -217,14 +215,13 @@ def move_file(
                 return
             carry(session, told.popleft(), stop)
 
-    # who has made room takes a session again when there is one
-    lanes = [Part(number, 0) for number in range(streams * _TURNS if missing.left else 0)]
     with connection.spares.room() if streams > 1 else contextlib.nullcontext():
         move(
             connection,
-            lanes,
+            # who has made room takes a session again when there is one
+            itertools.count(),
             streams=streams,
-            script=lambda _: script,
+            script=script,
             carry=work,
             failed=failed,
             more=lambda: missing.left > 0,
@@ -234,9 +231,9 @@ def move_file(
 
 def _carry(
     session: Session,
-    part: Part,
-    crew: _Crew,
-    carry: Callable[[Session, Part, threading.Event], None],
+    piece: _T,
+    crew: _Crew[_T],
+    carry: Callable[[Session, _T, threading.Event], None],
     failed: Callable[[Reply], OSError | None],
 ) -> None:
     with crew.guard:
@@ -244,7 +241,7 @@ def _carry(
     try:
         broken: OSError | None = None
         try:
-            carry(session, part, crew.stop)
+            carry(session, piece, crew.stop)
         except BrokenPipeError:
             # the far side tells why
             pass

@@ -1,4 +1,9 @@
-"""Drafts: what arrives under a name of its own beside its destination, until it is complete."""
+"""Drafts: what arrives under a name of its own beside its destination, until it is complete.
+
+The trap: a draft is known by what it will become, so that a broken transfer finds it again; two that move the
+same at once would share it, and one would give its name to what the other has not finished. So a draft is
+claimed; who comes second gets another one. Nobody else can know its name beforehand.
+"""
 
 from __future__ import annotations
 
@@ -344,3 +349,42 @@ def begins(item: Item, size: int) -> str | None:
         if os.fstat(file.fileno()).st_size >= size:
             return beginning_sum(file.fileno(), size)
     return None
+
+
+# As Linux follows at most (path_resolution(7)).
+_MOST_LINKS = 40
+
+
+def followed(path: str) -> Path:
+    """As os.path.realpath, but for somebody else's link in a directory to which everybody can write.
+
+    Linux follows none either where fs.protected_symlinks is set (proc(5)), but looks at the last link only,
+    and containers may have it off.
+
+    Raises:
+        PermissionError: there is such a link.
+    """
+    done, left, links = "/", os.path.join(os.getcwd(), path).split("/")[::-1], 0
+    while left:
+        piece = left.pop()
+        if piece in {"", ".", ".."}:
+            done = os.path.dirname(done) if piece == ".." else done
+            continue
+        here = os.path.join(done, piece)
+        try:
+            seen = os.lstat(here)
+        except OSError:
+            # nothing is there yet; why else, is told by what opens it
+            seen = None
+        if seen is None or not modes.S_ISLNK(seen.st_mode) or links == _MOST_LINKS:
+            done = here
+            continue
+        links += 1
+        above = os.stat(done)
+        if above.st_mode & modes.S_IWOTH and seen.st_uid not in {os.geteuid(), above.st_uid}:
+            words = "somebody else's link, in a directory to which everybody can write"
+            raise PermissionError(errno.EACCES, words, here)
+        to = os.readlink(here)
+        done = "/" if to.startswith("/") else done
+        left += to.split("/")[::-1]
+    return Path(done)

@@ -21,20 +21,14 @@ from opensshtransport.remote.paths import quoted
 from opensshtransport.sessions.stream import Session
 from opensshtransport.transfer import archive, drafts
 from opensshtransport.transfer.archive import CHANGED, BrokenStream
-from opensshtransport.transfer.blocks import (
-    MIB,
-    Missing,
-    Part,
-    block_sums,
-    mibs_of_block,
-    missing_parts,
-)
+from opensshtransport.transfer.blocks import MIB, Missing, Part, block_sums, mibs_of_block, missing_parts
 from opensshtransport.transfer.crew import move_file
-from opensshtransport.transfer.drafts import claimed, permissions
+from opensshtransport.transfer.drafts import claimed, followed, permissions
 from opensshtransport.transfer.in_place import appear
 from opensshtransport.transfer.items import Since, since
-from opensshtransport.transfer.job import DIFFER, followed
+from opensshtransport.transfer.job import Job
 from opensshtransport.transfer.meter import Meter
+from opensshtransport.transfer.mover import DIFFER
 from opensshtransport.transfer.options import How
 from opensshtransport.transfer.remote_sources import Finding, Found
 
@@ -45,7 +39,7 @@ _SOON_WRITTEN = 16 << 20
 class FileGetting(Finding):
     """Moves single files from one destination to here."""
 
-    def file(self, found: Found, place: str, how: How, meter: Meter) -> None:
+    def file(self, found: Found, place: str, job: Job) -> None:
         """Get one file."""
         target = os.path.join(place, found.name) if os.path.isdir(place) else place
         if target.endswith("/"):
@@ -53,7 +47,7 @@ class FileGetting(Finding):
             raise OSError(number, os.strerror(number), target)
         if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
-        if not how.overwrite and os.path.lexists(target):
+        if not job.how.overwrite and os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         # a link is written through, as by open(2)
         final = followed(target)
@@ -61,24 +55,24 @@ class FileGetting(Finding):
             # why it cannot be written is told before anything has moved
             os.close(os.open(final, os.O_WRONLY | os.O_CLOEXEC))
         if found.content is not None:
-            self._inline(found, final, how, meter)
+            self._inline(found, final, job)
         else:
             # by what it becomes alone: one that grows is gone on with
             words = ("file", self._host, found.path, final)
             drafts.sweep(final.parent)
             with claimed(*words) as key:
                 key = drafts.own_key(final.parent, key, modes.S_IFREG)
-                self._again(meter, lambda: self._stripes(found, final, key, how, meter))
-        meter.done(found.name)
+                self._again(job, lambda: self._stripes(found, final, key, job))
+        job.meter.done(found.name)
 
-    def _inline(self, found: Found, final: Path, how: How, meter: Meter) -> None:
+    def _inline(self, found: Found, final: Path, job: Job) -> None:
         content = found.content or b""
         if found.since is not Since.NOTHING:
             # what was there when it was looked at
             content = content[: found.stat.size]
             if found.since is Since.OTHER or len(content) < found.stat.size:
                 raise self._error(errno.EBUSY, found.path, CHANGED)
-        if how.verify or found.since is Since.PERHAPS:
+        if job.how.verify or found.since is Since.PERHAPS:
             ours = hashlib.sha256(content).hexdigest()
             self._compare(found.path, len(content), ours, found.since)
         if final.exists() and not final.is_file():
@@ -90,11 +84,11 @@ class FileGetting(Finding):
                 with os.fdopen(descriptor, "r+b") as file:
                     file.write(content)
                     file.flush()
-                    self._settle(file.fileno(), draft, final, found.stat, how)
+                    self._settle(file.fileno(), draft, final, found.stat, job.how)
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
-        meter.moved(len(content), found.name)
+        job.meter.moved(len(content), found.name)
 
     def _compare(self, path: str, size: int, ours: str, became: Since) -> None:
         """See that what has come is the beginning of a file, and so no mixture of two versions."""
@@ -111,11 +105,11 @@ class FileGetting(Finding):
         mode = permissions(stat) & ~(0 if how.preserve else archive.umask())
         appear(draft, final, exist_ok=how.overwrite, preserve=how.preserve, mode=mode, durable=True)
 
-    def _stripes(self, found: Found, final: Path, key: str, how: How, meter: Meter) -> None:
+    def _stripes(self, found: Found, final: Path, key: str, job: Job) -> None:
         if final.exists() and not final.is_file():
             raise OSError(errno.EINVAL, "not a regular file", str(final))
         draft = final.parent / f".ossh-{key}"
-        if not how.resume:
+        if not job.how.resume:
             draft.unlink(missing_ok=True)
         descriptor = _own(draft, final)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
@@ -125,11 +119,11 @@ class FileGetting(Finding):
                     found.path,
                     found.name,
                     found.stat,
-                    meter,
+                    job.meter,
                     holes=found.sparse,
-                    verify=how.verify,
+                    verify=job.how.verify,
                 )
-                self._settle(file.fileno(), draft, final, found.stat, how)
+                self._settle(file.fileno(), draft, final, found.stat, job.how)
             except OSError as reason:
                 if isinstance(reason, ConnectionFailed):
                     raise

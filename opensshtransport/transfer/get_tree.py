@@ -19,11 +19,11 @@ from opensshtransport.remote.paths import quoted
 from opensshtransport.sessions.requests import Reply
 from opensshtransport.transfer import archive, drafts, tar_streams, unpacking
 from opensshtransport.transfer.archive import CHANGED
-from opensshtransport.transfer.drafts import claimed, permissions
+from opensshtransport.transfer.drafts import claimed, followed, permissions
 from opensshtransport.transfer.get_file import FileGetting, is_taken, opened
 from opensshtransport.transfer.items import Item, excluded
-from opensshtransport.transfer.job import DIFFER, flag, followed, sums
-from opensshtransport.transfer.meter import Meter
+from opensshtransport.transfer.job import Job
+from opensshtransport.transfer.mover import DIFFER, flag, sums
 from opensshtransport.transfer.options import INLINE_TREE, LARGE, How
 from opensshtransport.transfer.remote_sources import Found
 
@@ -33,14 +33,14 @@ _PIECE = 1 << 18
 class Getting(FileGetting):
     """Moves files and trees from one destination to here."""
 
-    def one(self, found: Found, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
-        """Get one source; what of a tree could not be moved is told in `failures`."""
+    def one(self, found: Found, place: str, job: Job) -> None:
+        """Get one source; what of a tree could not be moved is told in the job's job.failures."""
         if found.items is None:
-            self.file(found, place, how, meter)
+            self.file(found, place, job)
         else:
-            self._tree(found, place, how, failures, meter)
+            self._tree(found, place, job)
 
-    def _tree(self, found: Found, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
+    def _tree(self, found: Found, place: str, job: Job) -> None:
         contents = posixpath.basename(found.path.rstrip("/")) in {".", ".."}
         inside = os.path.isdir(place) and not contents
         target = (os.path.join(place, found.name) if inside else place).rstrip("/") or "/"
@@ -50,12 +50,14 @@ class Getting(FileGetting):
         items = found.items or []
         skip = len(found.path.rstrip("/")) + 1
         lost = [
-            self._error(*self._why_closed(one, how))
+            self._error(*self._why_closed(one, job.how))
             for one in found.unreadable
-            if not excluded(one[skip:], how.exclude)
+            if not excluded(one[skip:], job.how.exclude)
         ]
         lost += [
-            self._error(number, one) for number, one in found.gaps if not excluded(one[skip:], how.exclude)
+            self._error(number, one)
+            for number, one in found.gaps
+            if not excluded(one[skip:], job.how.exclude)
         ]
         others = [item for item in items if item.kind == "other"]
         lost += [self._error(errno.EINVAL, item.path, "neither file, directory nor link") for item in others]
@@ -70,19 +72,17 @@ class Getting(FileGetting):
             top = parent / final.name if new else parent
             draft = parent / f".ossh-{drafts.own_key(parent, key, modes.S_IFDIR)}"
             try:
-                problems = self._again(
-                    meter, lambda: self._filled(found, items, draft, final=final, how=how, meter=meter)
-                )
+                problems = self._again(job, lambda: self._filled(found, items, draft, final, job))
                 drafts.arrange(
                     draft,
                     top,
                     shown=final,
                     new=new,
-                    exist_ok=how.overwrite,
-                    preserve=how.preserve,
+                    exist_ok=job.how.overwrite,
+                    preserve=job.how.preserve,
                     failed=problems.append,
                 )
-                self._settle_top(found, top, new, how)
+                self._settle_top(found, top, new, job.how)
             except OSError as reason:
                 if isinstance(reason, ConnectionFailed):
                     raise
@@ -91,8 +91,8 @@ class Getting(FileGetting):
                 if str(reason.filename).startswith((str(draft), "/proc/")):
                     raise OSError(reason.errno, reason.strerror, str(final)) from reason
                 raise
-        meter.done(found.name, max(0, files - len(problems)))
-        failures += lost + problems
+        job.meter.done(found.name, max(0, files - len(problems)))
+        job.failures.extend(lost + problems)
 
     def _settle_top(self, found: Found, final: Path, new: bool, how: How) -> None:
         if new:
@@ -110,20 +110,18 @@ class Getting(FileGetting):
         return errno.EACCES, path
 
     def _filled(
-        self, found: Found, items: Sequence[Item], draft: Path, *, final: Path, how: How, meter: Meter
+        self, found: Found, items: Sequence[Item], draft: Path, final: Path, job: Job
     ) -> list[OSError]:
-        if not how.resume:
+        if not job.how.resume:
             drafts.remove(draft)
         with contextlib.ExitStack() as stack:
             try:
                 inside = stack.enter_context(drafts.held(draft))
             except OSError as reason:
                 raise OSError(reason.errno, reason.strerror, str(final)) from None
-            return self._fill(found, items, inside, final=final, how=how, meter=meter)
+            return self._fill(found, items, inside, final, job)
 
-    def _fill(
-        self, found: Found, items: Sequence[Item], draft: Path, *, final: Path, how: How, meter: Meter
-    ) -> list[OSError]:
+    def _fill(self, found: Found, items: Sequence[Item], draft: Path, final: Path, job: Job) -> list[OSError]:
         """Fill a draft; gives what could not be moved."""
         problems: list[OSError] = []
         told: set[str] = set()
@@ -136,13 +134,13 @@ class Getting(FileGetting):
 
         large = [item for item in items if item.kind == "file" and item.size >= LARGE and item.twin is None]
         apart = {item.name for item in large}
-        rest = self._not_yet(found, [item for item in items if item.name not in apart], draft, how, meter)
-        if rest and not self._stream(found, rest, draft, how=how, failed=failed, meter=meter):
+        rest = self._not_yet(found, [item for item in items if item.name not in apart], draft, job)
+        if rest and not self._stream(found, rest, draft, failed, job):
             problems += self._rewritten(found, rest, draft)
         for item in large:
-            self._large(item, draft, how, failed, meter)
+            self._large(item, draft, failed, job)
         problems += self._incomplete(found, [item for item in items if item.name not in told], draft)
-        if how.verify:
+        if job.how.verify:
             problems += self._differing(found, items, draft)
         return problems
 
@@ -151,27 +149,25 @@ class Getting(FileGetting):
         found: Found,
         todo: Sequence[Item],
         draft: Path,
-        *,
-        how: How,
         failed: tar_streams.Failed,
-        meter: Meter,
+        job: Job,
     ) -> bool:
         """Receive what is to go by tar; whether that says that nothing changed meanwhile."""
-        options = "-h" if how.dereference else "''"
+        options = "-h" if job.how.dereference else "''"
         word = quoted(found.path)
         size = sum(item.size + 1024 for item in todo)
         whole = found.whole and len(todo) == len(found.items or [])
-        if whole and size <= INLINE_TREE and how.way in {None, "inline"}:
+        if whole and size <= INLINE_TREE and job.how.way in {None, "inline"}:
             reply = self._ask(f"archive {options} {word}", slow=True)
             if reply.status and not reply.out:
                 raise self._tree_failed(reply, found)
             later = unpacking.unpack(
                 _Bytes(reply.out),
                 draft,
-                preserve=how.preserve,
+                preserve=job.how.preserve,
                 listed={item.name: item for item in todo},
                 failed=failed,
-                progress=lambda name, size: meter.moved(size, name),
+                progress=lambda name, size: job.meter.moved(size, name),
             )
             for settle in reversed(later):
                 settle()
@@ -183,11 +179,10 @@ class Getting(FileGetting):
             tar_streams.dealt(todo, streams),
             draft,
             f"archive {options} {word} {flag(lists)}",
-            preserve=how.preserve,
+            job=job,
             listed=lists,
             failed=failed,
             refused=lambda reply: self._tree_failed(reply, found),
-            meter=meter,
         )
         # GNU's tar tells if a file was written to meanwhile (its manual, Return Values); others do not
         return calm and lists
@@ -224,7 +219,7 @@ class Getting(FileGetting):
         error = self._failed(reply, found.path)
         return self._error(error.errno or errno.EIO, found.path, f"{error.strerror} ({reply.errors[:300]})")
 
-    def _large(self, item: Item, draft: Path, how: How, failed: tar_streams.Failed, meter: Meter) -> None:
+    def _large(self, item: Item, draft: Path, failed: tar_streams.Failed, job: Job) -> None:
         """Receive a large file of a tree by parts."""
         path = draft / item.name
         try:
@@ -234,10 +229,10 @@ class Getting(FileGetting):
                 seen = self._files.stat(item.path)
                 if seen.size < item.size:
                     raise self._error(errno.EBUSY, item.path, CHANGED)
-                self._parts(descriptor, item.path, item.name, seen, meter)
+                self._parts(descriptor, item.path, item.name, seen, job.meter)
                 bits = item.mode & 0o777
-                os.fchmod(descriptor, bits if how.preserve else bits & ~archive.umask())
-                if how.preserve:
+                os.fchmod(descriptor, bits if job.how.preserve else bits & ~archive.umask())
+                if job.how.preserve:
                     # both times alike, as of those that come by an archive
                     os.utime(descriptor, ns=(item.mtime_ns, item.mtime_ns))
         except OSError as reason:
@@ -281,14 +276,12 @@ class Getting(FileGetting):
             return {}
         return sums(self._ask(f"cd {quoted(found.path)} && sums_of", payload=names, slow=True).out)
 
-    def _not_yet(
-        self, found: Found, items: Sequence[Item], draft: Path, how: How, meter: Meter
-    ) -> list[Item]:
+    def _not_yet(self, found: Found, items: Sequence[Item], draft: Path, job: Job) -> list[Item]:
         """What of the items is not in the draft, as an earlier try left it."""
         here = []
         for item in items:
             # twins go together
-            if item.kind != "file" or (how.preserve and item.twin is not None):
+            if item.kind != "file" or (job.how.preserve and item.twin is not None):
                 continue
             with contextlib.suppress(OSError):
                 seen = (draft / item.name).lstat()
@@ -298,7 +291,7 @@ class Getting(FileGetting):
         same = {item.name for item in here if theirs.get(item.name) == drafts.file_sum(draft / item.name)}
         for item in here:
             if item.name in same:
-                meter.there(item.size, item.name)
+                job.meter.there(item.size, item.name)
         return [item for item in items if item.name not in same]
 
 

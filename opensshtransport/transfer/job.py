@@ -1,152 +1,23 @@
-"""What put and get have in common: their options, their sources, their errors, and who works at a draft.
-
-The trap: a draft is known by what it will become, so that a broken transfer finds it again; two that move the
-same at once would share it, and one would give its name to what the other has not finished. So a draft is
-claimed; who comes second gets another one. Nobody else can know its name beforehand.
-"""
+"""`Job`: one transfer, which put and get hand on with all that they do."""
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
-import stat as modes
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import dataclass
 
-from opensshtransport.errors import ConnectionLost, MasterGone
-from opensshtransport.files.changes import Files
-from opensshtransport.remote.paths import PathLike, path_text
-from opensshtransport.sessions.requests import Reply, Request
-from opensshtransport.sessions.shell_pool import Shells
-from opensshtransport.transfer.blocks import streams_for
-from opensshtransport.transfer.crew import reply_errno
 from opensshtransport.transfer.meter import Meter
-
-_T = TypeVar("_T")
-
-DIFFER = "the checksums differ after the transfer"
-
-# As Linux follows at most (path_resolution(7)).
-_MOST_LINKS = 40
-
-# How often a transfer goes on that gets no further.
-_MOST_TRIES = 3
+from opensshtransport.transfer.options import How
 
 
-class Mover:
-    """Asks one destination, for put and for get."""
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One transfer.
 
-    def __init__(self, shells: Shells, files: Files) -> None:
-        self._shells, self._files = shells, files
-        self._host = shells.host
-        self._probed: tuple[float, bool] | None = None
-
-    def _request(
-        self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False, mark: str = ""
-    ) -> Request:
-        marks = f"m={mark} d={secrets.token_hex(8)}"
-        return Request(script=f"{marks}\n{script}", payload=payload, reads=reads, slow=slow)
-
-    def _ask(self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False) -> Reply:
-        # most of what is asked here may be asked again: a draft is a draft
-        return self._shells.ask(self._request(script, payload=payload, reads=reads, slow=slow))
-
-    def _ask_first(self, requests: list[Request]) -> list[Reply]:
-        """Ask, and find out beside it what `_probed` tells: it costs no round trip."""
-        if self._probed is not None:
-            return self._shells.ask_all(requests)
-        probe = self._request("tar --version")
-        begin = time.monotonic()
-        said, *replies = self._shells.ask_all([probe, *requests])
-        waited = time.monotonic() - begin
-        # the first reply comes after a round trip
-        self._probed = (self._shells.round_trip or waited, b"GNU tar" in said.out)
-        return replies
-
-    def _probe(self) -> tuple[float, bool]:
-        """The round trip in seconds, and whether the far side's tar takes a list of names."""
-        if self._probed is None:
-            self._ask_first([])
-        if self._probed is None:
-            raise AssertionError("it was asked")
-        return self._shells.round_trip or self._probed[0], self._probed[1]
-
-    def _streams(self, size: int) -> int:
-        """How many streams are worth their opening, for so many bytes."""
-        return streams_for(self._probe()[0], size)
-
-    def _again(self, meter: Meter, work: Callable[[], _T]) -> _T:
-        """Go on after a lost connection, as long as each try finds more of the try before."""
-        tries, best, begun = 0, -1, meter.bytes
-        while True:
-            meter.again(begun)
-            try:
-                return work()
-            except (MasterGone, ConnectionLost):
-                tries = 0 if meter.found > best else tries + 1
-                best = max(best, meter.found)
-                if tries >= _MOST_TRIES:
-                    raise
-                self._shells.connection.revive()
-
-    def _error(self, number: int, path: PathLike, text: str = "") -> OSError:
-        return OSError(number, text or os.strerror(number), f"{self._host}:{path_text(path)}")
-
-    def _failed(self, reply: Reply, path: PathLike) -> OSError:
-        number = reply_errno(reply)
-        said = reply.errors.strip()
-        text = f"{os.strerror(number)} ({said[-300:]})" if number == errno.EIO and said else ""
-        return self._error(number, path, text)
-
-
-def followed(path: str) -> Path:
-    """As os.path.realpath, but for somebody else's link in a directory to which everybody can write.
-
-    Linux follows none either where fs.protected_symlinks is set (proc(5)), but looks at the last link only,
-    and containers may have it off.
-
-    Raises:
-        PermissionError: there is such a link.
+    Attributes:
+        how: its options.
+        meter: counts what is moved. Any thread may tell it.
+        failures: what could not be moved; all else goes on.
     """
-    done, left, links = "/", os.path.join(os.getcwd(), path).split("/")[::-1], 0
-    while left:
-        piece = left.pop()
-        if piece in {"", ".", ".."}:
-            done = os.path.dirname(done) if piece == ".." else done
-            continue
-        here = os.path.join(done, piece)
-        try:
-            seen = os.lstat(here)
-        except OSError:
-            # nothing is there yet; why else, is told by what opens it
-            seen = None
-        if seen is None or not modes.S_ISLNK(seen.st_mode) or links == _MOST_LINKS:
-            done = here
-            continue
-        links += 1
-        above = os.stat(done)
-        if above.st_mode & modes.S_IWOTH and seen.st_uid not in {os.geteuid(), above.st_uid}:
-            words = "somebody else's link, in a directory to which everybody can write"
-            raise PermissionError(errno.EACCES, words, here)
-        to = os.readlink(here)
-        done = "/" if to.startswith("/") else done
-        left += to.split("/")[::-1]
-    return Path(done)
 
-
-def flag(value: bool) -> str:
-    """A word of sh that is empty for False."""
-    return "yes" if value else "''"
-
-
-def sums(raw: bytes) -> dict[str, str]:
-    """What `sums_of` of `transfer.sh` prints, by name."""
-    found = {}
-    for line in raw.split(b"\0"):
-        total, _, name = line.partition(b"  ")
-        if name:
-            found[os.fsdecode(name).removeprefix("./")] = total.decode("ascii", "replace")
-    return found
+    how: How
+    meter: Meter
+    failures: list[OSError]

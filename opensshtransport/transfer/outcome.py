@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from opensshtransport.transfer.meter import Meter, Transferred
+from opensshtransport.transfer.job import Job
+from opensshtransport.transfer.meter import Transferred
 
 
 class TransferFailed(OSError):
@@ -19,14 +18,14 @@ class TransferFailed(OSError):
     result: Transferred | None = None
 
 
-def outcome(failures: Sequence[OSError], meter: Meter) -> Transferred:
+def outcome(job: Job) -> Transferred:
     """What put and get return, or raise.
 
     Raises:
         OSError: the only failure.
         TransferFailed: several.
     """
-    result = meter.end()
+    result, failures = job.meter.end(), job.failures
     if not failures:
         return result
     if len(failures) == 1:

@@ -8,11 +8,13 @@ as a log that grows, must be its beginning.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import os
 import shlex
 import threading
+from dataclasses import dataclass
 
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.remote.paths import PathLike, path_text, quoted
@@ -32,103 +34,113 @@ from opensshtransport.transfer.blocks import (
 from opensshtransport.transfer.crew import move_file
 from opensshtransport.transfer.drafts import claimed, permissions
 from opensshtransport.transfer.items import Since, since
-from opensshtransport.transfer.job import DIFFER, Mover, flag
+from opensshtransport.transfer.job import Job
 from opensshtransport.transfer.meter import Meter
+from opensshtransport.transfer.mover import DIFFER, Mover, flag
 from opensshtransport.transfer.options import INLINE_FILE, How
 
 _PIECE = 1 << 18
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A local file that is open.
+
+    Attributes:
+        descriptor: of the file.
+        path: as it was named.
+        name: for the progress.
+        seen: the file when it was looked at; what it has got since then is left out.
+    """
+
+    descriptor: int
+    path: str
+    name: str
+    seen: os.stat_result
+
+    @property
+    def size(self) -> int:
+        """How many bytes are to go."""
+        return self.seen.st_size
+
+    @property
+    def blocks(self) -> str:
+        """How its draft is compared, as words of sh: the MiB of a block, and how many blocks."""
+        mibs = mibs_of_block(self.size)
+        return f"{mibs} {-(-self.size // (mibs * MIB))}"
+
+    def settled(self, how: How) -> str:
+        """Size, mode and time that it is to have, as words of sh."""
+        return f"{self.size} {permissions(self.seen):o} {time_word(self.seen, how)}"
+
+    def changed(self) -> OSError:
+        """The error of a file that is another one by now."""
+        return OSError(errno.EBUSY, CHANGED, self.path)
+
+
 class FilePutting(Mover):
     """Moves single files from here to one destination."""
 
-    def file(self, source: str, destination: PathLike, how: How, meter: Meter) -> None:
+    def file(self, source: str, destination: PathLike, job: Job) -> None:
         """Put one file, inline or by parts."""
-        name = os.path.basename(os.path.abspath(source))
+        how, name = job.how, os.path.basename(os.path.abspath(source))
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0):
-            before = os.fstat(descriptor)
-            meter.expect(1, before.st_size)
-            if how.way == "inline" or (how.way is None and before.st_size <= INLINE_FILE):
-                content = packing.read_beginning(descriptor, before, source)
-                self._inline(content, before, source, destination, how=how, meter=meter)
+            file = Outgoing(descriptor, source, name, os.fstat(descriptor))
+            job.meter.expect(1, file.size)
+            if how.way == "inline" or (how.way is None and file.size <= INLINE_FILE):
+                self._inline(file, destination, job)
             else:
                 # by what it becomes alone: one that grows is gone on with
                 words = ("file", source, self._host, path_text(destination))
                 with claimed(*words) as key:
-                    self._again(
-                        meter,
-                        lambda: self._stripes(descriptor, source, destination, key=key, how=how, meter=meter),
-                    )
-        meter.done(name)
+                    self._again(job, lambda: self._stripes(file, destination, key, job))
+        job.meter.done(name)
 
-    def _inline(
-        self,
-        content: bytes,
-        seen: os.stat_result,
-        source: str,
-        destination: PathLike,
-        *,
-        how: How,
-        meter: Meter,
-    ) -> None:
-        name = os.path.basename(os.path.abspath(source))
+    def _inline(self, file: Outgoing, destination: PathLike, job: Job) -> None:
+        how, content = job.how, packing.read_beginning(file.descriptor, file.seen, file.path)
         words = [
-            f"put_file {len(content)} {permissions(seen):o}",
-            time_word(seen, how),
+            f"put_file {file.settled(how)}",
             flag(how.overwrite),
             hashlib.sha256(content).hexdigest() if how.verify else "''",
             quoted(destination),
-            shlex.quote(name),
+            shlex.quote(file.name),
         ]
         # written twice it is the same, but where it must be new
         reply = self._ask(" ".join(words), payload=content, reads=how.overwrite)
         if reply.status:
             raise self._failed(reply, destination)
-        meter.moved(len(content), name)
+        job.meter.moved(len(content), file.name)
 
-    def _compare(self, descriptor: int, seen: os.stat_result, source: str, draft: str, verify: bool) -> None:
+    def _compare(self, file: Outgoing, draft: str, *, verify: bool) -> None:
         """See that what has gone is the beginning of a file, and so no mixture of two versions."""
-        became = since(seen, os.fstat(descriptor))
+        became = since(file.seen, os.fstat(file.descriptor))
         if became is Since.OTHER:
-            raise OSError(errno.EBUSY, CHANGED, source)
+            raise file.changed()
         if verify or became is Since.PERHAPS:
-            word, size = quoted(draft), seen.st_size
-            theirs = self._ask(f"whole {size} {word} && sha256sum <{word}", slow=True).out[:64]
-            if theirs.decode("ascii", "replace") != drafts.beginning_sum(descriptor, size):
+            word = quoted(draft)
+            theirs = self._ask(f"whole {file.size} {word} && sha256sum <{word}", slow=True).out[:64]
+            if theirs.decode("ascii", "replace") != drafts.beginning_sum(file.descriptor, file.size):
                 if became is Since.PERHAPS:
-                    raise OSError(errno.EBUSY, CHANGED, source)
-                raise self._error(errno.EIO, source, DIFFER)
+                    raise file.changed()
+                raise self._error(errno.EIO, file.path, DIFFER)
 
-    def _stripes(
-        self, descriptor: int, source: str, destination: PathLike, *, key: str, how: How, meter: Meter
-    ) -> None:
-        seen = os.fstat(descriptor)
-        name = os.path.basename(os.path.abspath(source))
-        place = f"{quoted(destination)} {shlex.quote(name)}"
-        mibs = mibs_of_block(seen.st_size)
-        blocks = -(-seen.st_size // (mibs * MIB))
-        script = f"prepare {key} {flag(how.resume)} {flag(how.overwrite)} {mibs} {blocks} {place}"
+    def _stripes(self, file: Outgoing, destination: PathLike, key: str, job: Job) -> None:
+        # one that has grown since the last try is sent as it is now
+        file, how = dataclasses.replace(file, seen=os.fstat(file.descriptor)), job.how
+        place = f"{quoted(destination)} {shlex.quote(file.name)}"
+        script = f"prepare {key} {flag(how.resume)} {flag(how.overwrite)} {file.blocks} {place}"
         (reply,) = self._ask_first([self._request(script, slow=True)])
         if reply.status:
             raise self._failed(reply, destination)
         target, draft, inode, there = reply.out.split(b"\0", 3)
         path = os.fsdecode(draft)
         try:
-            self._parts(
-                descriptor,
-                source,
-                size=seen.st_size,
-                name=name,
-                receive=f"receive {quoted(path)}",
-                sums_there=there,
-                destination=destination,
-                meter=meter,
-                inode=inode.decode(),
-            )
-            self._compare(descriptor, seen, source, path, how.verify)
+            receive = f"receive {quoted(path)}"
+            self._parts(file, receive, there, destination, meter=job.meter, inode=inode.decode())
+            self._compare(file, path, verify=how.verify)
             reply = self._ask(
-                f"draft={quoted(path)}; settle {seen.st_size} {permissions(seen):o} {time_word(seen, how)}"
+                f"draft={quoted(path)}; settle {file.settled(how)}"
                 f" {flag(how.overwrite)} {inode.decode()} {quoted(os.fsdecode(target))}",
             )
             if reply.status:
@@ -145,36 +157,32 @@ class FilePutting(Mover):
 
     def _parts(
         self,
-        descriptor: int,
-        source: str,
-        *,
-        size: int,
-        name: str,
+        file: Outgoing,
         receive: str,
         sums_there: bytes,
         destination: PathLike,
+        *,
         meter: Meter,
         inode: str = "",
     ) -> None:
         """Send what a draft has not, as long as it still is this inode; `receive` is the command for it."""
         there = [line.split()[0].decode("ascii") for line in sums_there.splitlines()]
-        parts = missing_parts(
-            size, there, block_sums(descriptor, size, len(there)), blocks_with_data(descriptor, size)
-        )
+        ours = block_sums(file.descriptor, file.size, len(there))
+        parts = missing_parts(file.size, there, ours, blocks_with_data(file.descriptor, file.size))
         left = sum(part.size for part in parts)
         streams = self._streams(left)
-        meter.there(size - left, name)
+        meter.there(file.size - left, file.name)
         # dd may cut off what another one has written behind a hole at its end
-        sparse = flag(holes(os.fstat(descriptor)) > 0 and not there and streams == 1)
+        sparse = flag(holes(os.fstat(file.descriptor)) > 0 and not there and streams == 1)
 
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
             offset, end = part.offset, part.offset + part.size
             while offset < end and not stop.is_set():
-                sent = session.send(descriptor, offset, min(_PIECE, end - offset))
+                sent = session.send(file.descriptor, offset, min(_PIECE, end - offset))
                 if not sent:
-                    raise OSError(errno.EBUSY, CHANGED, source)
+                    raise file.changed()
                 offset += sent
-                meter.moved(sent, name)
+                meter.moved(sent, file.name)
 
         move_file(
             self._shells.connection,

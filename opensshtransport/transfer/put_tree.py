@@ -20,14 +20,14 @@ from opensshtransport.remote.paths import PathLike, path_text, quoted
 from opensshtransport.sessions.requests import Reply
 from opensshtransport.transfer import archive, drafts, tar_streams
 from opensshtransport.transfer.archive import CHANGED
-from opensshtransport.transfer.blocks import MIB, holes, mibs_of_block
+from opensshtransport.transfer.blocks import holes
 from opensshtransport.transfer.crew import reply_errno
-from opensshtransport.transfer.drafts import claimed, permissions
+from opensshtransport.transfer.drafts import claimed
 from opensshtransport.transfer.items import Item, list_tree
-from opensshtransport.transfer.job import DIFFER, flag, sums
-from opensshtransport.transfer.meter import Meter
+from opensshtransport.transfer.job import Job
+from opensshtransport.transfer.mover import DIFFER, flag, sums
 from opensshtransport.transfer.options import INLINE_ITEMS, INLINE_TREE, LARGE, How
-from opensshtransport.transfer.put_file import FilePutting, time_word
+from opensshtransport.transfer.put_file import FilePutting, Outgoing
 
 # Holes of a file in a tree that are worth its going by parts, in bytes.
 _WORTHY_HOLES = 1 << 20
@@ -41,7 +41,7 @@ class _Tree:
     name: str
     many: str
     key: str
-    how: How
+    job: Job
 
     @property
     def place(self) -> str:
@@ -69,17 +69,8 @@ class _Try:
 class Putting(FilePutting):
     """Moves files and trees from here to one destination."""
 
-    def tree(
-        self,
-        sources: Sequence[str],
-        destination: PathLike,
-        how: How,
-        *,
-        failures: list[OSError],
-        many: bool,
-        meter: Meter,
-    ) -> None:
-        """Put trees, or several files; what could not be moved is told in `failures`."""
+    def tree(self, sources: Sequence[str], destination: PathLike, job: Job, *, many: bool) -> None:
+        """Put trees, or several files; what could not be moved is told in the job's failures."""
         name = os.path.basename(os.path.abspath(sources[0]))
         contents = not many and os.path.basename(sources[0].rstrip("/")) in {".", ".."}
         items: list[Item] = []
@@ -87,35 +78,35 @@ class Putting(FilePutting):
         for source in sources:
             prefix = os.path.basename(os.path.abspath(source)) if many else ""
             if prefix in names and many:
-                failures.append(OSError(errno.EEXIST, "another source has the same name", source))
+                job.failures.append(OSError(errno.EEXIST, "another source has the same name", source))
                 continue
             names.add(prefix)
             items += list_tree(
                 source,
                 prefix=prefix,
-                dereference=how.dereference,
-                exclude=how.exclude,
-                failed=failures.append,
+                dereference=job.how.dereference,
+                exclude=job.how.exclude,
+                failed=job.failures.append,
             )
-        failures += [
+        job.failures.extend(
             OSError(errno.EINVAL, "neither file, directory nor link", item.path)
             for item in items
             if item.kind == "other"
-        ]
+        )
         items = [item for item in items if item.kind != "other"]
         if not items:
             return
         size = sum(item.size for item in items)
         files = sum(1 for item in items if item.kind != "directory")
-        meter.expect(files, size)
+        job.meter.expect(files, size)
         with claimed(*sources, self._host, path_text(destination)) as key:
             several = "many" if many else "contents" if contents else "''"
-            where = _Tree(destination, name, several, key, how)
+            where = _Tree(destination, name, several, key, job)
             if not many and not contents:
                 where = self._placed(where)
-            tried = self._again(meter, lambda: self._items(items, size, where, meter))
-        failures += tried.failures
-        meter.done(name, files - len(set(tried.spoilt)))
+            tried = self._again(job, lambda: self._items(items, size, where))
+        job.failures.extend(tried.failures)
+        job.meter.done(name, files - len(set(tried.spoilt)))
 
     def _placed(self, where: _Tree) -> _Tree:
         """Name what the tree becomes: a second try must not put it below what the first one has made."""
@@ -124,11 +115,11 @@ class Putting(FilePutting):
             raise self._failed(reply, where.destination)
         return dataclasses.replace(where, destination=os.fsdecode(reply.out), many="contents")
 
-    def _items(self, items: Sequence[Item], size: int, where: _Tree, meter: Meter) -> _Try:
-        how, tried = where.how, _Try()
+    def _items(self, items: Sequence[Item], size: int, where: _Tree) -> _Try:
+        how, tried = where.job.how, _Try()
         small = size <= INLINE_TREE and len(items) <= INLINE_ITEMS and not how.verify
         if small and how.way in {None, "inline"}:
-            self._small(items, where, tried, meter)
+            self._small(items, where, tried)
             return tried
         script = f"tree {where.key} {flag(how.resume)} {where.place}"
         (reply,) = self._ask_first([self._request(script, slow=True)])
@@ -137,9 +128,7 @@ class Putting(FilePutting):
         kind, final, raw, rest = reply.out.split(b"\0", 3)
         draft = os.fsdecode(raw)
         try:
-            self._fill(
-                items, draft, new=kind == b"new", there=sums(rest), where=where, tried=tried, meter=meter
-            )
+            self._fill(items, draft, where, tried, new=kind == b"new", there=sums(rest))
             commit = f"commit {kind.decode()} {flag(how.overwrite)} {_top(items, how)}"
             reply = self._ask(
                 f"{commit} {quoted(os.fsdecode(final))} {quoted(draft)} {flag(how.preserve)}", slow=True
@@ -156,20 +145,17 @@ class Putting(FilePutting):
         self,
         items: Sequence[Item],
         draft: str,
+        where: _Tree,
+        tried: _Try,
         *,
         new: bool,
         there: dict[str, str],
-        where: _Tree,
-        tried: _Try,
-        meter: Meter,
     ) -> None:
         """Fill a draft, with what `commit` must know beside it."""
-        how = where.how
+        job, how = where.job, where.job.how
         large = [item for item in items if _by_parts(item, how)]
         apart = {item.name for item in large}
-        todo = [
-            item for item in items if item.name not in apart and not self._is_there(item, there, how, meter)
-        ]
+        todo = [item for item in items if item.name not in apart and not self._is_there(item, there, job)]
         unpack = f"unpack {flag(how.preserve)} {quoted(draft)}"
         streams = self._streams(sum(item.size + 4096 for item in todo))
         tar_streams.send_tree(
@@ -177,23 +163,21 @@ class Putting(FilePutting):
             todo,
             streams,
             unpack,
-            preserve=how.preserve,
+            job=job,
             failed=tried.failed,
             written=tried.written,
             refused=lambda reply: self._tree_failed(reply, where.destination),
-            meter=meter,
         )
         self._rewritten(draft, tried)
         for item in large:
-            self._large(item, draft, where, tried, meter)
+            self._large(item, draft, where, tried)
         directories = [item for item in items if item.kind == "directory" and item.name]
         # a new tree gets its modes in its draft, but for its top, which could not be moved then
         last = list(reversed(directories)) if new else []
         content = tar_streams.pack_small(
             last,
-            preserve=how.preserve,
+            job=job,
             failed=tried.failed,
-            meter=meter,
             spoilt=tried.spoilt,
             modes=tar_streams.modes_of([] if new else directories, preserve=how.preserve),
         )
@@ -203,14 +187,13 @@ class Putting(FilePutting):
         if reply.status:
             raise self._tree_failed(reply, where.destination)
 
-    def _small(self, items: Sequence[Item], where: _Tree, tried: _Try, meter: Meter) -> None:
+    def _small(self, items: Sequence[Item], where: _Tree, tried: _Try) -> None:
         """All in one request."""
-        how = where.how
+        how = where.job.how
         content = tar_streams.pack_small(
             tar_streams.opened(items),
-            preserve=how.preserve,
+            job=where.job,
             failed=tried.failed,
-            meter=meter,
             spoilt=tried.spoilt,
             modes=tar_streams.modes_of(
                 [item for item in items if item.kind == "directory" and item.name], preserve=how.preserve
@@ -225,51 +208,37 @@ class Putting(FilePutting):
             raise self._tree_failed(reply, where.destination)
         tried.failures.extend(self._commit_errors(reply, where.destination))
 
-    def _large(self, item: Item, draft: str, where: _Tree, tried: _Try, meter: Meter) -> None:
+    def _large(self, item: Item, draft: str, where: _Tree, tried: _Try) -> None:
         """Send a large file of a tree by parts."""
-        how, path = where.how, f"{draft}/t/{item.name}"
+        how, destination = where.job.how, where.destination
         inside, name = f"within {quoted(draft)} &&", quoted(f"t/{item.name}")
-        mibs = mibs_of_block(item.size)
-        blocks = -(-item.size // (mibs * MIB))
         try:
             descriptor = os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as reason:
             tried.failed(item, reason)
             return
         with os.fdopen(descriptor, "rb", buffering=0):
-            seen = os.fstat(descriptor)
+            file = Outgoing(descriptor, item.path, item.name, os.fstat(descriptor))
             try:
-                if seen.st_size < item.size:
-                    raise OSError(errno.EBUSY, CHANGED, item.path)
-                reply = self._ask(f"{inside} part_of {name} {flag(how.resume)} {mibs} {blocks}", slow=True)
+                if file.size < item.size:
+                    raise file.changed()
+                reply = self._ask(f"{inside} part_of {name} {flag(how.resume)} {file.blocks}", slow=True)
                 if reply.status:
-                    raise self._failed(reply, where.destination)
-                self._parts(
-                    descriptor,
-                    item.path,
-                    size=seen.st_size,
-                    name=item.name,
-                    receive=f"{inside} receive {name}",
-                    sums_there=reply.out,
-                    destination=where.destination,
-                    meter=meter,
-                )
-                self._compare(descriptor, seen, item.path, path, verify=False)
-                done = (
-                    f"{inside} part_done {name} {seen.st_size} {permissions(seen):o} {time_word(seen, how)}"
-                )
-                reply = self._ask(done)
+                    raise self._failed(reply, destination)
+                self._parts(file, f"{inside} receive {name}", reply.out, destination, meter=where.job.meter)
+                self._compare(file, f"{draft}/t/{item.name}", verify=False)
+                reply = self._ask(f"{inside} part_done {name} {file.settled(how)}")
                 if reply.status:
-                    raise self._failed(reply, where.destination)
+                    raise self._failed(reply, destination)
             except OSError as reason:
                 if reason.errno != errno.EBUSY:
                     raise
                 tried.failed(item, reason)
 
-    def _is_there(self, item: Item, there: dict[str, str], how: How, meter: Meter) -> bool:
+    def _is_there(self, item: Item, there: dict[str, str], job: Job) -> bool:
         ours = there.get(item.name)
         # twins go together
-        if item.kind != "file" or ours is None or (how.preserve and item.twin is not None):
+        if item.kind != "file" or ours is None or (job.how.preserve and item.twin is not None):
             return False
         try:
             same = drafts.file_sum(item.path) == ours
@@ -277,7 +246,7 @@ class Putting(FilePutting):
             # packing it will tell
             return False
         if same:
-            meter.there(item.size, item.name)
+            job.meter.there(item.size, item.name)
         return same
 
     def _sums(self, items: Sequence[Item], draft: str) -> dict[str, str]:

@@ -19,7 +19,8 @@ from opensshtransport.remote.entries import Stat, records, unlisted
 from opensshtransport.remote.paths import path_text, quoted
 from opensshtransport.sessions.requests import Reply
 from opensshtransport.transfer.items import Item, Since, from_records, since
-from opensshtransport.transfer.job import Mover
+from opensshtransport.transfer.job import Job
+from opensshtransport.transfer.mover import Mover
 from opensshtransport.transfer.options import INLINE_FILE, WILD, How, Sources, listed
 
 _ANY_SIZE = 1 << 62
@@ -67,12 +68,13 @@ class Found:
 class Finding(Mover):
     """Looks at sources on one destination."""
 
-    def find(self, source: Sources, how: How, failures: list[OSError]) -> tuple[list[Found], bool]:
+    def find(self, source: Sources, job: Job) -> tuple[list[Found], bool]:
         """Look at all sources; small files come with their content. Whether several were named.
 
         Raises:
             OSError: of the only one.
         """
+        how, failures = job.how, job.failures
         named = [path_text(one) for one in listed(source)]
         names = self._matched(named, failures)
         many = len(names) > 1 or len(named) > 1

@@ -19,10 +19,9 @@ from opensshtransport.sessions.connection import Connection
 from opensshtransport.sessions.requests import Reply
 from opensshtransport.sessions.stream import Session
 from opensshtransport.transfer import archive, packing, unpacking
-from opensshtransport.transfer.blocks import Part
 from opensshtransport.transfer.crew import move
 from opensshtransport.transfer.items import Item
-from opensshtransport.transfer.meter import Meter
+from opensshtransport.transfer.job import Job
 
 _PIECE = 1 << 18
 
@@ -73,9 +72,8 @@ def modes_of(items: Sequence[Item], *, preserve: bool) -> bytes:
 def pack_small(
     items: Iterable[Item],
     *,
-    preserve: bool,
+    job: Job,
     failed: Callable[[Item, OSError], object],
-    meter: Meter,
     spoilt: Sequence[str],
     modes: bytes,
 ) -> bytes:
@@ -83,22 +81,27 @@ def pack_small(
 
     Args:
         items: what is in it.
-        preserve: keep times and hard links.
+        job: of the transfer.
         failed: is told what cannot be packed.
-        meter: counts.
         spoilt: grows by names that must not appear, while it is packed.
         modes: see `modes_of`.
     """
     buffer = io.BytesIO()
 
     def counted(item: Item, size: int) -> None:
-        meter.moved(size, item.name)
+        job.meter.moved(size, item.name)
 
     def words() -> dict[str, bytes]:
         return {"spoilt": b"".join(os.fsencode(f"./{name}") + b"\0" for name in spoilt), "modes": modes}
 
     packing.pack(
-        items, buffer, prefix=_TOP, further=words, preserve=preserve, failed=failed, progress=counted
+        items,
+        buffer,
+        prefix=_TOP,
+        further=words,
+        preserve=job.how.preserve,
+        failed=failed,
+        progress=counted,
     )
     return buffer.getvalue()
 
@@ -109,11 +112,10 @@ def send_tree(
     streams: int,
     script: str,
     *,
-    preserve: bool,
+    job: Job,
     failed: Callable[[Item, OSError], object],
     written: Callable[[Item, int], object],
     refused: Callable[[Reply], OSError],
-    meter: Meter,
 ) -> None:
     """Stream items to a script that unpacks them.
 
@@ -123,24 +125,23 @@ def send_tree(
     """
     shares = dealt(opened(items), streams)
 
-    def carry(session: Session, part: Part, stop: threading.Event) -> None:
+    def carry(session: Session, share: list[Item], stop: threading.Event) -> None:
         def counted(item: Item, size: int) -> None:
             if stop.is_set():
                 raise BrokenPipeError
-            meter.moved(size, item.name)
+            job.meter.moved(size, item.name)
 
         packing.pack(
-            shares[part.offset],
+            share,
             session,
             prefix=_TOP,
-            preserve=preserve,
+            preserve=job.how.preserve,
             failed=failed,
             written=written,
             progress=counted,
         )
 
-    parts = [Part(number, 0) for number in range(len(shares))]
-    move(connection, parts, streams=streams, script=lambda _: script, carry=carry, failed=refused)
+    move(connection, shares, streams=len(shares), script=script, carry=carry, failed=refused)
 
 
 def receive_tree(
@@ -149,11 +150,10 @@ def receive_tree(
     draft: Path,
     script: str,
     *,
-    preserve: bool,
+    job: Job,
     listed: bool,
     failed: Callable[[str, OSError], object],
     refused: Callable[[Reply], OSError],
-    meter: Meter,
 ) -> bool:
     """Unpack what a script packs; gives whether it had nothing to say.
 
@@ -162,18 +162,16 @@ def receive_tree(
         shares: what is wanted, for each stream.
         draft: where to.
         script: packs what is named on its stdin, or all where `listed` is False.
-        preserve: keep modes and times.
+        job: of the transfer.
         listed: whether the far side's tar takes a list of names.
         failed: is told of each member that could not be unpacked.
         refused: makes the error of what the script said.
-        meter: counts.
     """
     later: list[Callable[[], None]] = []
     said: list[Reply] = []
     mine = threading.local()
 
-    def carry(session: Session, part: Part, stop: threading.Event) -> None:
-        share = shares[part.offset]
+    def carry(session: Session, share: Sequence[Item], stop: threading.Event) -> None:
         mine.whole = False
         wanted = {item.name: item for item in share}
 
@@ -191,14 +189,14 @@ def receive_tree(
         def counted(name: str, size: int) -> None:
             if stop.is_set():
                 raise BrokenPipeError
-            meter.moved(size, name)
+            job.meter.moved(size, name)
 
         try:
             later.extend(
                 unpacking.unpack(
                     session,
                     draft,
-                    preserve=preserve,
+                    preserve=job.how.preserve,
                     listed=wanted,
                     failed=failed,
                     progress=counted,
@@ -216,8 +214,7 @@ def receive_tree(
         # tar says what it could not read, or has changed, and packs the rest; the caller looks for that
         return None if mine.whole or not reply.errors else refused(reply)
 
-    parts = [Part(number, 0) for number in range(len(shares))]
-    move(connection, parts, streams=len(shares), script=lambda _: script, carry=carry, failed=told)
+    move(connection, shares, streams=len(shares), script=script, carry=carry, failed=told)
     for settle in reversed(later):
         settle()
     return not said

@@ -20,6 +20,7 @@ from opensshtransport.files.changes import Files
 from opensshtransport.remote.paths import PathLike, path_text
 from opensshtransport.sessions.shell_pool import Shells
 from opensshtransport.transfer.get_tree import Getting
+from opensshtransport.transfer.job import Job
 from opensshtransport.transfer.meter import Meter, Transferred
 from opensshtransport.transfer.options import How, Sources, Way, listed, local_sources
 from opensshtransport.transfer.outcome import outcome
@@ -48,20 +49,17 @@ class Transfer:
                 how.check_tree(one)
             elif not many and not os.path.isfile(one):
                 raise OSError(errno.EINVAL, "neither file nor directory", one)
-        meter = Meter(how.progress, how.limit_rate)
-        with contextlib.closing(meter):
+        job = Job(how, Meter(how.progress, how.limit_rate), failures)
+        with contextlib.closing(job.meter):
             if self._restricted(how.way):
                 self._without_shell(
-                    how,
-                    lambda sftp: sftp.put(
-                        sources, path_text(destination), how, failures=failures, meter=meter, many=many
-                    ),
+                    how, lambda sftp: sftp.put(sources, path_text(destination), job, many=many)
                 )
             elif not many and os.path.isfile(sources[0]):
-                self._putting.file(sources[0], destination, how, meter)
+                self._putting.file(sources[0], destination, job)
             elif sources:
-                self._putting.tree(sources, destination, how, failures=failures, many=many, meter=meter)
-            return outcome(failures, meter)
+                self._putting.tree(sources, destination, job, many=many)
+            return outcome(job)
 
     def get(self, source: Sources, destination: PathLike, how: How) -> Transferred:
         """See `Transport.get`."""
@@ -69,23 +67,22 @@ class Transfer:
         if not text:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "")
         place = os.path.expanduser(text)
-        failures: list[OSError] = []
-        meter = Meter(how.progress, how.limit_rate)
-        with contextlib.closing(meter):
+        job = Job(how, Meter(how.progress, how.limit_rate), [])
+        with contextlib.closing(job.meter):
             if self._restricted(how.way):
                 names = [path_text(one) for one in listed(source)]
-                self._without_shell(how, lambda sftp: sftp.get(names, place, how, failures, meter))
+                self._without_shell(how, lambda sftp: sftp.get(names, place, job))
             else:
-                self._get(source, place, how, failures, meter)
-            return outcome(failures, meter)
+                self._get(source, place, job)
+            return outcome(job)
 
-    def _get(self, source: Sources, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
-        found, many = self._getting.find(source, how, failures)
+    def _get(self, source: Sources, place: str, job: Job) -> None:
+        found, many = self._getting.find(source, job)
         if many and not os.path.isdir(place):
             number = errno.ENOTDIR if os.path.lexists(place) else errno.ENOENT
             raise OSError(number, os.strerror(number), place)
         for one in found:
-            meter.expect(one.files, one.size)
+            job.meter.expect(one.files, one.size)
         names: set[str] = set()
         for one in found:
             try:
@@ -94,11 +91,11 @@ class Transfer:
                         errno.EEXIST, "another source has the same name", f"{self._host}:{one.path}"
                     )
                 names.add(one.name)
-                self._getting.one(one, place, how, failures, meter)
+                self._getting.one(one, place, job)
             except OSError as reason:  # noqa: PERF203 - the others are to be moved all the same
                 if isinstance(reason, ConnectionFailed) or not many:
                     raise
-                failures.append(reason)
+                job.failures.append(reason)
 
     @property
     def restricted(self) -> bool:

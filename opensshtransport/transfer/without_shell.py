@@ -38,11 +38,19 @@ from opensshtransport.remote.paths import quoted
 from opensshtransport.remote.strerror import errno_of
 from opensshtransport.sessions.channel import Client
 from opensshtransport.sessions.connection import Connection
-from opensshtransport.transfer.drafts import anchored, arrange, claimed, held, own_key, remove, sweep
+from opensshtransport.transfer.drafts import (
+    anchored,
+    arrange,
+    claimed,
+    followed,
+    held,
+    own_key,
+    remove,
+    sweep,
+)
 from opensshtransport.transfer.in_place import appear
 from opensshtransport.transfer.items import excluded, list_tree
-from opensshtransport.transfer.job import followed
-from opensshtransport.transfer.meter import Meter
+from opensshtransport.transfer.job import Job
 from opensshtransport.transfer.options import WILD, How
 
 # Seconds after which it is looked whether the master still runs.
@@ -73,9 +81,6 @@ def missing_sftp(reason: ConnectionFailed) -> bool:
     return versions.has_no_sftp(said) or "Received message too long" in said
 
 
-# How long a session is waited for, and when it is asked for again, in seconds.
-_AGAIN = 0.1
-
 # It stands before each line of a batch when that begins.
 _PROMPT = b"sftp> "
 
@@ -103,7 +108,8 @@ class Sftp:
         return command_lines.literal(Path(self._connection.facts().socket))
 
     def _end(self, argv: Sequence[str], text: bytes, path: str) -> tuple[str, str]:
-        out, errors, returncode = self._finish(argv, text)
+        until = time.monotonic() + PATIENCE
+        out, errors, returncode = self._connection.attempt(lambda: self._finish(argv, text, until), until)
         said = errors.decode("utf-8", "replace")
         if returncode == 0:
             return out.decode("utf-8", "surrogateescape"), errors.decode("utf-8", "surrogateescape")
@@ -133,22 +139,24 @@ class Sftp:
             return MasterGone("no live master answers", host=self._host, argv=argv, stderr=said)
         return error
 
-    def _finish(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
-        """Let a program work within the budget of sessions; one that the server refuses is waited for."""
-        slots, deadline = self._connection.slots, time.monotonic() + PATIENCE
-        while True:
-            slot = slots.wait(deadline)
-            beside = slots.in_use() - 1
-            try:
-                out, errors, returncode = self._talk(argv, text)
-            finally:
-                slots.give(slot)
-            refused = classify(errors.decode("utf-8", "replace"), returncode) is SessionRefused
-            if not refused or _PROMPT in out or time.monotonic() > deadline:
-                return out, errors, returncode
+    def _finish(self, argv: Sequence[str], text: bytes, until: float) -> tuple[bytes, bytes, int]:
+        """Let a program work within the budget of sessions.
+
+        Raises:
+            SessionRefused: the server has given none; nothing has happened.
+        """
+        slots = self._connection.slots
+        slot = slots.wait(until)
+        beside = slots.in_use() - 1
+        try:
+            out, errors, returncode = self._talk(argv, text)
+        finally:
+            slots.give(slot)
+        said = errors.decode("utf-8", "replace")
+        if classify(said, returncode) is SessionRefused and _PROMPT not in out:
             slots.learn(max(beside, slots.in_use()))
-            with slots.waiting():
-                time.sleep(_AGAIN)
+            raise connection_error(said, host=self._host, argv=argv)
+        return out, errors, returncode
 
     def _talk(self, argv: Sequence[str], text: bytes) -> tuple[bytes, bytes, int]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -222,17 +230,15 @@ class Sftp:
         self,
         sources: Sequence[str],
         destination: str,
-        how: How,
+        job: Job,
         *,
-        failures: list[OSError],
-        meter: Meter,
         many: bool,
     ) -> None:
         """Put files and trees, one after the other."""
         if self._legacy:
-            self._check_plain(how)
+            self._check_plain(job.how)
             for source in sources:
-                self._scp(source, destination, how.preserve, meter)
+                self._scp(source, destination, job)
             return
         kind = self.kind(destination)
         if many and kind != "d":
@@ -243,13 +249,13 @@ class Sftp:
             target = posixpath.join(destination, name) if kind == "d" and not contents else destination
             try:
                 if os.path.isdir(source):
-                    self._put_tree(source, target.rstrip("/"), how, failures, meter)
+                    self._put_tree(source, target.rstrip("/"), job)
                 else:
-                    self._put_file(source, target, how, meter)
+                    self._put_file(source, target, job)
             except OSError as reason:
                 if isinstance(reason, ConnectionFailed) or not many:
                     raise
-                failures.append(reason)
+                job.failures.append(reason)
 
     def _check_plain(self, how: How) -> None:
         if how.exclude or not how.overwrite:
@@ -259,25 +265,25 @@ class Sftp:
                 advice="leave out exclude and overwrite",
             )
 
-    def _put_file(self, source: str, target: str, how: How, meter: Meter) -> None:
-        if not how.overwrite and self.kind(target) is not None:
+    def _put_file(self, source: str, target: str, job: Job) -> None:
+        if not job.how.overwrite and self.kind(target) is not None:
             raise self._error(errno.EEXIST, target)
         if not os.access(source, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), source)
         size = Path(source).stat().st_size
-        meter.expect(1, size)
-        self._run_drafts([(source, target)], [], how, target)
-        meter.moved(size, target)
-        meter.done(target)
+        job.meter.expect(1, size)
+        self._run_drafts([(source, target)], [], job.how, target)
+        job.meter.moved(size, target)
+        job.meter.done(target)
 
-    def _put_tree(self, source: str, target: str, how: How, failures: list[OSError], meter: Meter) -> None:
+    def _put_tree(self, source: str, target: str, job: Job) -> None:
         if self.kind(target) == "-":
             raise self._error(errno.ENOTDIR, target)
         lines = [f"-mkdir {batch_word(target)}"]
         files: list[tuple[str, str]] = []
         size = links = 0
         for item in list_tree(
-            source, dereference=how.dereference, exclude=how.exclude, failed=failures.append
+            source, dereference=job.how.dereference, exclude=job.how.exclude, failed=job.failures.append
         ):
             place = posixpath.join(target, item.name)
             if item.kind == "directory" and item.name:
@@ -290,18 +296,18 @@ class Sftp:
                 ]
                 links += 1
             elif item.kind == "other":
-                failures.append(OSError(errno.EINVAL, "neither file, directory nor link", item.path))
+                job.failures.append(OSError(errno.EINVAL, "neither file, directory nor link", item.path))
             elif item.kind == "file" and not os.access(item.path, os.R_OK):
-                failures.append(OSError(errno.EACCES, os.strerror(errno.EACCES), item.path))
+                job.failures.append(OSError(errno.EACCES, os.strerror(errno.EACCES), item.path))
             elif item.kind == "file":
                 files.append((item.path, place))
                 size += item.size
-        if not how.overwrite:
-            files = self._new(files, failures)
-        meter.expect(len(files) + links, size)
-        self._run_drafts(files, lines, how, target)
-        meter.moved(size, target)
-        meter.done(target, len(files) + links)
+        if not job.how.overwrite:
+            files = self._new(files, job.failures)
+        job.meter.expect(len(files) + links, size)
+        self._run_drafts(files, lines, job.how, target)
+        job.meter.moved(size, target)
+        job.meter.done(target, len(files) + links)
 
     def _new(self, files: Sequence[tuple[str, str]], failures: list[OSError]) -> list[tuple[str, str]]:
         """Those of which there is none yet."""
@@ -341,23 +347,21 @@ class Sftp:
                     self._run([f"-rm {batch_word(draft)}" for draft in drafts], path)
                 raise
 
-    def get(
-        self, sources: Sequence[str], place: str, how: How, failures: list[OSError], meter: Meter
-    ) -> None:
+    def get(self, sources: Sequence[str], place: str, job: Job) -> None:
         """Get files and trees, one after the other; each appears when it is complete."""
         if self._legacy:
-            self._check_plain(how)
+            self._check_plain(job.how)
         names = [name for source in sources for name in self._matched(source)]
         many = len(names) > 1 or len(sources) > 1
         if many and not os.path.isdir(place):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
         for source in names:
             try:
-                self._get_one(source, place, how, failures, meter)
+                self._get_one(source, place, job)
             except OSError as reason:  # noqa: PERF203 - the others are to be moved all the same
                 if isinstance(reason, ConnectionFailed) or not many:
                     raise
-                failures.append(reason)
+                job.failures.append(reason)
 
     def _matched(self, source: str) -> list[str]:
         """A name, or the names that match a pattern whose last part alone is one."""
@@ -373,7 +377,7 @@ class Sftp:
             raise self._error(errno.ENOENT, source)
         return found
 
-    def _get_one(self, source: str, place: str, how: How, failures: list[OSError], meter: Meter) -> None:
+    def _get_one(self, source: str, place: str, job: Job) -> None:
         name = posixpath.basename(source.rstrip("/"))
         contents = name in {"", ".", "..", "~"}
         target = Path(place, name) if os.path.isdir(place) and not contents else Path(place)
@@ -382,19 +386,19 @@ class Sftp:
             raise OSError(number, os.strerror(number), place)
         if not target.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target))
-        if how.recursive is False and not self._legacy and self.kind(source) == "d":
-            how.check_tree(f"{self._host}:{source}")
+        if job.how.recursive is False and not self._legacy and self.kind(source) == "d":
+            job.how.check_tree(f"{self._host}:{source}")
         followed(str(target))
         sweep(target.parent)
         with self._draft(source, target) as draft:
             arrived = draft / "it"
             if self._legacy:
-                self._scp_get(source, arrived, how.preserve)
+                self._scp_get(source, arrived, job.how.preserve)
             else:
-                option = "-R" + ("p" if how.preserve else "")
+                option = "-R" + ("p" if job.how.preserve else "")
                 _, said = self._run([f"get {option} {batch_word(source)} {batch_word(str(arrived))}"], source)
-                failures += [self._error(errno.EOPNOTSUPP, left) for left in left_out(said)]
-            self._arrange(arrived, target, how, failures, meter)
+                job.failures.extend([self._error(errno.EOPNOTSUPP, left) for left in left_out(said)])
+            self._arrange(arrived, target, job)
 
     @contextlib.contextmanager
     def _draft(self, source: str, target: Path) -> Iterator[Path]:
@@ -408,7 +412,7 @@ class Sftp:
             finally:
                 remove(draft)
 
-    def _arrange(self, arrived: Path, target: Path, how: How, failures: list[OSError], meter: Meter) -> None:
+    def _arrange(self, arrived: Path, target: Path, job: Job) -> None:
         if not os.path.lexists(arrived):
             raise self._error(errno.ENOENT, str(target))
         if not arrived.is_dir() or arrived.is_symlink():
@@ -416,15 +420,20 @@ class Sftp:
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
             final = followed(str(target))
-            appear(arrived, final if how.overwrite else target, exist_ok=how.overwrite, preserve=how.preserve)
-            meter.expect(1, size)
-            meter.moved(size, target.name)
-            meter.done(target.name)
+            appear(
+                arrived,
+                final if job.how.overwrite else target,
+                exist_ok=job.how.overwrite,
+                preserve=job.how.preserve,
+            )
+            job.meter.expect(1, size)
+            job.meter.moved(size, target.name)
+            job.meter.done(target.name)
             return
         if os.path.lexists(target) and not target.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
         for path in sorted(arrived.rglob("*"), reverse=True):
-            if excluded(str(path.relative_to(arrived)), how.exclude):
+            if excluded(str(path.relative_to(arrived)), job.how.exclude):
                 remove(path)
         if arrived.parent.stat().st_mode & modes.S_ISGID:
             # sftp takes from directories what they have inherited
@@ -441,25 +450,25 @@ class Sftp:
                 top,
                 shown=final,
                 new=new,
-                exist_ok=how.overwrite,
-                preserve=how.preserve,
+                exist_ok=job.how.overwrite,
+                preserve=job.how.preserve,
                 failed=problems.append,
             )
-        meter.expect(len(files), size)
-        meter.moved(size, target.name)
-        meter.done(target.name, len(files) - len(problems))
-        failures += problems
+        job.meter.expect(len(files), size)
+        job.meter.moved(size, target.name)
+        job.meter.done(target.name, len(files) - len(problems))
+        job.failures.extend(problems)
 
     # -- scp's old protocol --------------------------------------------------------------------------------
 
-    def _scp(self, source: str, destination: str, preserve: bool, meter: Meter) -> None:
-        argv = self._scp_command(preserve, os.path.abspath(source), self._remote(destination))
+    def _scp(self, source: str, destination: str, job: Job) -> None:
+        argv = self._scp_command(job.how.preserve, os.path.abspath(source), self._remote(destination))
         files = [path for path in Path(source).rglob("*") if path.is_file()] or [Path(source)]
         size = sum(path.stat().st_size for path in files if path.is_file())
-        meter.expect(len(files), size)
+        job.meter.expect(len(files), size)
         self._end(argv, b"", destination)
-        meter.moved(size, destination)
-        meter.done(destination, len(files))
+        job.meter.moved(size, destination)
+        job.meter.done(destination, len(files))
 
     def _scp_get(self, source: str, arrived: Path, preserve: bool) -> None:
         self._end(self._scp_command(preserve, self._remote(source), str(arrived)), b"", source)

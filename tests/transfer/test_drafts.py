@@ -15,8 +15,7 @@ from opensshtransport import Transport
 from opensshtransport.remote.paths import quoted
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.transfer import drafts
-from opensshtransport.transfer.drafts import claimed
-from opensshtransport.transfer.job import followed
+from opensshtransport.transfer.drafts import claimed, followed
 from tests.conftest import require
 from tests.support.contracts import acting_as
 from tests.support.nodes import missing_programs

@@ -86,7 +86,7 @@ def test_a_large_file(
     streams: int, direction: Direction, sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By parts, of which the last one is no whole MiB; with a draft of which half is right."""
-    monkeypatch.setattr("opensshtransport.transfer.job.streams_for", lambda *_: streams)
+    monkeypatch.setattr("opensshtransport.transfer.mover.streams_for", lambda *_: streams)
     source, target = sides.ends(direction)
     content = random.Random(2).randbytes(20 * MIB) + bytes(4 * MIB) + b"end"
     (source / "file").write_bytes(content)

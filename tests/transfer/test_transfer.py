@@ -861,7 +861,7 @@ def test_cut_until_it_is_through(
 ) -> None:
     """64 MiB over a connection that is cut again and again: all arrives, and no complete part goes twice."""
     # of several streams each has its own window on the way: how much is lost must be known here
-    monkeypatch.setattr("opensshtransport.transfer.job.streams_for", lambda *_: 1)
+    monkeypatch.setattr("opensshtransport.transfer.mover.streams_for", lambda *_: 1)
     relay, transport = cut_node
     source, target = isolated / "source", isolated / "target"
     target.mkdir()
@@ -960,7 +960,7 @@ def test_few_sessions(
     make(source, {"tree/a": bytes(2 * MIB), "tree/b": b"b", "file": random.Random(1).randbytes(24 * MIB)})
     target.mkdir()
     # as over a long way
-    monkeypatch.setattr("opensshtransport.transfer.job.streams_for", lambda *_: 4)
+    monkeypatch.setattr("opensshtransport.transfer.mover.streams_for", lambda *_: 4)
     with Sandbox(server_options={"MaxSessions": str(sessions)}) as node:
         with Transport(node.host, ssh_config=node.ssh_config) as transport:
             for name in ("tree", "file"):
@@ -972,7 +972,7 @@ def test_a_command_beside_a_large_file(
     own_node: Sandbox, keep: Keep, isolated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transfer takes all sessions of the budget, and gives one back as soon as somebody waits for it."""
-    monkeypatch.setattr("opensshtransport.transfer.job.streams_for", lambda *_: 8)
+    monkeypatch.setattr("opensshtransport.transfer.mover.streams_for", lambda *_: 8)
     transport = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
     source, target = isolated / "source", isolated / "target"
     source.write_bytes(random.Random(8).randbytes(64 * MIB))
