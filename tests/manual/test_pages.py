@@ -240,6 +240,17 @@ _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
     },
     # wants FUSE
     f'sshfs -o ssh_command="$(ossh ssh-command --no-host {HOST})" {HOST}: mnt': _opens_sftp,
+    # changes ~/.ssh
+    f"ossh share {HOST}": lambda _: _is_tested_by("test_share.py", "test_back_again", "test_programs"),
+    # forward until Ctrl-C
+    **{
+        line: lambda _: _is_tested_by("test_forward.py", "test_short_forms", "test_the_other_way")
+        for line in (
+            f"ossh forward {HOST} 8888",
+            f"ossh forward {HOST} nid001234:8888 --open",
+            f"ossh forward {HOST} -L 5432:db.example.org:5432 -D 1080",
+        )
+    },
     # change ~/.ssh, and want a person; a centre of its own is there
     f"ossh setup {HOST}": lambda _: _is_tested_by("test_configure.py", "test_from_an_empty_home_directory"),
     f"ossh setup {HOST} --hostname {HOST}.example.org --user alice --jump alice@front.example.org": (
