@@ -128,8 +128,11 @@ def set_stage(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         )
         opened.append(node.__enter__())
         config = f"-F {node.ssh_config}"
-        _executable(programs / "ossh-run", f'exec "{OSSH_RUN}" {config} "$@"')
-        reads_ssh_config = "login | logout | status | run | cp | sync | ssh-command | doctor | setup"
+        for program in (OSSH_RUN, OSSH_RUN.with_name("ossh-ssh")):
+            _executable(programs / program.name, f'exec "{program}" {config} "$@"')
+        reads_ssh_config = (
+            "login | logout | status | run | cp | sync | ssh-command | doctor | setup | forward"
+        )
         _executable(
             programs / "ossh",
             f'case $1 in\n{reads_ssh_config}) command=$1; shift; exec "{OSSH}" "$command" {config} "$@" ;;\n'

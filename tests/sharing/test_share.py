@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from opensshtransport import Transport
 from opensshtransport.errors import SettingsError
 from opensshtransport.local.settings import shared_file
 from opensshtransport.sandbox import Sandbox
@@ -20,7 +22,7 @@ from tests.conftest import Keep, MakeChain, require
 from tests.sharing.conftest import Plain
 from tests.support.nodes import missing_programs
 from tests.support.pam_nodes import rule
-from tests.support.programs import OSSH, ossh, ossh_run, runtime, status, until, write_settings
+from tests.support.programs import OSSH, ossh, ossh_run, run, runtime, status, until, write_settings
 
 pytestmark = pytest.mark.client
 
@@ -204,6 +206,22 @@ def test_user_names_run_nothing(daint: Plain, tmp_path: Path) -> None:
         daint.ssh("-oBatchMode=yes", "-l", user.format(trap), "daint", "true")
     assert not trap.exists()
     assert daint.logins() == 0
+
+
+def test_our_own_calls(daint: Plain, tmp_path: Path) -> None:
+    """What we do ourselves works through the block as without it, and is guarded as before."""
+    line = shlex.split(ossh("ssh-command", "-F", daint.config, "daint").stdout.decode())
+    assert run([*line, "true"], None, 60).returncode == 255
+    assert daint.node.connections() == 0
+    (tmp_path / "file").write_text("words\n")
+    with Transport("daint", ssh_config=daint.config) as transport:
+        assert transport.run("echo words", text=True).stdout == "words\n"
+        transport.put(tmp_path / "file", daint.node.directory / "there")
+        assert transport.read_text(daint.node.directory / "there") == "words\n"
+        kill_master(daint.config)
+        assert transport.run("echo words", text=True).stdout == "words\n"
+    assert ossh_run("-F", daint.config, "daint", "echo words").stdout == b"words\n"
+    assert daint.logins() == 2
 
 
 def test_own_connection(daint: Plain) -> None:
