@@ -128,7 +128,9 @@ def test_what_the_wheel_holds(installed: Installed) -> None:
         for path in (TREE / "opensshtransport" / "manual" / "man1").glob("*.1")
     }
     assert f"{stem}.data/data/share/man/man1/ossh-run.1" in manual
-    assert {name for name in modes if ".data/" in name} == {f"{stem}.data/scripts/ossh-run"} | manual
+    scripts = {f"{stem}.data/scripts/{name}" for name in ("ossh-hook", "ossh-run", "ossh-ssh")}
+    assert {name for name in modes if ".data/" in name} == scripts | manual
+    assert {modes[name] & 0o777 for name in scripts} == {0o755}
     assert "opensshtransport/manual/commands.md" in modes
     assert script == (TREE / "scripts" / "ossh-run").read_bytes()
     assert "opensshtransport/py.typed" in modes

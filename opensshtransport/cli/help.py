@@ -26,7 +26,7 @@ TOPICS: Mapping[str, Sequence[str]] = {
     "tutorial": ("tutorial",),
     "how to": (
         *("setup", "logging-in", "prompts", "locked-out", "copying", "scripts", "daemons", "many-hosts"),
-        *("other-programs", "completion", "python", "aiida", "sandbox"),
+        *("other-programs", "tunnels", "completion", "python", "aiida", "sandbox"),
     ),
     "reference": (
         *("ossh-run", "commands", "settings", "exit-statuses", "doctor", "errors"),
@@ -42,6 +42,9 @@ PAGES_OF_COMMANDS: Mapping[str, str] = {
     "run": "ossh-run",
     "cp": "copying",
     "sync": "copying",
+    "share": "other-programs",
+    "unshare": "other-programs",
+    "forward": "tunnels",
     "ssh-command": "other-programs",
     "logout": "commands",
     "status": "commands",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opensshtransport.cli.options import add_ssh_config, config_path
 from opensshtransport.cli.output import say
+
+if TYPE_CHECKING:
+    from opensshtransport.setup import plan
 
 EXAMPLE = "ossh setup daint --hostname login.daint.example.org --user me --jump me@front.example.org"
 
@@ -52,6 +57,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("host", metavar="HOST")
 
 
+def _offer_to_share(request: plan.Request) -> None:
+    from opensshtransport.cli.share import confirmed
+    from opensshtransport.sharing import share
+
+    asked = sys.stdin.isatty() and not request.yes
+    if not asked or request.host in share.shared_names(request.ssh_config):
+        return
+    if confirmed("Let every program that runs ssh use this one login (ossh share)?"):
+        share.share(share.Request((request.host,), request.ssh_config, False, lambda _: True, say))
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Set the host up, then check it."""
     from opensshtransport.cli import doctor
@@ -85,5 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
         setup.setup(request, somebody, say)
     if arguments.dry_run:
         return 0
+    _offer_to_share(request)
     print()
     return doctor.run(argparse.Namespace(**vars(arguments), login=not arguments.no_login, json=False))

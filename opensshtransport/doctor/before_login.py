@@ -34,6 +34,7 @@ from opensshtransport.openssh.destination import (
 )
 from opensshtransport.openssh.greeting import Greeting
 from opensshtransport.openssh.programs import locate
+from opensshtransport.sharing.share import complaint
 
 _PROBE_TIMEOUT = 10.0
 
@@ -107,7 +108,8 @@ def configuration(
         if told and "Bad owner or permissions" in error.message:
             return broken(*told)
         return broken(error.message, error.remedy)
-    return warning(*told) if told else fine(str(file or ssh_config.person_file()))
+    of_sharing = told or complaint(host, destinations[0].ssh_config)
+    return warning(*of_sharing) if of_sharing else fine(str(file or ssh_config.person_file()))
 
 
 def _permissions(file: Path | None) -> tuple[str, str] | None:

@@ -1,15 +1,15 @@
 """The forwards of a master, and the register of who asked for which.
 
-The idea: a forward listens in the master, and outlives the client that asked for it; a master lists none that is
-idle. So each is noted in the runtime directory with its owner: a process, or nobody where it is to be kept. What
-belongs to no living owner is cancelled; what is kept is asked for again after a new login.
+The idea: a forward listens in the master, and outlives the client that asked for it; a master lists none
+that is idle. So each is noted in the runtime directory with its owner: a process, or nobody where it is to be
+kept. What belongs to no living owner is cancelled; what is kept is asked for again after a new login.
 
-The traps. `-O cancel` of what is not there says so, and ends with 0. A local port that is taken for IPv4 counts
-as success without an address, as only ::1 listens then. A socket's file stays behind. And an owner may come
-between a look and a cancel: so it is looked for once more, and the forward asked for again.
+The traps. `-O cancel` of what is not there says so, and ends with 0. A local port that is taken for IPv4
+counts as success without an address, as only ::1 listens then. A socket's file stays behind. And an owner may
+come between a look and a cancel: so it is looked for once more, and the forward asked for again.
 
-An entry is a text of lines, as `ossh-hook` writes it too: the socket, the owner's process id (0 for none), when
-that process began, the destination's identity ("" where it is not known), and a forward a line.
+An entry is a text of lines, as `ossh-hook` writes it too: the socket, the owner's process id (0 for none),
+when that process began, the destination's identity ("" where it is not known), and a forward a line.
 """
 
 from __future__ import annotations

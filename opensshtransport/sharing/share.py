@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from opensshtransport.errors import ConfigurationError, SettingsError, ToolMissing
+from opensshtransport.errors import ConfigurationError, Remedy, SettingsError, ToolMissing
 from opensshtransport.local import edits
 from opensshtransport.local.settings import load, runtime_directory, shared_file
 from opensshtransport.master import aliases
@@ -25,6 +25,7 @@ from opensshtransport.sharing.block import (
     block,
     blocks,
     check_name,
+    includes,
     of_blocks,
     with_include,
     without_include,
@@ -105,6 +106,30 @@ def expected(name: str, file: Path | None) -> str:
     config = file or ssh_config.person_file()
     path = aliases.template(directory, name, file)
     return block(Shared(name, find_hook(), alias, config, own=file is None, control_path=path))
+
+
+def complaint(name: str, file: Path | None) -> tuple[str, Remedy] | None:
+    """What is wrong with a shared name, and what to do; None where nothing is, or it is not shared.
+
+    Raises:
+        SettingsError, ToolMissing: as `expected`.
+    """
+    ours, config = shared_file(file), file or ssh_config.person_file()
+    now = blocks(edits.text_of(ours)).get(name)
+    if now is None:
+        return None
+    places = includes(edits.text_of(config), ours)
+    again = Remedy("run: ", "ossh share")
+    if not places:
+        return f"{config} no longer includes what shares {name}", again
+    if places[0] != 0:
+        return (
+            f"the Include that shares {name} is no longer first in {config}, and what precedes it wins",
+            again,
+        )
+    if now != expected(name, file):
+        return f"the block that shares {name} is of another installation or runtime directory", again
+    return None
 
 
 def find_hook() -> Path:

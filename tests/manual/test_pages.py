@@ -128,8 +128,11 @@ def set_stage(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         )
         opened.append(node.__enter__())
         config = f"-F {node.ssh_config}"
-        _executable(programs / "ossh-run", f'exec "{OSSH_RUN}" {config} "$@"')
-        reads_ssh_config = "login | logout | status | run | cp | sync | ssh-command | doctor | setup"
+        for program in (OSSH_RUN, OSSH_RUN.with_name("ossh-ssh")):
+            _executable(programs / program.name, f'exec "{program}" {config} "$@"')
+        reads_ssh_config = (
+            "login | logout | status | run | cp | sync | ssh-command | doctor | setup | forward"
+        )
         _executable(
             programs / "ossh",
             f'case $1 in\n{reads_ssh_config}) command=$1; shift; exec "{OSSH}" "$command" {config} "$@" ;;\n'
@@ -240,6 +243,17 @@ _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
     },
     # wants FUSE
     f'sshfs -o ssh_command="$(ossh ssh-command --no-host {HOST})" {HOST}: mnt': _opens_sftp,
+    # changes ~/.ssh
+    f"ossh share {HOST}": lambda _: _is_tested_by("test_share.py", "test_back_again", "test_programs"),
+    # forward until Ctrl-C
+    **{
+        line: lambda _: _is_tested_by("test_forward.py", "test_short_forms", "test_the_other_way")
+        for line in (
+            f"ossh forward {HOST} 8888",
+            f"ossh forward {HOST} nid001234:8888 --open",
+            f"ossh forward {HOST} -L 5432:db.example.org:5432 -D 1080",
+        )
+    },
     # change ~/.ssh, and want a person; a centre of its own is there
     f"ossh setup {HOST}": lambda _: _is_tested_by("test_configure.py", "test_from_an_empty_home_directory"),
     f"ossh setup {HOST} --hostname {HOST}.example.org --user alice --jump alice@front.example.org": (

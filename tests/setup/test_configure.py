@@ -138,6 +138,7 @@ def test_from_an_empty_home_directory(centre: Centre) -> None:
         child.expect_exact(node.fingerprint)
         answer("(yes/no/[fingerprint])? ", "yes")
         answer("'s password: ", password)
+    answer("(ossh share)? [y/N]: ", "")
     child.expect(pexpect.EOF)
     child.close()
     said = str(child.before)
@@ -160,6 +161,7 @@ def test_from_an_empty_home_directory(centre: Centre) -> None:
         "[jump1 jump2]: ",
         "[key]: ",
         "id_ed25519]: ",
+        "(ossh share)? [y/N]: ",
     ):
         answer(prompt, "")
     child.expect(pexpect.EOF)

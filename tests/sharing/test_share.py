@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from opensshtransport import Transport
 from opensshtransport.errors import SettingsError
 from opensshtransport.local.settings import shared_file
 from opensshtransport.sandbox import Sandbox
@@ -18,7 +21,8 @@ from opensshtransport.sharing.block import check_name, with_include, without_inc
 from tests.conftest import Keep, MakeChain, require
 from tests.sharing.conftest import Plain
 from tests.support.nodes import missing_programs
-from tests.support.programs import OSSH, ossh, runtime, status, until, write_settings
+from tests.support.pam_nodes import rule
+from tests.support.programs import OSSH, ossh, ossh_run, run, runtime, status, until, write_settings
 
 pytestmark = pytest.mark.client
 
@@ -134,10 +138,23 @@ def test_through_a_shared_jump_host(daint: Plain, keep: Keep) -> None:
     for _ in range(2):
         assert daint.ssh("-J", "daint", "inner", "echo words").stdout == b"words\n"
     assert daint.logins() == 1
-    # and our own login to what is behind it
-    daint.config.write_text(daint.config.read_text().replace("Host inner", "Host inner\nProxyJump daint"))
+
+
+def test_login_behind_a_shared_jump_host(daint: Plain, keep: Keep) -> None:
+    """Our own login passes through the jump host's master, unless it has a terminal, which would hang up."""
+    inner = keep(Sandbox("inner"))
+    with daint.config.open("a") as file:
+        file.write(f"\n{inner.ssh_config.read_text()}ProxyJump daint\n")
+    assert daint.ssh("daint", "true").returncode == 0
+    # nobody may be asked: by a terminal of its own
     assert ossh("login", "-F", daint.config, "inner").returncode == 0
-    assert (daint.logins(), inner.authentications()) == (1, 3)
+    assert daint.logins() == 2
+    assert ossh("logout", "-F", daint.config, "inner").returncode == 0
+    # a rule may: by a program
+    write_settings(rule("nothing", '{ command = ["true"] }', host="inner"))
+    assert ossh("login", "-F", daint.config, "inner").returncode == 0
+    assert (daint.logins(), inner.authentications()) == (2, 2)
+    assert ossh_run("-F", daint.config, "inner", "echo words").stdout == b"words\n"
 
 
 REFUSED = (
@@ -189,6 +206,22 @@ def test_user_names_run_nothing(daint: Plain, tmp_path: Path) -> None:
         daint.ssh("-oBatchMode=yes", "-l", user.format(trap), "daint", "true")
     assert not trap.exists()
     assert daint.logins() == 0
+
+
+def test_our_own_calls(daint: Plain, tmp_path: Path) -> None:
+    """What we do ourselves works through the block as without it, and is guarded as before."""
+    line = shlex.split(ossh("ssh-command", "-F", daint.config, "daint").stdout.decode())
+    assert run([*line, "true"], None, 60).returncode == 255
+    assert daint.node.connections() == 0
+    (tmp_path / "file").write_text("words\n")
+    with Transport("daint", ssh_config=daint.config) as transport:
+        assert transport.run("echo words", text=True).stdout == "words\n"
+        transport.put(tmp_path / "file", daint.node.directory / "there")
+        assert transport.read_text(daint.node.directory / "there") == "words\n"
+        kill_master(daint.config)
+        assert transport.run("echo words", text=True).stdout == "words\n"
+    assert ossh_run("-F", daint.config, "daint", "echo words").stdout == b"words\n"
+    assert daint.logins() == 2
 
 
 def test_own_connection(daint: Plain) -> None:
@@ -252,6 +285,41 @@ def test_names_that_mean_nothing(node: Sandbox, tmp_path: Path, name: str, told:
     done = ossh("share", "--yes", "-F", config, name)
     assert (done.returncode, done.stdout) == (255, b"")
     assert told in done.stderr
+
+
+def test_include_that_is_not_first(daint: Plain) -> None:
+    """`ossh doctor` says so; to share the name again puts the line in its place."""
+    first, _, rest = daint.config.read_text().partition("\n")
+    for text, told in (
+        (f"ControlMaster no\n{first}\n{rest}", "no longer first"),
+        (rest, "no longer includes"),
+    ):
+        daint.config.write_text(text)
+        (link,) = _doctor(daint, "ssh_config")
+        assert (link["state"], link["advice"]) == ("warning", f"run: ossh share -F {daint.config} daint")
+        assert told in link["seen"]
+        assert ossh("share", "--yes", "-F", daint.config, "daint").returncode == 0
+        assert daint.config.read_text().startswith(f"{first}\n")
+    assert [link["state"] for link in _doctor(daint, "ssh_config")] == ["fine"]
+
+
+def _doctor(plain: Plain, link: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(ossh("doctor", "--json", "-F", plain.config, "daint").stdout)
+    return [one for one in found if one["link"] == link]
+
+
+def test_what_precedes_the_include(daint: Plain) -> None:
+    """Where ssh does not come to see the block, nothing stays changed."""
+    before = daint.config.read_bytes()
+    included = shared_file(daint.config)
+    included.write_text(included.read_text().replace("ossh-hook daint", "ossh-gone daint"))
+    spoilt = included.read_bytes()
+    hook = OSSH.with_name("ossh-hook")
+    done = ossh("share", "--yes", "-F", daint.config, "daint", env={"SHELL": "/nonexistent"})
+    assert hook.exists()
+    assert done.returncode in {0, 255}
+    assert daint.config.read_bytes() == before
+    assert included.read_bytes() != spoilt or done.returncode == 255
 
 
 def test_two_names(daint: Plain, keep: Keep) -> None:
