@@ -1141,7 +1141,7 @@ def test_moving_over(quiet_profile: Profile, isolated: Path, own_node: Sandbox) 
     assert config.read_text() == Path(own_node.ssh_config).read_text()
 
     # by itself, as a person runs it
-    argv = [OSSH, "aiida", "migrate", "old", *to_config]
+    argv: list[str | Path] = [OSSH, "aiida", "migrate", "old", *to_config]
     done = subprocess.run(
         argv,
         env=profile.environment,
