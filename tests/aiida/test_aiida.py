@@ -266,7 +266,8 @@ def test_open_and_close(open_transport: Any, quick_node: Sandbox) -> None:
         async with transport, transport:
             return bool(await transport.isdir_async("/"))
 
-    assert asyncio.run(nested())
+    # older releases of AiiDA know no `async with`
+    assert not hasattr(transport, "__aexit__") or asyncio.run(nested())
     assert not transport.is_open
     assert "CLOSED" in repr(transport)
 
