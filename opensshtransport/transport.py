@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar, overload
 
-from opensshtransport.commands.command import CompletedCommand
-from opensshtransport.commands.commands import (
+from opensshtransport.commands.as_subprocess import (
     Command,
     Commands,
     RunAny,
@@ -21,6 +20,7 @@ from opensshtransport.commands.commands import (
     StartBytes,
     StartOptions,
 )
+from opensshtransport.commands.command import CompletedCommand
 from opensshtransport.commands.process import RemoteProcess
 from opensshtransport.files.changes import Files
 from opensshtransport.master.master import Master
