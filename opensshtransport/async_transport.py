@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
+from opensshtransport.commands.as_subprocess import Command, RunAny, RunBytes, RunOptions, StartOptions
 from opensshtransport.commands.command import CompletedCommand
-from opensshtransport.commands.commands import Command, RunAny, RunBytes, RunOptions, StartOptions
-from opensshtransport.commands.conversation import Input
+from opensshtransport.commands.communication import InputPipe
 from opensshtransport.commands.process import RemoteProcess
 from opensshtransport.commands.streams import pieces
 from opensshtransport.errors import CommandTimeout, SettingsError
@@ -468,7 +468,7 @@ class AsyncRemoteProcess:
 class _AsyncInput:
     """The remote command's stdin, to await."""
 
-    def __init__(self, stdin: Input[bytes]) -> None:
+    def __init__(self, stdin: InputPipe[bytes]) -> None:
         self._stdin = stdin
 
     async def write(self, raw: bytes) -> int:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar, overload
 
-from opensshtransport.commands.command import CompletedCommand
-from opensshtransport.commands.commands import (
+from opensshtransport.commands.as_subprocess import (
     Command,
     Commands,
     RunAny,
@@ -22,6 +21,7 @@ from opensshtransport.commands.commands import (
     StartBytes,
     StartOptions,
 )
+from opensshtransport.commands.command import CompletedCommand
 from opensshtransport.commands.process import RemoteProcess
 from opensshtransport.files.changes import Files
 from opensshtransport.master.master import Master

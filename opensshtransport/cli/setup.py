@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     # a `Host` block is for a host alone; what else the name says is what the block is to say
     address = parse_address(check_destination(arguments.host))
     hostname = None if address.port is None else f"{address.operand}:{address.port}"
-    request = plan.Request(
+    request = plan.SetupRequest(
         host=address.host,
         ssh_config=config_path(arguments.ssh_config),
         hostname=arguments.hostname or hostname,

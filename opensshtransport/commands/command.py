@@ -89,7 +89,7 @@ class CompletedCommand(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class CommandRequest:
     """A command and how it is to be run, checked before anything is touched.
 
     Attributes:
@@ -229,7 +229,7 @@ def _directory(path: str) -> str:
     return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
-def refusal(why: str, host: str, request: Request) -> BaseException:
+def refusal(why: str, host: str, request: CommandRequest) -> BaseException:
     """What the bootstrap means by `refused WHY`."""
     if why.startswith("E"):
         number = getattr(errno, why)

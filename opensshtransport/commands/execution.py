@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from opensshtransport.commands.command import Request
+from opensshtransport.commands.command import CommandRequest
 from opensshtransport.commands.process import RemoteProcess, Swallowed
 from opensshtransport.commands.streams import Sink
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, MasterGone, SessionRefused
@@ -34,7 +34,7 @@ class Execution:
         self._swallows_until = 0.0
 
     def start(
-        self, request: Request, out: Sink, err: Sink, *, deadline: float | None = None
+        self, request: CommandRequest, out: Sink, err: Sink, *, deadline: float | None = None
     ) -> RemoteProcess[Any]:
         """Start a command; it has started when this returns.
 
@@ -48,7 +48,7 @@ class Execution:
 
     def run(
         self,
-        request: Request,
+        request: CommandRequest,
         out: Sink,
         err: Sink,
         feed: Callable[[RemoteProcess[Any]], None],
@@ -95,7 +95,7 @@ class Execution:
 
     def _attempt(
         self,
-        request: Request,
+        request: CommandRequest,
         out: Sink,
         err: Sink,
         go_on: Callable[[RemoteProcess[Any]], None],
@@ -142,7 +142,7 @@ class Execution:
             spares.refill()
         return process
 
-    def _take(self, facts: Facts, request: Request, deadline: float | None) -> Channel:
+    def _take(self, facts: Facts, request: CommandRequest, deadline: float | None) -> Channel:
         """A spare channel, or a new one that has the request with it."""
         stdin = time.monotonic() > self._swallows_until
         if not stdin and request.frames:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, BinaryIO, Generic
 
-from opensshtransport.commands.command import Request, T, refusal
-from opensshtransport.commands.conversation import Communication, Input
-from opensshtransport.commands.streams import Sink, Text
+from opensshtransport.commands.command import CommandRequest, T, refusal
+from opensshtransport.commands.communication import Communication, InputPipe
+from opensshtransport.commands.streams import Sink, TextMode
 from opensshtransport.errors import (
     CommandTimeout,
     ConnectionFailed,
@@ -82,7 +82,7 @@ class RemoteProcess(Generic[T]):
         self,
         master: Master,
         channel: Channel,
-        request: Request,
+        request: CommandRequest,
         shell: str,
         *,
         out: Sink,
@@ -93,10 +93,10 @@ class RemoteProcess(Generic[T]):
         self.args = request.command
         self.host = channel.host
         self.returncode: int | None = None
-        self.stdin: Input[T] | None = None
+        self.stdin: InputPipe[T] | None = None
         self.stdout: IO[T] | None = None
         self.stderr: IO[T] | None = None
-        self._text: Text | None = None
+        self._text: TextMode | None = None
         self._communication: Communication | None = None
         self._master = master
         self._request = request
@@ -213,10 +213,10 @@ class RemoteProcess(Generic[T]):
                 self._changed.wait(left)
         return True
 
-    def has_pipes(self, pipes: Sequence[IO[Any] | None], *, stdin: bool, text: Text | None) -> None:
+    def has_pipes(self, pipes: Sequence[IO[Any] | None], *, stdin: bool, text: TextMode | None) -> None:
         """Give what the caller is to read and write."""
         self.stdout, self.stderr = pipes
-        self.stdin = Input(self.send_input, self.end_input, text) if stdin else None
+        self.stdin = InputPipe(self.send_input, self.end_input, text) if stdin else None
         self._text = text
 
     def when_read(self, writers: Sequence[BinaryIO | None]) -> None:

@@ -31,7 +31,7 @@ _CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextMode:
     """How bytes become text: undecodable ones as os.fsdecode has them, each end of a line as a newline."""
 
     encoding: str = "utf-8"
@@ -52,7 +52,7 @@ def text_mode(
     encoding: str | None = None,
     errors: str | None = None,
     universal_newlines: bool | None = None,
-) -> Text | None:
+) -> TextMode | None:
     """Whether output is text: each of the four asks for it, as for subprocess. UTF-8 where none is named.
 
     Raises:
@@ -63,7 +63,7 @@ def text_mode(
         raise SettingsError("text and universal_newlines contradict each other", advice="give text alone")
     if not (text or encoding or errors or universal_newlines):
         return None
-    named = Text(encoding or Text().encoding, errors or Text().errors)
+    named = TextMode(encoding or TextMode().encoding, errors or TextMode().errors)
     codecs.lookup(named.encoding)
     codecs.lookup_error(named.errors)
     return named
@@ -121,9 +121,9 @@ def given_input(given: object, stdin: object) -> Any:
     return source
 
 
-def pieces(source: Any, text: Text | None) -> Iterator[bytes]:
+def pieces(source: Any, text: TextMode | None) -> Iterator[bytes]:
     """The bytes of an input, as they come."""
-    text = text or Text()
+    text = text or TextMode()
     if isinstance(source, str):
         yield text.encoded(source)
     elif isinstance(source, bytes | bytearray | memoryview):
@@ -138,7 +138,7 @@ def pieces(source: Any, text: Text | None) -> Iterator[bytes]:
             yield text.encoded(piece) if isinstance(piece, str) else piece
 
 
-def sink_of(target: Output, text: Text | None = None) -> Sink | None:
+def sink_of(target: Output, text: TextMode | None = None) -> Sink | None:
     """What takes a stream for a target; None where it is to be kept."""
     if target is None or target == PIPE:
         return None
@@ -153,7 +153,7 @@ def sink_of(target: Output, text: Text | None = None) -> Sink | None:
         file.flush()
         file = getattr(file, "buffer", file)
     if isinstance(file, io.TextIOBase):
-        return _to_text(file, text or Text())
+        return _to_text(file, text or TextMode())
     if isinstance(file, io.RawIOBase):
         # it may take less than it is given
         return to_descriptor(file.fileno())
@@ -172,7 +172,7 @@ def to_descriptor(descriptor: int) -> Sink:
     return write
 
 
-def _to_text(file: io.TextIOBase, text: Text) -> Sink:
+def _to_text(file: io.TextIOBase, text: TextMode) -> Sink:
     """Decodes for a file that takes text alone, as a notebook's sys.stdout does."""
     decoder = codecs.getincrementaldecoder(text.encoding)("replace")
     return lambda raw: file.write(decoder.decode(raw))

@@ -77,7 +77,7 @@ def keys(destination: Destination) -> Finding:
     )
 
 
-def _agent_in_words(listing: tools.Reply, held: Iterable[str], env: dict[str, str]) -> str:
+def _agent_in_words(listing: tools.Finished, held: Iterable[str], env: dict[str, str]) -> str:
     if listing.returncode == 0:
         return f"the agent holds {len(list(held))}"
     if listing.returncode == 1:

@@ -28,7 +28,7 @@ logging.getLogger("sh").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Finished:
     """What a program said. `returncode` is None where it did not end within the deadline."""
 
     returncode: int | None
@@ -38,7 +38,7 @@ class Reply:
 
 def ask(
     program: str, *arguments: str, timeout: float = _DEADLINE, env: Mapping[str, str] | None = None
-) -> Reply:
+) -> Finished:
     """Run a local program that reads nothing and ends soon.
 
     Args:
@@ -86,16 +86,18 @@ def ask(
         done = running.wait()
     except sh.SignalException as reason:
         if late.is_set():
-            return Reply(None, "", "")
-        return Reply(128 - reason.exit_code, "", "")
+            return Finished(None, "", "")
+        return Finished(128 - reason.exit_code, "", "")
     finally:
         timer.cancel()
         # who forks next has no thread beside it
         timer.join()
-    return Reply(done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    return Finished(
+        done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    )
 
 
-def control(ssh: str, socket: Path, command: str, timeout: float = _DEADLINE) -> Reply:
+def control(ssh: str, socket: Path, command: str, timeout: float = _DEADLINE) -> Finished:
     """Ask a master something locally: `check`, `exit` or `stop` (ssh(1), -O).
 
     `check` does not prove that the network is there; it also resets the ControlPersist timer.

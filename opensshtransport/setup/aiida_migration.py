@@ -170,7 +170,7 @@ def _write_options(plan_: Migration, config: Path | None, dry_run: bool, say: Ca
     # a jump host and a command exclude each other
     if wanted.keys() & {"ProxyJump", "ProxyCommand"}:
         wanted |= {name: plan_.options[name] for name in ("ProxyJump", "ProxyCommand")}
-    setup.write_block(plan.Request(host=host, ssh_config=config, dry_run=dry_run), host, wanted, say)
+    setup.write_block(plan.SetupRequest(host=host, ssh_config=config, dry_run=dry_run), host, wanted, say)
 
 
 @contextlib.contextmanager

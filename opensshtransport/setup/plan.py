@@ -62,7 +62,7 @@ def parse_hop(text: str) -> Hop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class SetupRequest:
     """What the options say; None is asked, or stays as ssh_config has it.
 
     Attributes:

@@ -24,10 +24,19 @@ from opensshtransport.setup import stored
 from opensshtransport.setup.blocks import Blocks
 from opensshtransport.setup.config_toml import toml, with_settings
 from opensshtransport.setup.keys import Keys
-from opensshtransport.setup.plan import METHODS, Hop, Plan, Request, expanded, method_of, parse_hop, with_port
+from opensshtransport.setup.plan import (
+    METHODS,
+    Hop,
+    Plan,
+    SetupRequest,
+    expanded,
+    method_of,
+    parse_hop,
+    with_port,
+)
 
 
-def setup(request: Request, person: Person | None, say: Callable[[str], None]) -> None:
+def setup(request: SetupRequest, person: Person | None, say: Callable[[str], None]) -> None:
     """Make `ssh HOST` possible.
 
     Args:
@@ -56,7 +65,7 @@ def setup(request: Request, person: Person | None, say: Callable[[str], None]) -
 
 
 def write_block(
-    request: Request, name: str, options: Mapping[str, str | None], say: Callable[[str], None]
+    request: SetupRequest, name: str, options: Mapping[str, str | None], say: Callable[[str], None]
 ) -> None:
     """Write the `Host` block of a name alone; all else as for `setup`."""
     Blocks(request, None, say).write_block(name, options)

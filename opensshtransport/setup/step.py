@@ -12,13 +12,13 @@ from opensshtransport.local.settings import load
 from opensshtransport.login.person import Person
 from opensshtransport.openssh import programs, ssh_config
 from opensshtransport.openssh.destination import Resolved, ask_resolved
-from opensshtransport.setup.plan import Request
+from opensshtransport.setup.plan import SetupRequest
 
 
 class Step:
     """Asks the person, if one is there, and shows what will change."""
 
-    def __init__(self, request: Request, person: Person | None, say: Callable[[str], None]) -> None:
+    def __init__(self, request: SetupRequest, person: Person | None, say: Callable[[str], None]) -> None:
         self.request = request
         self.person = person
         self.say = say

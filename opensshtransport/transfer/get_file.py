@@ -30,13 +30,13 @@ from opensshtransport.transfer.job import Job
 from opensshtransport.transfer.meter import Meter
 from opensshtransport.transfer.mover import DIFFER
 from opensshtransport.transfer.options import How
-from opensshtransport.transfer.remote_sources import Finding, Found
+from opensshtransport.transfer.remote_sources import Found, SourceFinder
 
 # Bytes after which the disk is to begin with what has come.
 _SOON_WRITTEN = 16 << 20
 
 
-class FileGetting(Finding):
+class FileGetting(SourceFinder):
     """Moves single files from one destination to here."""
 
     def file(self, found: Found, place: str, job: Job) -> None:

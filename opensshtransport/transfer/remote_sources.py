@@ -65,7 +65,7 @@ class Found:
         return self.stat.size if self.items is None else sum(item.size for item in self.items)
 
 
-class Finding(Mover):
+class SourceFinder(Mover):
     """Looks at sources on one destination."""
 
     def find(self, source: Sources, job: Job) -> tuple[list[Found], bool]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from opensshtransport import Transport
-from opensshtransport.commands.command import Request
+from opensshtransport.commands.command import CommandRequest
 from opensshtransport.commands.process import RemoteProcess
 from opensshtransport.errors import ConnectionFailed, ConnectionLost
 from opensshtransport.master.master import Master
@@ -159,7 +159,7 @@ def test_a_status_outlives_its_output(make_shell_node: MakeShellNode, isolated: 
     facts = master.facts()
     assert facts is not None
     slots = Slots(master)
-    request = Request(command="echo x >> ran")
+    request = CommandRequest(command="echo x >> ran")
     channel = Channel(master, facts, slots, slots.wait(None), request.script(facts.shell))
     until((user.home / "ran").exists, "the command to run")
     # who comes later on the same connection is answered later

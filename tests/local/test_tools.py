@@ -75,7 +75,7 @@ class TestAsk:
     def test_status(self, number: int) -> None:
         """The exit status is the program's own, and what it said is kept apart."""
         reply = tools.ask("sh", "-c", f"echo out; echo err >&2; exit {number}")
-        assert reply == tools.Reply(number, "out\n", "err\n")
+        assert reply == tools.Finished(number, "out\n", "err\n")
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE])
     def test_signal(self, number: signal.Signals) -> None:
@@ -117,7 +117,7 @@ class TestAsk:
         begin = time.monotonic()
         try:
             reply = tools.ask("sh", "-c", f"sleep {tag} >/dev/null 2>&1 & echo up", timeout=30)
-            assert reply == tools.Reply(0, "up\n", "")
+            assert reply == tools.Finished(0, "up\n", "")
             assert time.monotonic() - begin < 20
             assert running(f"sleep {tag}")
         finally:

@@ -16,10 +16,10 @@ from subprocess import DEVNULL, PIPE, STDOUT
 from typing import IO, Any, BinaryIO, Literal, TypedDict
 
 from opensshtransport.commands import streams
-from opensshtransport.commands.command import CompletedCommand, Request
+from opensshtransport.commands.command import CommandRequest, CompletedCommand
 from opensshtransport.commands.execution import Execution
 from opensshtransport.commands.process import RemoteProcess
-from opensshtransport.commands.streams import Input, Output, Sink, Text
+from opensshtransport.commands.streams import Input, Output, Sink, TextMode
 from opensshtransport.errors import CommandTimeout
 from opensshtransport.sessions.connection import Connection
 
@@ -121,7 +121,7 @@ class Commands:
             text=text, encoding=encoding, errors=errors, universal_newlines=universal_newlines
         )
         source = streams.given_input(input, stdin)
-        request = Request(
+        request = CommandRequest(
             command=command,
             cwd=cwd,
             env=env,
@@ -189,7 +189,7 @@ class Commands:
         # True and False are how it was asked for before it took what Popen takes
         asked = stdin is True or stdin == PIPE
         source = None if asked or stdin is False else streams.given_input(None, stdin)
-        request = Request(
+        request = CommandRequest(
             command=command,
             cwd=cwd,
             env=env,
@@ -219,7 +219,7 @@ def _merged(stderr: Output) -> bool:
     return isinstance(stderr, int) and stderr == STDOUT
 
 
-def _kept(target: Output, mode: Text | None, limit: int | None) -> tuple[Sink, io.BytesIO | None]:
+def _kept(target: Output, mode: TextMode | None, limit: int | None) -> tuple[Sink, io.BytesIO | None]:
     """What takes a stream, and where it is kept; None where it goes elsewhere."""
     sink = streams.sink_of(target, mode)
     if sink is not None:
@@ -228,14 +228,14 @@ def _kept(target: Output, mode: Text | None, limit: int | None) -> tuple[Sink, i
     return (buffer.write if limit is None else streams.limited(buffer, limit)), buffer
 
 
-def _read(kept: io.BytesIO | None, mode: Text | None) -> Any:
+def _read(kept: io.BytesIO | None, mode: TextMode | None) -> Any:
     if kept is None:
         return None
     return kept.getvalue() if mode is None else mode.decoded(kept.getvalue())
 
 
 def _pipe(
-    unless_started: contextlib.ExitStack, target: Output, mode: Text | None
+    unless_started: contextlib.ExitStack, target: Output, mode: TextMode | None
 ) -> tuple[Sink, IO[Any] | None, BinaryIO | None]:
     """What takes a stream of a process, and the ends of a pipe: the caller's, and ours to be closed."""
     sink = streams.sink_of(target, mode)
@@ -249,7 +249,7 @@ def _pipe(
     return streams.to_descriptor(writing), reader, writer
 
 
-def _feed(process: RemoteProcess[Any], source: Any, mode: Text | None) -> None:
+def _feed(process: RemoteProcess[Any], source: Any, mode: TextMode | None) -> None:
     for piece in streams.pieces(source, mode):
         process.send_input(piece)
     process.end_input()

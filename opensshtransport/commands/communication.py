@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any, Generic
 
 from opensshtransport.commands.command import T
-from opensshtransport.commands.streams import Text, pieces
+from opensshtransport.commands.streams import TextMode, pieces
 
 _CHUNK = 1 << 16
 
 
-class Input(Generic[T]):
+class InputPipe(Generic[T]):
     """The remote command's stdin. Nothing is held back, so there is nothing to flush."""
 
-    def __init__(self, send: Callable[[bytes], object], end: Callable[[], object], text: Text | None) -> None:
+    def __init__(
+        self, send: Callable[[bytes], object], end: Callable[[], object], text: TextMode | None
+    ) -> None:
         """What it writes to.
 
         Args:
@@ -25,7 +27,7 @@ class Input(Generic[T]):
             text: how text becomes bytes; bytes are always taken.
         """
         self._send, self._end = send, end
-        self._text = text or Text()
+        self._text = text or TextMode()
         self.closed = False
 
     def write(self, what: T | bytes) -> int:
@@ -59,7 +61,7 @@ class Input(Generic[T]):
             self.closed = True
             self._end()
 
-    def __enter__(self) -> Input[T]:
+    def __enter__(self) -> InputPipe[T]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,7 +71,7 @@ class Input(Generic[T]):
 class Communication:
     """All input and all output of a command, moved side by side, also when nobody waits for it."""
 
-    def __init__(self, stdin: Input[Any] | None, given: Any, outputs: Sequence[IO[Any] | None]) -> None:
+    def __init__(self, stdin: InputPipe[Any] | None, given: Any, outputs: Sequence[IO[Any] | None]) -> None:
         """Begins at once.
 
         Args:
@@ -99,7 +101,7 @@ class Communication:
             # somebody else has closed it, or it is no text
             self._failure = self._failure or reason
 
-    def _send(self, stdin: Input[Any], given: Any) -> None:
+    def _send(self, stdin: InputPipe[Any], given: Any) -> None:
         try:
             for piece in pieces(given, None) if given is not None else ():
                 stdin.write(piece)
