@@ -508,7 +508,11 @@ def test_python_runs(block: Block, tmp_path: Path, capsys: pytest.CaptureFixture
         program = program.replace("sbatch job.sh", "sh job.sh").replace("/scratch/me", str(tmp_path))
         exec(program, {"CONFIG": node.ssh_config})  # noqa: S102 - the README's own program
     shown = capsys.readouterr().out
-    wanted = {"sbatch job.sh": "Submitted batch job 1234", "out.log": "step 1"}
+    wanted = {
+        "sbatch job.sh": "Submitted batch job 1234",
+        "out.log": "step 1",
+        "local_port": "http://localhost:",
+    }
     assert any(words in block.text for words in wanted)
     for words, told in wanted.items():
         if words in block.text:
