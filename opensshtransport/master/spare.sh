@@ -85,7 +85,7 @@ take_spare() {
 	hit=0
 	find_sent
 	for spare in "$ossh_spares/$ossh_mark".*; do
-		[ -p "$spare/in" ] && ours && same_sent && claim "$spare" || continue
+		{ [ -p "$spare/in" ] && ours && same_sent && claim "$spare"; } || continue
 		open_spare && hit=1 && return
 		leave_spare
 	done
@@ -100,6 +100,7 @@ ours() {
 	done
 }
 
+# shellcheck disable=SC2094 # both ends of a pipe
 open_spare() {
 	{
 		command exec 9<>"$spare/in" 8>"$spare/in" 9>&- &&
@@ -133,6 +134,7 @@ count_lines() {
 
 # Runs $command in the spare that was taken, and sets `status`. Fails with 2 where it has surely not begun, and nothing
 # of our stdin is read; with 1 where nobody knows its status.
+# shellcheck disable=SC2034 # `ossh-run` reads log
 by_spare() {
 	# its log has no name any more
 	mark=${spare##*/} log=$spare.log
@@ -240,7 +242,11 @@ find_room() {
 			case $line in
 			# somebody waits (slots.py)
 			*POSIX*":$inode 1000 "*) return 1 ;;
-			*POSIX*":$inode "*) used=$((used + 1)) ;;
+			# neighbours of one process are one line, with the first and the last
+			*POSIX*":$inode "*)
+				line=${line##*":$inode "}
+				used=$((used + 1 + ${line#* } - ${line% *}))
+				;;
 			esac
 		done </proc/locks
 	fi
@@ -281,11 +287,11 @@ open() {
 			{ read -r uuid </proc/sys/kernel/random/uuid; } || uuid=$(od -A n -N 4 -t x4 /dev/urandom | tr -d ' ')
 			mark=$ossh_mark.$unique.${uuid%%-*}
 			draft=$ossh_spares/draft.$mark
-			mkdir "$draft" && printf %s "$3" >"$draft/sent" && echo ossh-run >"$draft/log" &&
-				mkfifo "$draft/in" "$draft/out" "$draft/err" "$draft/keep" "$draft/held" || {
+			if ! mkdir "$draft" || ! printf %s "$3" >"$draft/sent" || ! echo ossh-run >"$draft/log" ||
+				! mkfifo "$draft/held" "$draft/keep" "$draft/err" "$draft/out" "$draft/in"; then
 				rm -rf "$draft"
 				break
-			}
+			fi
 			names="$names $mark"
 			wanted=$((wanted - 1))
 		done
@@ -300,6 +306,11 @@ open() {
 keep() {
 	draft=$ossh_spares/draft.$mark spare=$ossh_spares/$mark
 	exec 3<>"$draft/in" 4<>"$draft/out" 5<>"$draft/err" 6<>"$draft/keep" 7<>"$draft/held"
+	# who has claimed it before could not tell us
+	[ ! -e "$draft/taken" ] || {
+		rm -rf "$draft"
+		exit
+	}
 	guard &
 	guard=$!
 	find_ready &
