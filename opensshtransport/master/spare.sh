@@ -86,6 +86,9 @@ take_spare() {
 	find_sent
 	for spare in "$ossh_spares/$ossh_mark".*; do
 		{ [ -p "$spare/in" ] && ours && same_sent && claim "$spare"; } || continue
+		# that has descriptors of its own
+		# shellcheck disable=SC3045 # -t N is POSIX's
+		[ ! -t 5 ] || read_by_pipe || return
 		open_spare && hit=1 && return
 		leave_spare
 	done
@@ -138,15 +141,6 @@ count_lines() {
 by_spare() {
 	# its log has no name any more
 	mark=${spare##*/} log=$spare.log
-	reader=''
-	# shellcheck disable=SC3045 # -t N is POSIX's
-	if [ -t 5 ]; then
-		read_by_pipe || {
-			log=''
-			leave_spare
-			return 2
-		}
-	fi
 	for signal in HUP INT TERM; do
 		# shellcheck disable=SC2064 # expands now
 		trap "stop $signal" "$signal"
@@ -176,8 +170,6 @@ by_spare() {
 		told=unused
 	fi
 	if [ "$told" = unused ]; then
-		# the next way has its own
-		[ -z "$reader" ] || { kill "$reader" && wait "$reader"; } 2>/dev/null
 		trap - HUP INT TERM
 		leave_spare
 		log=''
@@ -194,7 +186,7 @@ by_spare() {
 	wait "$out"
 	wait "$err"
 	[ -z "$feeder" ] || { kill "$feeder" && wait "$feeder"; } 2>/dev/null
-	[ -z "$reader" ] || { kill "$reader" && wait "$reader"; } 2>/dev/null
+	end_reader
 	trap - HUP INT TERM
 	read_status <&7
 }
@@ -227,12 +219,12 @@ bare() {
 
 # Sets `room` to how many sessions are left for spares; fails where there is to be none.
 find_room() {
-	base=${ossh_spares%.spares} limit=$ossh_sessions
-	learned=$(find "$base.limit" -mmin -5 -exec cat {} +)
+	base=${ossh_spares%.spares} limit=$ossh_sessions learned=''
+	[ ! -e "$base.limit" ] || learned=$(find "$base.limit" -mmin -5 -exec cat {} +)
 	case $learned in '' | *[!0-9]*) ;; *) [ "$learned" -ge "$limit" ] || limit=$learned ;; esac
 	# with fewer there is none to spare
 	[ "$limit" -ge 3 ] || return 1
-	[ -z "$(find "$ossh_spares/narrow" -mmin -10)" ] || return 1
+	[ ! -e "$ossh_spares/narrow" ] || [ -z "$(find "$ossh_spares/narrow" -mmin -10)" ] || return 1
 	used=0
 	if [ -f "$base.slots" ] && [ -r /proc/locks ]; then
 		inode=$(ls -i -- "$base.slots")
@@ -250,8 +242,13 @@ find_room() {
 			esac
 		done </proc/locks
 	fi
+	others=''
 	for one in "$ossh_spares"/*.*; do
-		[ -p "$one/in" ] && [ ! -e "$one/taken" ] && used=$((used + 1))
+		if [ -p "$one/in" ] && [ ! -e "$one/taken" ]; then
+			used=$((used + 1))
+		elif [ -e "$one" ]; then
+			others=yes
+		fi
 	done
 	room=$((limit - used))
 }
@@ -271,7 +268,7 @@ open() {
 	names=''
 	if find_room; then
 		# of keepers that were killed
-		find "$ossh_spares/." ! -name . -prune -name '*.*' -mmin +3 -exec rm -rf {} +
+		[ -z "$others" ] || find "$ossh_spares/." ! -name . -prune -name '*.*' -mmin +3 -exec rm -rf {} +
 		for one in "$ossh_spares/$ossh_mark".* "$ossh_spares/draft.$ossh_mark".*; do
 			[ -p "$one/in" ] && [ ! -e "$one/taken" ] && wanted=$((wanted - 1))
 		done
@@ -351,9 +348,8 @@ keep() {
 		esac
 		break
 	done
-	kill $finder "$timer" "$guard"
-	exec 3<&- 4<&- 5<&- 7<&-
 	rm -rf "$draft" "$spare"
+	kill $finder "$timer" "$guard"
 }
 
 # Becomes ssh's parent: tells when ssh has ended, and removes what is left.
