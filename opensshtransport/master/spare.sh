@@ -83,6 +83,8 @@ note_call() {
 # Sets `spare`, and opens it: 3 is the far side's stdout, 4 its stderr, 8 its stdin, 6 and 7 ssh's log.
 take_spare() {
 	hit=0
+	# shellcheck disable=SC3067 # -O is in every sh that is in use
+	[ -O "$ossh_spares" ] && [ ! -L "$ossh_spares" ] || return
 	find_sent
 	for spare in "$ossh_spares/$ossh_mark".*; do
 		{ [ -p "$spare/in" ] && ours && same_sent && claim "$spare"; } || continue
@@ -422,4 +424,5 @@ give_back() {
 	done
 }
 
-[ "${1-}" != open ] || [ "${0##*/}" != spare.sh ] || open "$2" "$3" "$4"
+# elsewhere this file is read
+[ "${0##*/}" != spare.sh ] || open "$2" "$3" "$4"

@@ -209,8 +209,8 @@ def test_many_at_once(own_node: Sandbox) -> None:
     """Forty commands, eight at a time, each exactly once, in order of nobody; never more spares than half."""
     warm = Warm(own_node)
     with ThreadPoolExecutor(8) as pool:
-        done = list(pool.map(lambda number: warm.run(f"echo {number}; echo {number} >>$HOME/many"), range(40)))
-    written = ossh_run(*warm.words, "sort -n $HOME/many; rm $HOME/many").stdout
+        done = list(pool.map(lambda number: warm.run(f"echo {number}; echo {number} >>{own_node.directory}/many"), range(40)))
+    written = ossh_run(*warm.words, f"sort -n {own_node.directory}/many").stdout
     assert [one.stdout for one in done] == [b"%d\n" % number for number in range(40)]
     assert written == b"".join(b"%d\n" % number for number in range(40))
     assert shell_spares.count(warm.spares) <= 4
@@ -347,6 +347,26 @@ def test_a_request_that_is_not_read_is_given_back(own_node: Sandbox) -> None:
         os.kill(leader, signal.SIGCONT)
         out, _ = process.communicate(b"all of it", timeout=20)
     assert (process.returncode, out) == (0, b"all of it")
+
+
+@pytest.mark.parametrize("victim", ["master", "far side"])
+def test_a_command_that_is_lost(own_node: Sandbox, victim: str) -> None:
+    """Where the master or the session is killed while it runs, it is not run again, and one line says so."""
+    warm = Warm(own_node)
+    argv = [*warm.argv, *warm.words, f"echo $PPID; echo x >>{own_node.directory}/lost; exec sleep 60"]
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        above = int(process.stdout.readline())
+        facts = warm.master.facts()
+        assert facts is not None
+        os.kill(facts.pid if victim == "master" else os.getsid(above), signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 255
+    assert said.startswith(b"ossh-run: ")
+    assert said.count(b"\n") == 1
+    assert (own_node.directory / "lost").read_text() == "x\n"
 
 
 def test_an_edited_ssh_config_is_a_new_one(own_node: Sandbox) -> None:
