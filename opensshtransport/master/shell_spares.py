@@ -53,11 +53,10 @@ def _tell(spare: Path) -> None:
 
 def _idle(spares: Path) -> Iterator[Path]:
     try:
-        names = sorted(os.listdir(spares))
+        found = sorted(spares.iterdir())
     except OSError:
         return
-    for name in names:
-        spare = spares / name
+    for spare in found:
         if (spare / "in").is_fifo() and not (spare / "taken").exists():
             yield spare
 

@@ -29,12 +29,13 @@ _ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
 
 _FIRST = '"$0"'
 
-# What the far side of a spare does: it says that it is there, waits for a request, a number of lines and these, and
-# becomes it. What follows on stdin is the command's. Where none comes it says so, at the latest after a minute: the
-# timer ends the group, whose leader may have died before.
+# What the far side of a spare does: it says that it is there, waits for a request, a number of lines and these,
+# and becomes it. What follows on stdin is the command's. Where none comes it says so, at the latest after a
+# minute: the timer ends the group, whose leader may have died before.
 _WAIT = r"""
 exec 3>&2 2>/dev/null
-(trap 'kill $!;exit' TERM;sleep 60&wait $!;trap '' TERM;kill -s TERM 0;sleep 5;kill -s KILL 0) </dev/null >/dev/null 3>&- &
+(trap 'kill $!;exit' TERM;sleep 60&wait $!;trap '' TERM;kill -s TERM 0
+sleep 5;kill -s KILL 0) </dev/null >/dev/null 3>&- &
 ossh_timer=$!
 ossh_unused(){ trap '' TERM;kill -s TERM $ossh_timer;echo;echo $ossh_mark unused;exit 0;}
 trap ossh_unused TERM

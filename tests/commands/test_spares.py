@@ -21,90 +21,20 @@ from opensshtransport.openssh.destination import resolve
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import Keep, MakeShellNode, require
 from tests.support.nodes import missing_programs
-from tests.support.programs import OSSH_RUN, Done, ossh, ossh_run, runtime, until
+from tests.support.programs import OSSH_RUN, ossh, ossh_run, until
+from tests.support.spares import Warm, naming
 from tests.support.users import NOISY, ShellName
 
 MEBIBYTE = 1 << 20
 
 # The far side of a spare has this word in its command line.
-_IN_A_SPARE = 'case $(ps -ww -o args= -p $(ps -o ppid= -p $$)) in *" "ready*) echo spare ;; *) echo plain ;; esac'
-
-
-class Warm:
-    """A node whose master has spares; its words for `ossh-run`.
-
-    Attributes:
-        node: the node.
-        words: options and host.
-        spares: where the spares are.
-    """
-
-    def __init__(self, node: Sandbox, shell: str | None = None) -> None:
-        self.node = node
-        # as the first line of the script says, or read by another sh
-        self.argv: list[str | Path] = [*([*shell.split()] if shell else []), OSSH_RUN]
-        self.words: list[str | Path] = ["-F", node.ssh_config, node.host]
-        assert ossh("login", "-F", node.ssh_config, node.host).returncode == 0
-        self.master = Master(resolve(node.host, node.ssh_config))
-        self.spares = shell_spares.directory(self.master.own_socket)
-        for _ in range(2):
-            self.run("true")
-        self.wait()
-
-    def ready(self) -> list[Path]:
-        """The spares that can be taken."""
-        return [
-            one
-            for one in self.spares.glob("*.*")
-            if not one.name.startswith("draft") and (one / "in").is_fifo() and not (one / "taken").exists()
-        ]
-
-    def wait(self) -> None:
-        """Wait until there is one."""
-        until(lambda: bool(self.ready()), "a spare")
-
-    def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60, **env: str) -> Done:
-        """Run a command."""
-        argv = [*self.argv, *self.words, command]
-        return subprocess.run(
-            argv,
-            input=b"" if stdin is None else stdin,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            start_new_session=True,
-            env={**os.environ, **env},
-        )
-
-    def taken(self, command: str, *, stdin: bytes | None = None, **env: str) -> Done:
-        """Run a command in a spare: else one more is wanted then."""
-        self.wait()
-        uptime = Path("/proc/uptime").read_text().split(".")[0]
-        (self.spares / "called").write_text(f"{uptime} 1\n")
-        done = self.run(command, stdin=stdin, **env)
-        assert (self.spares / "called").read_text().split()[1] == "1", "it took another way"
-        return done
-
-    def check_nothing_left(self) -> None:
-        """No process, FIFO or log: as soon as the master has ended."""
-        ossh("logout", "-F", self.node.ssh_config, self.node.host)
-        until(lambda: not list(self.spares.glob("*.*")), "the directories to go")
-        until(lambda: not _naming(self.spares.parent), "the processes to end")
-        assert not list(self.spares.parent.glob("run.*"))
-
-
-def _naming(directory: Path) -> list[bytes]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes()
-            if os.fsencode(directory) in words:
-                found.append(words)
-    return found
+_IN_A_SPARE = (
+    'case $(ps -ww -o args= -p $(ps -o ppid= -p $$)) in *" "ready*) echo spare ;; *) echo plain ;; esac'
+)
 
 
 def test_a_second_call_within_a_minute_opens_one(own_node: Sandbox) -> None:
-    """One call opens none; the second does, behind its back, and the third takes it: far side's parent tells."""
+    """One call opens none; the second does, behind its back, and the third takes it."""
     config, host = own_node.ssh_config, own_node.host
     ossh("login", "-F", config, host)
     spares = shell_spares.directory(Master(resolve(host, config)).own_socket)
@@ -121,7 +51,7 @@ def test_a_second_call_within_a_minute_opens_one(own_node: Sandbox) -> None:
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
 def test_all_that_holds_for_it_holds_there(own_node: Sandbox, isolated: Path, shell: str) -> None:
     """Statuses, signals, streams, odd bytes, words of many lines: whichever sh there is on this side."""
-    require(missing_programs(shell.split()[0]))
+    require(missing_programs(shell.split(maxsplit=1)[0]))
     warm = Warm(own_node, shell)
     for command, status in (
         ("exit 0", 0),
@@ -139,7 +69,7 @@ def test_all_that_holds_for_it_holds_there(own_node: Sandbox, isolated: Path, sh
     done = warm.taken("printf 'a\\nb'; printf 'c\\nd' >&2; exit 4")
     assert (done.returncode, done.stdout, done.stderr) == (4, b"a\nb", b"c\nd")
     odd = "'\\!\"$`*\t" + bytes(range(0x80, 0x100)).decode("utf-8", "surrogateescape")
-    done = warm.taken(f"x={_quoted(odd)}\n\nprintf %s \"$x\"\n# ' not the end\nexit 5\n\n")
+    done = warm.taken(f'x={_quoted(odd)}\n\nprintf %s "$x"\n# \' not the end\nexit 5\n\n')
     assert (done.returncode, done.stdout) == (5, odd.encode("utf-8", "surrogateescape"))
     everything = bytes(range(256)) * 40 + b"\n\n"
     assert warm.taken("cat", stdin=everything).stdout == everything
@@ -148,7 +78,11 @@ def test_all_that_holds_for_it_holds_there(own_node: Sandbox, isolated: Path, sh
     with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE) as silent:
         warm.wait()
         done = subprocess.run(
-            [*warm.argv, *warm.words, "echo x"], stdin=silent.stdout, capture_output=True, timeout=20, check=False
+            [*warm.argv, *warm.words, "echo x"],
+            stdin=silent.stdout,
+            capture_output=True,
+            timeout=20,
+            check=False,
         )
         silent.kill()
     assert done.stdout == b"x\n"
@@ -172,7 +106,7 @@ def test_streams_both_ways(own_node: Sandbox) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "tcsh", "fish", "busybox"])
 def test_login_shells(make_shell_node: MakeShellNode, shell: ShellName) -> None:
-    """Under each login shell: noise is dropped, the words reach that shell as they are, nobody waits there."""
+    """Under each login shell: noise is dropped, words reach it as they are, nothing is left there."""
     node, user = make_shell_node(shell, NOISY)
     warm = Warm(node)
     done = warm.taken('echo "it\'s" \\; exit 3')
@@ -184,9 +118,11 @@ def test_login_shells(make_shell_node: MakeShellNode, shell: ShellName) -> None:
 
 
 def test_the_far_side_is_as_without(make_shell_node: MakeShellNode) -> None:
-    """The environment is that of a new session, functions that bash exports among it; ~/.bashrc is read once."""
+    """The environment is that of a new session, with bash's functions; ~/.bashrc is read once."""
     node, user = make_shell_node("bash")
-    (user.home / ".bashrc").write_text('f() { echo f; }\nexport -f f\nexport COUNT=x$COUNT\nread -r -t 0.1 line\n')
+    (user.home / ".bashrc").write_text(
+        "f() { echo f; }\nexport -f f\nexport COUNT=x$COUNT\nread -r -t 0.1 line\n"
+    )
     warm = Warm(node)
     names = "f; echo $COUNT; env | cut -d= -f1 | sort; echo $0 $-; umask; pwd; ls /proc/self/fd | wc -l"
     assert warm.taken(names).stdout == warm.run(names, OSSH_FRESH="1").stdout
@@ -209,7 +145,12 @@ def test_many_at_once(own_node: Sandbox) -> None:
     """Forty commands, eight at a time, each exactly once, in order of nobody; never more spares than half."""
     warm = Warm(own_node)
     with ThreadPoolExecutor(8) as pool:
-        done = list(pool.map(lambda number: warm.run(f"echo {number}; echo {number} >>{own_node.directory}/many"), range(40)))
+        done = list(
+            pool.map(
+                lambda number: warm.run(f"echo {number}; echo {number} >>{own_node.directory}/many"),
+                range(40),
+            )
+        )
     written = ossh_run(*warm.words, f"sort -n {own_node.directory}/many").stdout
     assert [one.stdout for one in done] == [b"%d\n" % number for number in range(40)]
     assert written == b"".join(b"%d\n" % number for number in range(40))
@@ -226,7 +167,7 @@ def test_none_is_kept_where_sessions_are_few(keep: Keep, sessions: int) -> None:
     spares = shell_spares.directory(Master(resolve(host, config)).own_socket)
     for _ in range(3):
         assert ossh_run("-F", config, host, "echo x").stdout == b"x\n"
-    until(lambda: (spares / "narrow").exists(), "the refusal to be noted")
+    until((spares / "narrow").exists, "the refusal to be noted")
     until(lambda: not list(spares.glob("*.*")), "the spares to go")
     assert ossh_run("-F", config, host, "echo x").stdout == b"x\n"
     time.sleep(0.5)
@@ -282,11 +223,12 @@ def _group(number: int) -> list[int]:
 
 
 def test_nobody_waits_for_the_keeper(own_node: Sandbox, isolated: Path) -> None:
-    """A pipe ends with the command, and no lock of the caller's is kept: with such a descriptor none is opened."""
+    """A pipe ends with the command, and no descriptor of the caller's is kept: above 9 none is opened."""
     warm = Warm(own_node)
     run = f"{OSSH_RUN} -F {own_node.ssh_config} {own_node.host} true"
     begin = time.monotonic()
-    subprocess.run(f"({run}; {run}) 9>{isolated}/lock 2>&1 | cat", shell=True, check=True, timeout=20)
+    script = f"({run}; {run}) 9>{isolated}/lock 2>&1 | cat"
+    subprocess.run(["sh", "-c", script], check=True, timeout=20)
     assert time.monotonic() - begin < 20
     warm.wait()
     assert not _holding(isolated / "lock")
@@ -305,13 +247,13 @@ def _holding(file: Path) -> list[Path]:
 
 
 def test_a_dead_spare_is_no_lost_command(own_node: Sandbox) -> None:
-    """Where ssh, its keeper or the far side of a spare has died before, the command takes another way, once."""
+    """Where ssh or the far side of a spare has died before, the command takes another way, once."""
     warm = Warm(own_node)
     for number in range(4):
         warm.run("true")
         warm.wait()
         for spare in warm.ready():
-            for pid in _of(spare.name):
+            for pid in naming(spare.name):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         done = warm.run(f"echo {number}")
@@ -319,24 +261,14 @@ def test_a_dead_spare_is_no_lost_command(own_node: Sandbox) -> None:
     warm.check_nothing_left()
 
 
-def _of(mark: str) -> list[int]:
-    """The processes that name a spare: ssh, the far side, its timer."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
 def test_a_request_that_is_not_read_is_given_back(own_node: Sandbox) -> None:
-    """A far side whose time is over says so: what was handed to it then is run by the plain way, its stdin whole."""
+    """A far side whose time is over says so: what it was handed is run by the plain way, its stdin whole."""
     warm = Warm(own_node)
     for spare in warm.ready()[1:]:
         shutil.rmtree(spare)
     spare = warm.ready()[0]
     # stopped, it reads nothing; then it is told that its time is over, before it goes on
-    leaders = [pid for pid in _of(spare.name) if pid == os.getpgid(pid) and os.getsid(pid) == pid]
+    leaders = [pid for pid in naming(spare.name) if pid == os.getpgid(pid) and os.getsid(pid) == pid]
     leaders = [pid for pid in leaders if b"/spare.sh" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
     leader = leaders[-1]
     os.kill(leader, signal.SIGSTOP)
@@ -361,7 +293,10 @@ def test_a_command_that_is_lost(own_node: Sandbox, victim: str) -> None:
         above = int(process.stdout.readline())
         facts = warm.master.facts()
         assert facts is not None
-        os.kill(facts.pid if victim == "master" else os.getsid(above), signal.SIGKILL)
+        if victim == "master":
+            os.kill(facts.pid, signal.SIGKILL)
+        else:
+            os.killpg(os.getsid(above), signal.SIGKILL)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 255
     assert said.startswith(b"ossh-run: ")
@@ -377,44 +312,3 @@ def test_an_edited_ssh_config_is_a_new_one(own_node: Sandbox) -> None:
     assert warm.run("echo x").stdout == b"x\n"
     until(lambda: not any(one.exists() for one in before), "the old spares to go")
     warm.check_nothing_left()
-
-
-def test_kill_anything_at_any_time(own_node: Sandbox) -> None:
-    """KILL for anything at random moments: a command runs once or not at all, status 0 is right, nothing is left."""
-    warm = Warm(own_node)
-    chance = random.Random(18)
-    log = own_node.directory / "ran"
-    for number in range(12):
-        with contextlib.suppress(AssertionError):
-            until(lambda: bool(warm.ready()), "a spare", timeout=0.5)
-        argv = [*warm.argv, *warm.words, f"echo {number} >>{log}; sleep 0.0{chance.randrange(9)}; echo {number}"]
-        with subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
-            time.sleep(chance.random() * 0.1)
-            marks = [one.name for one in warm.spares.glob("*.*")]
-            victims = [pid for mark in marks for pid in _of(mark)] + _keepers() + [process.pid]
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(chance.choice(victims), signal.SIGKILL)
-            out, err = process.communicate(timeout=30)
-        if process.returncode == 0:
-            assert out == b"%d\n" % number, (number, err)
-    ran = log.read_text().split()
-    assert len(ran) == len(set(ran)), "a command ran twice"
-    ossh("logout", "-F", own_node.ssh_config, own_node.host)
-    # what was left by a keeper and its guard that were both killed, a sweep takes, when it is old
-    until(lambda: not _keepers(), "the keepers to end", timeout=65)
-
-
-def _keepers() -> list[int]:
-    return [
-        int(entry.name)
-        for entry in Path("/proc").glob("[0-9]*")
-        if _words(entry).startswith(b"sh\0") and os.fsencode(runtime()) in _words(entry) and b"spare.sh" in _words(entry)
-    ]
-
-
-def _words(entry: Path) -> bytes:
-    with contextlib.suppress(OSError):
-        return (entry / "cmdline").read_bytes()
-    return b""
