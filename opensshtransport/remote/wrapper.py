@@ -34,7 +34,8 @@ _FIRST = '"$0"'
 # minute: the timer ends the group, whose leader may have died before.
 _WAIT = r"""
 exec 3>&2 2>/dev/null
-(trap 'kill $!;exit' TERM;sleep 60&wait $!;trap '' TERM;kill -s TERM 0
+(trap 'kill $!;exit' TERM
+sleep 60&wait $!;trap '' TERM;kill -s TERM 0
 sleep 5;kill -s KILL 0) </dev/null >/dev/null 3>&- &
 ossh_timer=$!
 ossh_unused(){ trap '' TERM;kill -s TERM $ossh_timer;echo;echo $ossh_mark unused;exit 0;}

@@ -49,14 +49,14 @@ class Warm:
         """Wait until there is one."""
         until(lambda: bool(self.ready()), "a spare")
 
-    def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60, **env: str) -> Done:
+    def run(self, command: str, *, stdin: bytes | None = None, **env: str) -> Done:
         """Run a command."""
         argv = [*self.argv, *self.words, command]
         return subprocess.run(
             argv,
             input=b"" if stdin is None else stdin,
             capture_output=True,
-            timeout=timeout,
+            timeout=60,
             check=False,
             start_new_session=True,
             env={**os.environ, **env},
