@@ -29,9 +29,9 @@ _ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
 
 _FIRST = '"$0"'
 
-# What the far side of a spare does: it says that it is there, waits for a request, a number of lines and these
-# lines, and becomes it. What follows on stdin is the command's. Where none comes it says so, at the latest after
-# a minute: the timer ends the group, whose leader may have died before.
+# What the far side of a spare does: it says that it is there, waits for a request (a number of lines, and the
+# lines), and becomes it. What follows on stdin is the command's. Where none comes it says so, at the latest
+# after a minute: the timer ends the group, whose leader may have died before.
 _WAIT = r"""
 exec 3>&2 2>/dev/null
 (trap 'kill $!;exit' TERM
