@@ -226,7 +226,12 @@ find_room() {
 	case $learned in '' | *[!0-9]*) ;; *) [ "$learned" -ge "$limit" ] || limit=$learned ;; esac
 	# with fewer there is none to spare
 	[ "$limit" -ge 3 ] || return 1
-	[ ! -e "$ossh_spares/narrow" ] || [ -z "$(find "$ossh_spares/narrow" -mmin -10)" ] || return 1
+	if [ -e "$ossh_spares/narrow" ]; then
+		# where three were given before, it is busy
+		age=10
+		[ ! -e "$ossh_spares/wide" ] || age=1
+		[ -z "$(find "$ossh_spares/narrow" -mmin -$age)" ] || return 1
+	fi
 	used=0
 	if [ -f "$base.slots" ] && [ -r /proc/locks ]; then
 		inode=$(ls -i -- "$base.slots")
@@ -245,12 +250,10 @@ find_room() {
 		done </proc/locks
 	fi
 	others=''
-	for one in "$ossh_spares"/*.*; do
-		if [ -p "$one/in" ] && [ ! -e "$one/taken" ]; then
-			used=$((used + 1))
-		elif [ -e "$one" ]; then
-			others=yes
-		fi
+	# spares, those in use among them, and who runs without one
+	for one in "$ossh_spares"/*.* "${base%/*}"/run.*.*; do
+		[ ! -e "$one" ] || used=$((used + 1))
+		[ ! -e "$one/taken" ] || others=yes
 	done
 	room=$((limit - used))
 }
@@ -329,7 +332,8 @@ keep() {
 		taken)
 			exec 3<&- 4<&- 5<&- 7<&-
 			kill "$timer"
-			rm -rf "$spare"
+			# the directory stays until ssh has ended: one more session that is in use
+			true >"$spare/opened"
 			exit
 			;;
 		ended)
@@ -370,9 +374,8 @@ guard() {
 	wait "$ssh"
 	echo ended >&6
 	exec 6>&-
-	[ -d "$draft" ] || [ -d "$spare" ] || exit
 	# who has taken it has opened it by then
-	claim "$spare" || sleep 1
+	[ -e "$spare/opened" ] || [ ! -d "$spare" ] || claim "$spare" || sleep 1
 	rm -rf "$draft" "$spare"
 }
 
@@ -411,7 +414,7 @@ note_width() {
 	[ -e "$ossh_spares/wide" ] && return
 	width=0
 	for one in "$ossh_spares/$ossh_mark".*; do
-		[ -p "$one/in" ] && width=$((width + 1))
+		[ -d "$one" ] && width=$((width + 1))
 	done
 	[ "$width" -lt 3 ] || true >"$ossh_spares/wide"
 }
