@@ -422,9 +422,13 @@ note_width() {
 # Gives back all, where the server has no session left.
 give_back() {
 	true >"$ossh_spares/narrow"
-	for one in "$ossh_spares/$ossh_mark".*; do
-		[ -p "$one/keep" ] && claim "$one" && echo back 1<>"$one/keep"
-	done
+	# one that gets its name meanwhile is found by that
+	for one in "$ossh_spares/draft.$ossh_mark".*; do tell_back; done
+	for one in "$ossh_spares/$ossh_mark".*; do tell_back; done
+}
+
+tell_back() {
+	[ -p "$one/keep" ] && claim "$one" && echo back 1<>"$one/keep"
 }
 
 # elsewhere this file is read

@@ -41,7 +41,7 @@ def test_kill_anything_at_any_time(own_node: Sandbox, seed: int, rounds: int) ->
     ran = log.read_text().split()
     assert len(ran) == len(set(ran)), "a command ran twice"
     ossh("logout", "-F", own_node.ssh_config, own_node.host)
-    # a keeper whose guard was killed, and a timer whose shell was, sleep out their minute; they hold no session
+    # a keeper whose guard was killed, and a timer whose shell was, sleep out their minute, without a session
     until(lambda: not any(map(_holds_session, _named_by(seen))), "ssh and the far side to end")
 
 
