@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("host", metavar="HOST")
 
 
-def _offer_to_share(request: plan.Request) -> None:
+def _offer_to_share(request: plan.SetupRequest) -> None:
     from opensshtransport.cli.share import confirmed
     from opensshtransport.sharing import share
 
