@@ -178,7 +178,9 @@ def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshT
 
 def _make_ready(master: Master, person: Person | Window | None, rules: tuple[Rule, ...]) -> dict[str, str]:
     """Get the keys, certificates and tickets that are to be had first; gives the environment for ssh."""
-    env = agent_environment(master.directory)
+    # a script that runs ssh to this very host must not wait for the login that waits for it
+    host = parse_address(master.destination.host).host
+    env = {**agent_environment(master.directory), **bypass.login_of(host)}
     _run_script(master.destination, person, rules, env)
     _get_ticket(master.destination)
     return env
@@ -196,7 +198,6 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     )
     master.log.unlink(missing_ok=True)
     _raise_descriptors()
-    env = {**env, **bypass.login_of(parse_address(destination.host).host)}
     # without a terminal nothing that a server shows can be taken for what ssh asks
     window = isinstance(person, Window)
     if window or (person is None and not unattended and can_ask_by_program(destination)):

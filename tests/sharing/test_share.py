@@ -308,20 +308,6 @@ def _doctor(plain: Plain, link: str) -> list[dict[str, str]]:
     return [one for one in found if one["link"] == link]
 
 
-def test_what_precedes_the_include(daint: Plain) -> None:
-    """Where ssh does not come to see the block, nothing stays changed."""
-    before = daint.config.read_bytes()
-    included = shared_file(daint.config)
-    included.write_text(included.read_text().replace("ossh-hook daint", "ossh-gone daint"))
-    spoilt = included.read_bytes()
-    hook = OSSH.with_name("ossh-hook")
-    done = ossh("share", "--yes", "-F", daint.config, "daint", env={"SHELL": "/nonexistent"})
-    assert hook.exists()
-    assert done.returncode in {0, 255}
-    assert daint.config.read_bytes() == before
-    assert included.read_bytes() != spoilt or done.returncode == 255
-
-
 def test_two_names(daint: Plain, keep: Keep) -> None:
     """Each name has its block; one that goes leaves the other."""
     other = keep(Sandbox("eiger"))
