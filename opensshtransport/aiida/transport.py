@@ -11,7 +11,6 @@ was lost. So a submission goes through `once`.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import functools
 import io
@@ -21,7 +20,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -29,6 +27,7 @@ from aiida.common.exceptions import InvalidOperation
 from aiida.transports.transport import TransportInternalError
 
 from opensshtransport.aiida.archives import ArchiveTransport
+from opensshtransport.aiida.connections import Connection, connections
 from opensshtransport.aiida.faults import (
     AnyPath,
     awaited,
@@ -72,53 +71,6 @@ _MOST_SUBMISSIONS = 100
 _SHOWN = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    """A connection, and the master that it goes through."""
-
-    master: Master
-    transport: Transport
-
-
-class _Connections:
-    """The connections of this process: they outlive AiiDA's transports, which come and go all the time."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._known: dict[tuple[object, ...], _Connection] = {}
-
-    def last(self, key: tuple[object, ...]) -> _Connection | None:
-        """What a name led to when it was last used."""
-        with self._guard:
-            return self._known.get(key)
-
-    def get(self, key: tuple[object, ...], master: Master, make: Callable[[], Transport]) -> _Connection:
-        """The connection of a name, anew where the name now leads elsewhere."""
-        with self._guard:
-            known = self._known.get(key)
-            if known is None or _place(known.master) != _place(master):
-                # who still uses the old one goes on with it
-                self._known[key] = known = _Connection(master, make())
-            return known
-
-    def close(self) -> None:
-        """Give back what is open but unused."""
-        with self._guard:
-            known, self._known = self._known, {}
-        for connection in known.values():
-            connection.transport.close()
-
-
-def _place(master: Master) -> tuple[Destination, Path]:
-    return master.destination, master.directory
-
-
-_connections = _Connections()
-
-
-atexit.register(_connections.close)
-
-
 class OpenSshTransport(TransferTransport, ArchiveTransport):
     """The system's own OpenSSH over one login, shared with all daemon workers, programs and shells.
 
@@ -141,7 +93,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         self._settings: dict[str, object] = plain_settings({name: kwargs.get(name) for name in SETTINGS})
         self._ssh_config: str | None = plain(kwargs.get("ssh_config"))
         self._max_io_allowed = at_least_one(kwargs.get("max_io_allowed", 8))
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._line: Transport | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._cwd = ""
@@ -201,7 +153,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         return 0.0 if lives else float(self._safe_open_interval)
 
     def _known_to_live(self) -> bool:
-        if known := _connections.last(self._key):
+        if known := connections.last(self._key):
             return known.master.listening() is not None
         return any(
             control_socket.listens(Path(facts.socket))
@@ -227,7 +179,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
             fault = connection_fault(reason)
             self.logger.error("%s", fault)
             raise fault from reason
-        self._connection = _connections.get(
+        self._connection = connections.get(
             self._key,
             master,
             lambda: Transport(self.host, ssh_config=self._ssh_config, person=False, settings=self._settings),

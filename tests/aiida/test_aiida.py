@@ -536,7 +536,7 @@ def test_interval_is_told_without_a_program(
     asked.unlink()
     # of another process, which has never opened it
     monkeypatch.setattr(
-        importlib.import_module("opensshtransport.aiida.transport")._connections, "_known", {}
+        importlib.import_module("opensshtransport.aiida.connections").connections, "_known", {}
     )
     assert transport.get_safe_open_interval() == 0.0
     assert not asked.exists()
