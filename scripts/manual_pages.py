@@ -198,14 +198,7 @@ def man_page(name: str, parser: argparse.ArgumentParser) -> str:
 
 # The pages of the manual that are about one command each; they are the text of its man page.
 DESCRIBED = {
-    "ossh-run",
-    "copying",
-    "setup",
-    "doctor",
-    "sandbox",
-    "completion",
-    "aiida",
-    "other-programs",
+    *("ossh-run", "copying", "setup", "doctor", "sandbox", "completion", "aiida", "other-programs"),
     "tunnels",
 }
 

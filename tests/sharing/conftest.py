@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,12 @@ class Plain:
         """Run a program that runs the ssh of `GIT_SSH_COMMAND` or `RSYNC_RSH`."""
         shell = f"ssh -F {self.config}"
         return run([*words], None, 60, {"GIT_SSH_COMMAND": shell, "RSYNC_RSH": shell, **options})
+
+    def master(self) -> int:
+        """The process id of the running master."""
+        found = re.search(rb"pid=(\d+)", self.ssh("-O", "check", "daint").stderr)
+        assert found, "there is one"
+        return int(found[1])
 
     def logins(self) -> int:
         """How many logins there were so far."""

@@ -20,7 +20,7 @@ from opensshtransport.master import forwards
 from opensshtransport.master.forwards import Forward
 from opensshtransport.sharing.forwarding import short
 from tests.sharing.conftest import Plain
-from tests.support.programs import OSSH, ossh, status, until
+from tests.support.programs import OSSH, ossh, until
 
 pytestmark = pytest.mark.client
 
@@ -53,10 +53,8 @@ def greets_by_proxy(port: int, target: int) -> bool:
 
 def logged_in(plain: Plain) -> int:
     """Log in; gives the master's process id."""
-    assert ossh("login", "-F", plain.config, "daint").returncode == 0
-    (row,) = status(plain.config)
-    pid: int = row["pid"]
-    return pid
+    assert plain.ssh("daint", "true").returncode == 0
+    return plain.master()
 
 
 def listed(plain: Plain) -> list[str]:
@@ -218,8 +216,7 @@ def test_first_client_with_forwards(daint: Plain) -> None:
     assert daint.ssh("-L", spec, "daint", "true").returncode == 0
     until(lambda: not list(forwards.directory().iterdir()), "it to be cancelled")
     assert not greets(port)
-    (row,) = status(daint.config)
-    limits = Path(f"/proc/{row['pid']}/limits").read_text()
+    limits = Path(f"/proc/{daint.master()}/limits").read_text()
     found = re.search(r"Max open files +(\d+) +(\d+)", limits)
     assert found
     assert int(found[1]) == min(int(found[2]), 65536)
