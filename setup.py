@@ -1,4 +1,4 @@
-"""Start setuptools; everything that it is told stands in setup.cfg."""
+"""Start setuptools; everything that it is told is in setup.cfg."""
 
 from setuptools import setup
 

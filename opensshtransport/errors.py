@@ -198,7 +198,7 @@ class CommandTimeout(OpenSshTransportError, TimeoutError, subprocess.TimeoutExpi
 
 
 class OnceError(OpenSshTransportError):
-    """A command that is to run only once cannot be run, or its result is not to be had."""
+    """A command that is to run only once cannot be run, or its result is not available."""
 
     topic = "ossh-run"
 

@@ -89,7 +89,7 @@ def _me() -> str:
 
 @dataclass(eq=False)
 class Sandbox:
-    """A login node on loopback that lives as long as its `with` block.
+    """A login node on loopback that runs as long as its `with` block.
 
     A plain user's sessions get a terminal only where the system gives terminals to the group tty, as usual.
 
@@ -174,7 +174,7 @@ class Sandbox:
     def stop(self) -> None:
         """End the server, its logins and their commands; the files stay, for `restart`.
 
-        All get SIGTERM, then 2 seconds, then SIGKILL. A command that has daemonized lives on.
+        All get SIGTERM, then 2 seconds, then SIGKILL. A command that has daemonized keeps running.
         """
         if self._server is None:
             return

@@ -74,9 +74,9 @@ class Transport(Files):
     Args:
         host: any name of ssh_config.
         ssh_config: another configuration file for all that ssh reads.
-        login: whether a login may be made where no master lives.
+        login: whether a login may be made where no master is running.
         person: whether somebody at the terminal may be asked for it.
-        timeout: seconds that one operation on files may take; None for ever.
+        timeout: seconds that one operation on files may take; None forever.
         settings: those that count before config.toml's, with values as they stand there.
 
     Raises:
@@ -120,7 +120,7 @@ class Transport(Files):
 
     @property
     def master(self) -> Master:
-        """The shared master, whether it lives or not."""
+        """The shared master, running or not."""
         return self.connection.master
 
     def __enter__(self) -> Transport:
@@ -130,7 +130,7 @@ class Transport(Files):
         self.close()
 
     def close(self) -> None:
-        """Give back what is open but unused. The master lives on."""
+        """Give back what is open but unused. The master keeps running."""
         self.connection.close()
         self._shells.close()
 
@@ -416,7 +416,7 @@ class Transport(Files):
 
     @contextlib.contextmanager
     def forward(self, target: int | str, *, local_port: int = 0) -> Iterator[Listening]:
-        """Have a local port lead to the far side, through the master, for a while. Costs no session.
+        """Have a local port lead to the remote side, through the master, for a while. Costs no session.
 
         Connections that are open when the block ends go on.
 

@@ -171,7 +171,7 @@ def test_versions(installed: Installed) -> None:
 
 
 def test_installed_as_it_is_in_the_tree(installed: Installed) -> None:
-    """Installing changes no byte of `ossh-run`, so no Python starts where a master lives."""
+    """Installing changes no byte of `ossh-run`, so no Python starts where a master is running."""
     assert (installed.bin / "ossh-run").read_bytes() == (TREE / "scripts" / "ossh-run").read_bytes()
     assert os.access(installed.bin / "ossh-run", os.X_OK)
 

@@ -1,4 +1,4 @@
-"""Attempts at what must not happen: by names, by other users here, by the far side, and through files.
+"""Attempts at what must not happen: by names, by other users here, by the remote side, and through files.
 
 Secrets during a login are in `test_secrets`, hostile archives and listings as values in `test_archive`.
 """
@@ -143,7 +143,7 @@ WORDS = (
 
 
 def test_words_of_commands(node: Sandbox, nowhere: Path, keep: Keep) -> None:
-    """Words, directories, variables and input reach the far side as they are; none is run."""
+    """Words, directories, variables and input reach the remote side as they are; none is run."""
     there = nowhere / "there"
     there.mkdir()
     with Transport(node.host, ssh_config=node.ssh_config) as transport:
@@ -495,7 +495,7 @@ def test_config_of_others(own_node: Sandbox, isolated: Path, make_user: MakeUser
 
 
 def test_a_strangers_process_is_left_alone(make_shell_node: MakeShellNode, make_user: MakeUser) -> None:
-    """Who sees the mark of a command on the far side cannot keep it alive by showing the mark as well."""
+    """Who sees the mark of a command on the remote side cannot keep it alive by showing the mark as well."""
     node, user = make_shell_node("bash")
     stranger = make_user()
     word = stranger.home / "word"
@@ -536,7 +536,7 @@ def test_a_strangers_process_is_left_alone(make_shell_node: MakeShellNode, make_
 
 
 class Liar:
-    """The far side's user, whose programs lie from a moment on that the test chooses."""
+    """The remote side's user, whose programs lie from a moment on that the test chooses."""
 
     def __init__(self, node: Sandbox, user: User) -> None:
         self.node, self.user = node, user
@@ -629,7 +629,7 @@ def test_listing_that_lies(liar: Liar, nowhere: Path, lie: str) -> None:
 
 @contextlib.contextmanager
 def little_memory(most: int) -> Iterator[None]:
-    """See that no more than so many bytes are held at any time."""
+    """Make sure that no more than so many bytes are held at any time."""
     tracemalloc.start()
     try:
         yield
@@ -689,7 +689,7 @@ def header(kind: bytes, size: int, name: str = "x") -> bytes:
 
 
 class Endless(io.RawIOBase):
-    """A beginning, and then the same for ever."""
+    """A beginning, and then the same forever."""
 
     def __init__(self, begin: bytes, more: bytes) -> None:
         self._left, self._more = begin, more * (1 + (1 << 18) // len(more))
@@ -778,7 +778,7 @@ def test_endless_answer_at_login() -> None:
     assert master._printed_behind("\nm\n", ["sh", "-c", "echo noise"], 5) == ""
 
 
-# The mark stands in the command line of each channel; so the far side knows it.
+# The mark is in the command line of each channel; so the remote side knows it.
 FORGER = r"""#!/bin/sh
 [ -e DIR/forge ] || exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 mark=$(printf '%s\n' "$SSH_ORIGINAL_COMMAND" | grep -o 'ossh_mark=[0-9a-f]\{32\}' | cut -d = -f 2)
@@ -788,7 +788,7 @@ mark=$(printf '%s\n' "$SSH_ORIGINAL_COMMAND" | grep -o 'ossh_mark=[0-9a-f]\{32\}
 
 @pytest.fixture
 def forger(isolated: Path, keep: Keep) -> tuple[Sandbox, Path]:
-    """A node that answers in the place of our far side, when the file has what it is to say."""
+    """A node that answers in the place of our remote side, when the file has what it is to say."""
     script = isolated / "forger"
     script.write_text(FORGER.replace("DIR", str(isolated)))
     script.chmod(0o755)
@@ -811,7 +811,7 @@ FORGED = {
 
 @pytest.mark.parametrize("what", FORGED)
 def test_forged_marks(forger: tuple[Sandbox, Path], what: str) -> None:
-    """A far side that says senseless things by our own marks gets an error of ours, and little memory."""
+    """A remote side that says senseless things by our own marks gets an error of ours, and little memory."""
     node, forge = forger
     with Transport(node.host, ssh_config=node.ssh_config) as transport:
         assert transport.run("echo x").stdout == b"x\n"
@@ -828,7 +828,7 @@ def test_forged_marks(forger: tuple[Sandbox, Path], what: str) -> None:
 
 
 def test_marks_are_not_seen(make_shell_node: MakeShellNode) -> None:
-    """What parts output from status, and replies from each other, stands in no command line there."""
+    """What parts output from status, and replies from each other, is in no command line there."""
     node, user = make_shell_node("bash")
     with Transport(node.host, ssh_config=node.ssh_config) as transport:
         transport.write_text("x", "x")
@@ -859,7 +859,7 @@ def clean(raw: bytes) -> str:
 
 
 def test_escapes(liar: Liar, nowhere: Path) -> None:
-    """Control characters that the far side sends, in names and errors, are spelled out."""
+    """Control characters that the remote side sends, in names and errors, are spelled out."""
     liar.lies("uname", f"printf '{ESCAPES}node\\n'".replace("\x1b", "\\033").replace("\x07", "\\007"))
     config = ["-F", str(liar.node.ssh_config)]
     top = liar.user.home / f"tree{ESCAPES}"

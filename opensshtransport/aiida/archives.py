@@ -1,4 +1,4 @@
-"""AiiDA's archives on the far side: made and unpacked there by tar.
+"""AiiDA's archives on the remote side: made and unpacked there by tar.
 
 The trap: the command is run by the transport's own `exec_command_wait`, or the one to await, as in AiiDA's
 own transports. So it sees what a subclass or a plugin makes of them.
@@ -21,7 +21,7 @@ _FORMATS = {"tar": "", "tar.gz": "z", "tar.bz2": "j", "tar.xz": "J"}
 
 
 class ArchiveTransport(FileTransport):
-    """What AiiDA packs and unpacks on the far side."""
+    """What AiiDA packs and unpacks on the remote side."""
 
     if TYPE_CHECKING:
 

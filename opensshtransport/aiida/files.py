@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there when types are checked
-    """What AiiDA does with files of the far side."""
+    """What AiiDA does with files of the remote side."""
 
     _is_open: bool
     _line: Transport | None
@@ -40,7 +40,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
     _cwd: str
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        """Do something in a thread; where the task is cancelled, what it asks of the far side is given up."""
+        """Do something in a thread; where the task is cancelled, what it asks of the host is given up."""
         if self._threads is None:
             # of its own: the loop's default ones are for others, and are few
             self._threads = ThreadPoolExecutor(self._max_io_allowed, thread_name_prefix="openssh")
@@ -65,7 +65,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
     # -- paths ---------------------------------------------------------------------------------------------
 
     def _path(self, path: AnyPath) -> str:
-        """A path of the far side; relative ones begin where `chdir` said, or at the home directory."""
+        """A path of the remote side; relative ones begin where `chdir` said, or at the home directory."""
         text = str(path)
         if not text or text.startswith("/"):
             return text
@@ -289,7 +289,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
     def _chown(self, path: AnyPath, uid: int, gid: int) -> None:
         self._ssh.chown(self._path(path), uid, gid)
 
-    # -- copies on the far side ----------------------------------------------------------------------------
+    # -- copies on the host -----------------------------------------------------------------------------
 
     @checked
     def copy(

@@ -102,7 +102,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
             str,
             "Local script to run before a login (path)",
             "(optional) A program that gets a new key or certificate, for example. It is run only where"
-            " a login is needed, and not while the certificate lives longer than `min_validity`.",
+            " a login is needed, and not while the certificate is valid for longer than `min_validity`.",
             _script,
             default=UNSET,
         ),

@@ -23,7 +23,7 @@ from opensshtransport.aiida.files import FileTransport
 
 
 class TransferTransport(FileTransport):
-    """What AiiDA moves to and from the far side."""
+    """What AiiDA moves to and from the remote side."""
 
     @checked
     def put(
@@ -37,7 +37,7 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy files or trees to the far side, as `cp -r` does.
+        """Copy files or trees to the remote side, as `cp -r` does.
 
         Args:
             localpath: absolute; may be a pattern. A directory that ends in a slash stands for its content.
@@ -110,7 +110,7 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy a file to the far side; arguments and errors as for `put`."""
+        """Copy a file to the remote side; arguments and errors as for `put`."""
         local, remote = _absolute(localpath), self._there(remotepath)
         if os.path.isdir(local):  # noqa: PTH112 - a text, as above
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), local)
@@ -129,7 +129,7 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy a tree to the far side; arguments and errors as for `put`."""
+        """Copy a tree to the remote side; arguments and errors as for `put`."""
         local, remote = _absolute(localpath), self._there(remotepath)
         if not os.path.isdir(local):  # noqa: PTH112 - a text, as above
             number = errno.ENOTDIR if os.path.exists(local) else errno.ENOENT  # noqa: PTH110 - a text
@@ -148,7 +148,7 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy files or trees from the far side, as `cp -r` does; arguments and errors as for `put`.
+        """Copy files or trees from the remote side, as `cp -r` does; arguments and errors as for `put`.
 
         A connection that fails is no missing file, and never ignored.
         """
@@ -212,7 +212,7 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy a file from the far side; arguments and errors as for `get`."""
+        """Copy a file from the remote side; arguments and errors as for `get`."""
         local, remote = _absolute(localpath), self._there(remotepath)
         self._get(remote, local, False, dereference, overwrite, preserve)
 
@@ -227,7 +227,7 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy a tree from the far side; arguments and errors as for `get`."""
+        """Copy a tree from the remote side; arguments and errors as for `get`."""
         local, remote = _absolute(localpath), self._there(remotepath)
         if not self._ssh.is_dir(remote):
             raise NotADirectoryError(errno.ENOTDIR, "Input remotepath is not a folder", remote)

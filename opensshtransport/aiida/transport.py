@@ -81,7 +81,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         ssh_config: another file than ~/.ssh/config, or "None".
         authentication_script, min_validity, persist, login_hook: as in config.toml, before which they count;
             "None" where they are not set. Times may be numbers of seconds.
-        safe_interval: seconds to wait before a login; where a master lives there is no wait.
+        safe_interval: seconds to wait before a login; where a master is running there is no wait.
         use_login_shell: whether commands run in a login shell.
     """
 
@@ -134,14 +134,14 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         return resolve(self.host, self._ssh_config, overrides=self._settings)
 
     def _facts(self, master: Master) -> Facts:
-        """What is known of the live master; where none lives, a login is made without a person."""
+        """What is known of the live master; where none is running, a login is made without a person."""
         facts = master.facts()
         if facts is not None and control_socket.listens(Path(facts.socket)):
             return facts
         return ensure.ensure(master.destination, person=False)
 
     def get_safe_open_interval(self) -> float:
-        """Seconds to wait before opening: 0 while a master lives, since opening is no login then.
+        """Seconds to wait before opening: 0 while a master is running, since opening is no login then.
 
         AiiDA asks within its event loop, so no program is started: a master that was opened by another name
         is not found before the first opening.
@@ -163,11 +163,11 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
 
     @checked
     def open(self) -> OpenSshTransport:
-        """Open it: without any network where a master lives, else by a login that asks nobody.
+        """Open it: without any network where a master is running, else by a login that asks nobody.
 
         Raises:
             InvalidOperation: it is open.
-            ConnectionFault: no master lives, and only a person can log in; or another one.
+            ConnectionFault: no master is running, and only a person can log in; or another one.
         """
         if self._is_open:
             raise InvalidOperation("Cannot open the transport twice")
@@ -191,7 +191,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         return self
 
     def close(self) -> None:
-        """Close it. The master lives on.
+        """Close it. The master keeps running.
 
         Raises:
             InvalidOperation: it is closed.

@@ -38,7 +38,7 @@ SUMMARIES = {
 
 # How our own programs call us; not for people.
 _HIDDEN = {
-    "end": "end what ossh-run has started on the far side",
+    "end": "end what ossh-run has started on the remote side",
     "ride": "decide for ossh-hook what a plain ssh may do",
 }
 

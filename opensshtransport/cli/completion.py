@@ -3,7 +3,7 @@
 What a shell loads is a few lines, which ask `ossh complete WORD...` at each TAB; so there is one place that
 knows what may follow, and it reads that from the parser itself.
 
-The traps: nothing here logs in, so remote paths are there only while a master lives. bash parts words at
+The traps: nothing here logs in, so remote paths are there only while a master is running. bash parts words at
 colons and replaces only what follows the last one. And a TAB must never print an error.
 """
 
@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def candidates(words: Sequence[str]) -> list[str]:
-    """What may stand in the place of the last word.
+    """What may be in the place of the last word.
 
     Args:
         words: the command line up to the cursor, as it is typed; the last one may be empty.

@@ -1,4 +1,4 @@
-"""`ossh end HOST MARK`: how `ossh-run` ends what it has started on the far side; not for people."""
+"""`ossh end HOST MARK`: how `ossh-run` ends what it has started on the remote side; not for people."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def _certificate_end(destination: Destination) -> datetime.datetime | None:
     for path in destination.resolved.certificates():
         with contextlib.suppress(ValueError):
             ends.append(tools.certificate_end(path))
-    # any one that lives lets in; None is one without end
+    # any valid one lets in; None is one without end
     known_ends = [] if None in ends else [end for end in ends if end is not None]
     return max(known_ends, default=None)
 

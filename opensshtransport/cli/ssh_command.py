@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts = shared.facts()
     socket = Path(facts.socket) if facts else shared.listening() or shared.own_socket
     options = command_lines.guarded_options(destination, aliases.control_path(shared, socket))
-    # whoever adds -L, -R or -D means it
+    # anyone who adds -L, -R or -D means it
     argv = [word for word in options if word != command_lines.NO_FORWARDS]
     print(shlex.join(argv if arguments.no_host else [*argv, destination.host]))
     return 0

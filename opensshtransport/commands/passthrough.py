@@ -50,7 +50,7 @@ class Options:
         no_stdin: read nothing (-n).
         tty: how many times a terminal was asked for (-t).
         timeout: seconds after which the remote process group is ended; None for none.
-        login: whether a login may be made where no master lives.
+        login: whether a login may be made where no master is running.
         person: whether somebody at the terminal may be asked for it.
         verbose: tell each step.
     """

@@ -1,4 +1,4 @@
-"""A command that runs on the far side through a channel: its streams, signals, end and exact status.
+"""A command that runs on the remote side through a channel: its streams, signals, end and exact status.
 
 The trap: there is one way in, so behind input that the command does not read nothing arrives, neither a
 signal nor the end. Then a session of its own brings the signal.
@@ -38,7 +38,7 @@ from opensshtransport.sessions.remote_kill import NO_STATUS, end_group, signal_g
 
 _PIECE = 1 << 18
 
-# How often a reader looks whether ssh still lives.
+# How often a reader looks whether ssh is still running.
 _LOOK = 0.25
 
 # How long a start-up file may take before it is taken for one that waits for input.
@@ -68,7 +68,7 @@ class _State:
 
 
 class RemoteProcess(Generic[T]):
-    """A command that runs on the far side. Names follow subprocess.Popen.
+    """A command that runs on the remote side. Names follow subprocess.Popen.
 
     Attributes:
         args, argv: the command as it was given, and as a tuple.
@@ -247,7 +247,7 @@ class RemoteProcess(Generic[T]):
         """Wait for the end of the command, not of what it left in the background.
 
         Args:
-            timeout: seconds; None for ever. The command goes on after it.
+            timeout: seconds; None forever. The command goes on after it.
 
         Raises:
             CommandTimeout: it still runs.
@@ -274,7 +274,7 @@ class RemoteProcess(Generic[T]):
 
         Args:
             input: bytes, text or a file, as for `run`.
-            timeout: seconds; None for ever. The command goes on after it, and nothing is lost: ask again.
+            timeout: seconds; None forever. The command goes on after it, and nothing is lost: ask again.
 
         Returns:
             What came on stdout and stderr, None where that goes elsewhere.
@@ -377,7 +377,7 @@ class RemoteProcess(Generic[T]):
         return end_group(self._master, facts, self._channel.sign, spared=True, grace=grace)
 
     def _from_outside(self, act: Callable[[Facts], bool]) -> bool:
-        """Do something by another session: the far side is stuck with input that nobody reads."""
+        """Do something by another session: the remote side is stuck with input that nobody reads."""
         facts = self._master.facts()
         return facts is not None and act(facts)
 
@@ -463,7 +463,7 @@ class RemoteProcess(Generic[T]):
         words = self._channel.last_words()
         error = log_error(words, host)
         if self._state.started:
-            # ssh tells nothing of how its session ended, but a master that lives has lost no connection
+            # ssh tells nothing of how its session ended, but a master that is running has lost no connection
             alone = not self._channel.ssh.gave_up and self._channel.carried()
             what = NO_STATUS if alone else "the connection was lost while the command ran"
             return ConnectionLost(what, host=host, started=True, stderr=words)

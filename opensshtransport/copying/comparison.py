@@ -168,7 +168,7 @@ def _same(
     }
     if checksum:
         files = [name for name in alike if kinds[name] == "file"]
-        # they go one behind the other through one session, without waiting for each
+        # they go pipelined through one session, without waiting for each
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             sums = pool.map(
                 lambda name: _sum(transport.checksum, posixpath.join(remote, name)),
@@ -185,7 +185,7 @@ def _same(
 
 
 def _sum(of: Callable[[Any], str], path: object) -> str | None:
-    """A checksum; None where it cannot be had, of which the move will tell."""
+    """A checksum; None where it is not available, of which the move will tell."""
     try:
         return of(path)
     except OpenSshTransportError:

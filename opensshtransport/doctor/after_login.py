@@ -1,11 +1,11 @@
-"""The links beyond the login: what `ossh doctor` finds on the far side, over a live master.
+"""The links beyond the login: what `ossh doctor` finds on the remote side, over a live master.
 
 Sessions that show what other programs would see (noise, sftp, how many there may be) are plain guarded ssh
 processes. All else is one POSIX sh script, for one round trip, whose answer is a line `NAME=VALUE` for each
 question.
 
-The trap: a queue command of a busy scheduler, or a file system that hangs, may take for ever; so each of the
-script's slow questions has a deadline of its own where the far side has timeout(1), and all have one of ours.
+The trap: a queue command of a busy scheduler, or a file system that hangs, may take forever; so each of the
+script's slow questions has a deadline of its own where the host has timeout(1), and all have one of ours.
 """
 
 from __future__ import annotations

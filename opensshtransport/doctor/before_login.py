@@ -338,7 +338,7 @@ def _known_keys(resolved: Resolved) -> list[tuple[str, str, str]]:
 
 
 def _to_forget(resolved: Resolved) -> str:
-    """What removes the known keys of a hop, from whatever files they stand in."""
+    """What removes the known keys of a hop, from whatever files they are in."""
     files = dict.fromkeys(path for path, _ in _known_lines(resolved))
     return " && ".join(
         shlex.join(["ssh-keygen", "-R", _known_as(resolved), "-f", str(path)]) for path in files

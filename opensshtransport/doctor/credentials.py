@@ -139,11 +139,11 @@ def _until(what: str, end: datetime.datetime, margin: float, advice: Remedy | st
         return broken(f"{what} ended at {moment}", advice)
     if end < now + datetime.timedelta(seconds=margin):
         return warning(f"{what} ends soon, at {moment}", advice)
-    return fine(f"{what} lives until {moment}")
+    return fine(f"{what} is valid until {moment}")
 
 
 def secrets(destination: Destination) -> Finding:
-    """Whether each stored secret of the settings can be had; it is never shown."""
+    """Whether each stored secret of the settings is available; it is never shown."""
     count = 0
     for answer in dict.fromkeys(_stored(destination.settings)):
         try:

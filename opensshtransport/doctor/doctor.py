@@ -1,6 +1,6 @@
 """`ossh doctor HOST`: the chain from here to the scheduler, link by link.
 
-Each link is told as fine, warning or broken, with what was seen and the one thing to do. What needs a link
+Each link is told as fine, warning or broken, with what was seen and how to fix it. What needs a link
 that is broken is skipped, and says so. Without `login` nothing is ever logged in.
 """
 
@@ -93,7 +93,7 @@ def _master(destination: Destination, facts: list[Facts], *, log_in: bool, perso
     listening, live = master.listening(), master.check()
     if live is None and not log_in:
         if listening is None:
-            return skipped("none lives, and what follows needs one", Remedy("run: ", "ossh doctor --login"))
+            return skipped("none is running; what follows needs one", Remedy("run: ", "ossh doctor --login"))
         return broken(
             f"the one at {listening} does not answer: the network or the server is gone",
             Remedy("run: ", "ossh login"),

@@ -22,7 +22,7 @@ class Finding:
     Attributes:
         state: "skipped" where something that it needs is not there.
         seen: what was seen, one line; never a secret.
-        remedy: the one thing to do, if anything.
+        remedy: how to fix it, if anything.
         link: its name.
     """
 

@@ -1,6 +1,6 @@
-"""File operations of a destination, each one request: one round trip, whatever it does over there.
+"""File operations of a destination, each one request: one round trip, whatever it does there.
 
-What only looks is in `queries`; here is what changes something, and is never asked twice. The far side
+What only looks is in `queries`; here is what changes something, and is never asked twice. The remote side
 needs POSIX sh with GNU coreutils, busybox, or a mix of them.
 """
 
@@ -24,7 +24,7 @@ class Files(Questions):
 
     Paths are str, bytes or path objects; any name will do. `~` and `~user` are expanded only where a path
     begins with it, and relative paths are relative to the home directory. All methods raise `OSError`'s own
-    subclasses for what the far side says, and `ConnectionFailed`'s kinds for the connection; what changes
+    subclasses for what the remote side says, and `ConnectionFailed`'s kinds for the connection; what changes
     something is never asked twice.
     """
 

@@ -1,6 +1,6 @@
 """What is asked of the files of a destination and changes nothing: one request each, one round trip.
 
-Names follow `os`, `pathlib` and `shutil`; errors are `OSError`'s own subclasses with the far side's errno and
+Names follow `os`, `pathlib` and `shutil`; errors are `OSError`'s own subclasses with the host's errno and
 `HOST:path` as the file name. A question may be asked again after a lost connection.
 
 The trap: what programs say is in the C locale there, so it can be read; but only the end of the last line,
@@ -35,7 +35,7 @@ class Questions:
 
         Args:
             shells: where to ask.
-            timeout: seconds that one operation may take; None for ever.
+            timeout: seconds that one operation may take; None forever.
         """
         self._shells = shells
         self._timeout = timeout
@@ -188,7 +188,7 @@ class Questions:
     def _many(
         self, script: str, paths: Iterable[PathLike], *, reads: bool = True, mark: str = ""
     ) -> tuple[list[str], list[Reply]]:
-        """Ask the same about many paths, which the far side reads on stdin; in one round trip."""
+        """Ask the same about many paths, which the remote side reads on stdin; in one round trip."""
         names = [self._plain(path) for path in paths]
         requests = [self._request(script, payload=chunk, reads=reads, mark=mark) for chunk in chunks(names)]
         return names, self._shells.ask_all(requests, timeout=self._timeout)

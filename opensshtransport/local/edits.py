@@ -12,7 +12,7 @@ from opensshtransport.local.locks import replace_file
 
 
 def text_of(file: Path) -> str:
-    """What stands in a file, byte for byte; "" where there is none."""
+    """What is in a file, byte for byte; "" where there is none."""
     return file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
 
 

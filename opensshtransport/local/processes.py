@@ -22,7 +22,7 @@ _POLL = 0.005  # seconds
 def end_family(root: int) -> None:
     """End a process and its descendants: SIGTERM, then 2 seconds, then SIGKILL.
 
-    What has daemonized, so that its parent is gone, lives on.
+    What has daemonized, so that its parent is gone, keeps running.
     """
     family = _freeze(root)
     for number in (signal.SIGTERM, signal.SIGKILL):

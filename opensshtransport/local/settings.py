@@ -1,6 +1,6 @@
-"""What a destination is set to, and the directories that everything lives in.
+"""What a destination is set to, and the directories in which everything is kept.
 
-Settings say how to log in and how long a login lives. Host names, users, ports, jumps and keys are never
+Settings say how to log in and how long a login lasts. Host names, users, ports, jumps and keys are never
 repeated here: they are in ssh_config. As in ssh_config(5) the first table whose pattern matches and which
 has a value decides, so particular hosts stand before general ones.
 """
@@ -59,7 +59,7 @@ class Settings:
 
     Attributes:
         ssh, scp, sftp: the OpenSSH programs, a name on PATH or a path.
-        persist: how long an idle master stays; 0 for ever (ControlPersist).
+        persist: how long an idle master stays; 0 forever (ControlPersist).
         server_alive_interval, server_alive_count_max: as in ssh_config(5); None keeps what ssh_config
             says, or a minute in all where it says nothing.
         connect_timeout: for TCP and the banner (ConnectTimeout), where ssh_config says nothing.
@@ -69,7 +69,7 @@ class Settings:
         forwards: whether the master makes the forwardings of ssh_config.
         authentication_script: an executable that is run before a login, or None.
         script_timeout: how long it may take, the person's answers included.
-        min_validity: the script is not run while the certificate lives longer than this.
+        min_validity: the script is not run while the certificate is valid longer than this.
         keytab: a Kerberos keytab to get a ticket from, or None.
         login_hook: a shell command, run once when only a person can go on, or "".
         prompts: rules that answer prompts, in order.
@@ -370,7 +370,7 @@ def private_directory(path: Path) -> Path:
         strangers = {one.lstat().st_uid for one in inside} - {os.getuid()}
         if not strangers:
             return path
-        # so that whoever looks next looks again
+        # so that anyone who looks next looks again
         path.chmod(stat.S_IMODE(about.st_mode))
         problem = f"could be written to by others, and holds something of user {min(strangers)}"
     raise SettingsError(f"{path} {problem}", advice="somebody may want to read your sessions: remove it")

@@ -235,7 +235,7 @@ def agent_lives(socket: Path) -> bool:
 
 
 def shared_agent(directory: Path) -> Path | None:
-    """The socket of the agent that `ossh agent` has started, or None where it does not live."""
+    """The socket of the agent that `ossh agent` has started, or None where it is not running."""
     socket = directory / "agent"
     return socket if agent_lives(socket) else None
 

@@ -46,7 +46,7 @@ class Question:
 
     def answer(self, secret: Secret) -> None:
         """Send the answer."""
-        # whoever has gone gets none
+        # anyone who has gone gets none
         with self.connection, contextlib.suppress(OSError):
             self.connection.sendall(askpass.ANSWER + secret.reveal().encode())
 

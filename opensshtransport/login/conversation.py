@@ -131,7 +131,7 @@ class Conversation:
             AuthenticationRefused: it asks again what a rule has answered, or too often what the person has.
             LoginNeeded: the deadline has passed, or the person gave up.
             KeyboardInterrupt: the person has ended it by Ctrl-C.
-            SettingsError: an answer cannot be had.
+            SettingsError: an answer is not available.
             ToolMissing: it cannot be run.
         """
         with _ended_in_order():

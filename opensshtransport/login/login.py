@@ -53,12 +53,12 @@ _MOST_FILES = 65536
 
 
 def open_master(destination: Destination, person: Person | Window | None, *, login: bool = True) -> Facts:
-    """See to it that a master lives, and publish the way to it.
+    """Make sure that a master is running, and publish the way to it.
 
     Args:
         destination: where to.
         person: who may be asked.
-        login: whether a login may be made; else only a master that lives already is taken up.
+        login: whether a login may be made; else only a master that is running already is taken up.
 
     Raises:
         MasterGone: there is none, and none may be opened.
@@ -266,7 +266,7 @@ def _text(file: Path) -> str:
 
 
 def agent_environment(directory: Path) -> dict[str, str]:
-    """The environment by which ssh finds the shared agent, where the caller has no agent that lives."""
+    """The environment by which ssh finds the shared agent, where the caller has no agent that is running."""
     own = os.environ.get("SSH_AUTH_SOCK")
     if own and tools.agent_lives(Path(own)):
         return {}
@@ -289,7 +289,7 @@ def agent_of(destination: Destination, env: Mapping[str, str]) -> dict[str, str]
 
 
 def _certificate_lives(destination: Destination, seconds: float) -> bool:
-    """Whether a certificate lives longer than some seconds."""
+    """Whether a certificate is valid longer than some seconds."""
     needed = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=seconds)
     for path in destination.resolved.certificates():
         with contextlib.suppress(ValueError):
@@ -302,7 +302,7 @@ def _certificate_lives(destination: Destination, seconds: float) -> bool:
 def _run_script(
     destination: Destination, person: Person | Window | None, rules: tuple[Rule, ...], env: Mapping[str, str]
 ) -> None:
-    """Run the authentication script of the settings, unless the certificate lives long enough.
+    """Run the authentication script of the settings, unless the certificate is valid long enough.
 
     Raises:
         LoginNeeded: it failed or did not end in time; ssh is not tried then.

@@ -1,7 +1,7 @@
 """Where secrets come from: the keyring, a command, the seed of one-time codes.
 
 The trap: a one-time code that is sent twice is refused, and counts as a failed login. So each code's time
-window is noted, over all processes and for ever, before the code is handed out; whoever comes later waits for
+window is noted, over all processes and forever, before the code is handed out; who comes later waits for
 the next one, also where the clock was set back.
 """
 
@@ -46,7 +46,7 @@ _COMMAND_TIMEOUT = 120.0
 
 
 def dump_no_core() -> None:
-    """See to it that neither this process, which holds secrets, nor what it starts leaves a core dump."""
+    """Make sure that neither this process, which holds secrets, nor what it starts leaves a core dump."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -62,7 +62,7 @@ def resolve_answer(
         deadline: on the monotonic clock; waiting for a code's window ends there.
 
     Raises:
-        SettingsError: it cannot be had as the settings say.
+        SettingsError: it is not available as the settings say.
         LoginNeeded: the next code's window comes after the deadline.
     """
     dump_no_core()
@@ -135,7 +135,7 @@ def _fresh_code(answer: Totp, seed: Secret, tell: Callable[[str], None], deadlin
     """A code of RFC 6238 that was not handed out before."""
     key, answer = _key(answer, seed)
     period = answer.period
-    # the key's digest tells its uses apart; the key cannot be had from it
+    # the key's digest tells its uses apart; the key is not available from it
     digest = hashlib.sha256(b"one-time codes\0" + key.reveal().encode()).hexdigest()[:16]
     with locked(private_directory(state_directory() / "codes") / digest) as file:
         used = _windows(file)

@@ -1,6 +1,6 @@
 """What `ossh-run` needs to go straight to a live master, a file of POSIX sh for each name in use.
 
-The trap: ssh_config may be edited while the master lives. So the file tells by itself whether it is still
+The trap: ssh_config may be edited while the master is running. So the file tells whether it is still
 true: the files that ssh reads must have the times that they had when it was written, or, where those cannot
 tell (`Match exec` and the like), `ssh -G` must still say the same. And the socket is reached through a link
 named by `%C`, which ssh itself computes anew from user, host and port at each call.

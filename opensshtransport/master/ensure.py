@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 
 def ensure(destination: Destination, *, login: bool = True, person: bool = True) -> Facts:
-    """See to it that a master lives, by a login process where none does. For libraries: spawns, never forks.
+    """Make sure that a master is running, by a login process if none is. For libraries: spawns, never forks.
 
     Args:
         destination: where to.
-        login: whether a login may be made; else only a master that lives already is taken up.
+        login: whether a login may be made; else only a master that is running already is taken up.
         person: whether somebody at the terminal may be asked.
 
     Raises:

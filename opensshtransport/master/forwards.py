@@ -56,7 +56,7 @@ class Forward:
         parts = _parts(self.spec)
         if parts[0].startswith("/") or self.option == "-D":
             return parts[:1] if parts[0].startswith("/") else parts
-        # a target is a socket, or a host and its port; -R with none is a SOCKS proxy of the far side
+        # a target is a socket, or a host and its port; -R with none is a SOCKS proxy of the remote side
         target = 1 if parts[-1].startswith("/") else 2
         return parts[:-target] or parts
 
@@ -86,7 +86,7 @@ def parse(text: str) -> Forward:
 
 
 def _parts(spec: str) -> list[str]:
-    """The parts between colons; an address of IPv6 stands in brackets."""
+    """The parts between colons; an address of IPv6 is in brackets."""
     return [word.strip("[]") for word in re.findall(r"\[[^]]*\]|[^:]+|(?<=:)(?=:)|^(?=:)", spec)]
 
 
@@ -125,7 +125,7 @@ class Entry:
 
     @property
     def wanted(self) -> bool:
-        """Whether its owner lives, or it is to be kept."""
+        """Whether its owner is running, or it is to be kept."""
         if self.pid == 0:
             return True
         began = _began(self.pid)
@@ -175,7 +175,7 @@ def note(socket: Path, forwards: Iterable[Forward], *, pid: int, identity: str =
 
 
 def request(ssh: str, socket: Path, forward: Forward) -> int | None:
-    """Have a master forward; gives the port that the far side has chosen, if it has.
+    """Have a master forward; gives the port that the remote side has chosen, if it has.
 
     Raises:
         ConnectionFailed: it does not.
@@ -260,7 +260,7 @@ def drop(ssh: str, entry: Entry, only: Forward | None = None) -> list[Forward]:
         lines = [str(entry.socket), str(entry.pid), entry.began, entry.identity, *map(str, left)]
         replace_file(entry.file, "\n".join(lines) + "\n")
     else:
-        # the last, so that whoever is killed before leaves it to the next one
+        # the last, so that anyone who is killed before leaves it to the next one
         entry.file.unlink(missing_ok=True)
     return cancelled
 

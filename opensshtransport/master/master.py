@@ -40,12 +40,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 _PATIENCE = 60.0
 
-# Bytes of what the far side says of itself.
+# Bytes of what the remote side says of itself.
 _LONGEST_ANSWER = 1 << 16
 
 
 class Master:
-    """The master of one destination, whether it lives or not. Holds nothing open."""
+    """The master of one destination, running or not. Holds nothing open."""
 
     def __init__(self, destination: Destination, directory: Path | None = None) -> None:
         self.destination = destination
@@ -73,7 +73,7 @@ class Master:
         return next((path for path in (*known_one, *self.candidates) if listens(path)), None)
 
     def check(self, socket: Path | None = None) -> Path | None:
-        """Prove by a round trip, with a deadline, that a master lives.
+        """Prove by a round trip, with a deadline, that a master is running.
 
         Args:
             socket: the one to ask; all candidates by default.
@@ -133,9 +133,9 @@ class Master:
         replace_file(self.facts_file, json.dumps(dataclasses.asdict(facts)))
 
     def describe(self, socket: Path, *, ours: bool, pid: int) -> Facts:
-        """Find out by one session what the far side is: its name and its login shell.
+        """Find out by one session what the remote side is: its name and its login shell.
 
-        That it runs no command of ours is only believed of a master that lives still: where the command that
+        That it runs no command of ours is believed only while the master is running: where the command that
         it ran instead has ended, or where two sessions came to nothing; a session that broke tells nothing.
 
         Raises:
@@ -174,7 +174,7 @@ class Master:
         return facts
 
     def _introduction(self, socket: Path) -> tuple[list[str], str]:
-        """The far side's name and login shell, where it runs commands; and what ssh noted of the session."""
+        """The host's name and login shell, where it runs commands; and what ssh noted of the session."""
         destination = self.destination
         mark = secrets.token_hex(8)
         # understood by every login shell; a forced command or a restricted shell gives no mark back

@@ -32,7 +32,7 @@ _WAITERS = 1000
 # another refusal costs little.
 _LEARNED_FOR = 30.0
 
-# Seconds that the far side may need to end a session whose ssh was killed.
+# Seconds that the remote side may need to end a session whose ssh was killed.
 _LINGERS = 1.0
 
 # Seconds until a server that has refused a session is asked again, the first time and at most.
@@ -106,7 +106,7 @@ class Slots:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """For the time after the server has refused a session: whoever keeps an idle one gives it back."""
+        """For the time after the server has refused a session: anyone who keeps an idle one gives it back."""
         shell_spares.give_back(self._spares)
         with _table(self._path).waiting():
             yield
@@ -116,7 +116,7 @@ class Slots:
 
         Args:
             number: what was taken.
-            lingers: whether the far side may not have ended the session yet.
+            lingers: whether the remote side may not have ended the session yet.
         """
         table = _table(self._path)
         with table.guard:
@@ -135,7 +135,7 @@ class Slots:
         return taken + shell_spares.count(self._spares)
 
     def lingering(self) -> int:
-        """How many sessions of slots that were given back may still be there on the far side."""
+        """How many sessions of slots that were given back may still be there on the remote side."""
         table = _table(self._path)
         now = time.monotonic()
         with table.guard:
@@ -162,7 +162,7 @@ class Patience:
         self._until = time.monotonic() + PATIENCE if until is None else until
 
     def wait(self, reason: SessionRefused, pause: Callable[[float], object] = time.sleep) -> None:
-        """Wait a while, each time longer; whoever keeps an idle session gives it back meanwhile.
+        """Wait a while, each time longer; anyone who keeps an idle session gives it back meanwhile.
 
         Args:
             reason: the refusal.

@@ -2,9 +2,9 @@
 # Sessions that are opened ahead for the next `ossh-run`, in sh alone. `ossh-run` reads this file to take one
 # (take_spare, by_spare), and starts it as a program to open what is missing (open).
 #
-# A spare is a directory with five FIFOs: `in`, `out` and `err` are those of an ssh whose far side waits for one
+# A spare is a directory with five FIFOs: `in`, `out` and `err` are those of an ssh whose remote side waits for one
 # request; `keep` takes words for the keeper, a shell that holds the other three open meanwhile; `held` ends when the
-# keeper has let go. Its name is the mark by which its processes are found on the far side. It is complete before it
+# keeper has let go. Its name is the mark by which its processes are found on the remote side. It is complete before it
 # gets that name, and belongs to who makes `taken` in it. shell_spares.py knows the same rules.
 #
 # The traps: an end of a FIFO that is left open anywhere is an end of file that never comes; and opening one end
@@ -15,7 +15,7 @@
 LF='
 '
 
-# Seconds for which a spare waits; the far side waits a little longer (wrapper.py).
+# Seconds for which a spare waits; the remote side waits a little longer (wrapper.py).
 ossh_kept_for=50
 
 # Another call within so many seconds shows that spares are wanted.
@@ -80,7 +80,7 @@ note_call() {
 	echo "$now $wanted" >"$ossh_spares/called"
 } 2>/dev/null
 
-# Sets `spare`, and opens it: 3 is the far side's stdout, 4 its stderr, 8 its stdin, 6 and 7 ssh's log.
+# Sets `spare`, and opens it: 3 is the remote side's stdout, 4 its stderr, 8 its stdin, 6 and 7 ssh's log.
 take_spare() {
 	hit=0
 	# shellcheck disable=SC3067 # -O is in every sh that is in use

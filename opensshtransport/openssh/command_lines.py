@@ -65,7 +65,7 @@ def master_command(
     argv += ["-oExitOnForwardFailure=no"]
     argv += [] if settings.forwards else [NO_FORWARDS, "-oTunnel=no"]
     if settings.server_alive_interval is not None or not int(resolved.get("serveraliveinterval", "0")):
-        # without it a master hangs for ever on a network that went away; the product also ends a login
+        # without it a master hangs forever on a network that went away; the product also ends a login
         # that waits for a push, so it is a minute at least
         argv.append(as_option("ServerAliveInterval", _or(settings.server_alive_interval, 20)))
         argv.append(as_option("ServerAliveCountMax", _or(settings.server_alive_count_max, 3)))

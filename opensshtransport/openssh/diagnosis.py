@@ -29,7 +29,7 @@ from opensshtransport.errors import (
 # Where nothing is known of what was offered.
 NOTHING_TAKEN = "the server accepted none of the keys, tickets or answers"
 
-# What the guard of a command line writes to stderr where no master lives.
+# What the guard of a command line writes to stderr where no master is running.
 NO_MASTER = "opensshtransport: no live master"
 
 

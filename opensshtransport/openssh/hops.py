@@ -1,6 +1,6 @@
 """The hosts on the way to a destination: what ssh calls them where they ask, and which rules answer each.
 
-The idea: ssh shows `user@host` of whoever asks, where `host` is HostKeyAlias or HostName, not the alias that
+The idea: ssh shows `user@host` of who asks, where `host` is HostKeyAlias or HostName, not the alias that
 the person knows. So the way is resolved as ssh resolves it, and each rule gets the name that ssh will show.
 
 The trap: two hosts may show the same name, as those behind one address and several ports do. Then nothing
@@ -40,7 +40,7 @@ def answering(destination: Destination, *, rules: bool = True) -> Answering:
     """Tell who may ask, and what answers.
 
     `prompts` of the destination hold for every hop, or for the one that `hop` names. `password`, `code` and
-    `pin` belong to the host whose table they stand in: the destination's to it, a jump host's to that.
+    `pin` belong to the host whose table they are in: the destination's to it, a jump host's to that.
 
     Args:
         destination: where to.

@@ -1,4 +1,4 @@
-"""ssh_config as a text: which files ssh reads, which names stand in them, and one `Host` block of it.
+"""ssh_config as a text: which files ssh reads, which names are in them, and one `Host` block of it.
 
 What a configuration means, only `ssh -G` knows; here its text is read and written.
 
@@ -112,7 +112,7 @@ def _parsed(line: str) -> tuple[str, list[str]] | None:
 
 
 def names(ssh_config: Path | None) -> list[str]:
-    """The names that stand in `Host` lines, without patterns; each once, in alphabetical order."""
+    """The names that are in `Host` lines, without patterns; each once, in alphabetical order."""
     found = {
         name
         for file in files(ssh_config)
@@ -146,7 +146,7 @@ def _patterns(keyword: str, arguments: Sequence[str]) -> Iterator[str]:
 
 
 def quoted(value: str) -> str:
-    """A value as it stands in ssh_config.
+    """A value as it is in ssh_config.
 
     Raises:
         SettingsError: ssh_config has no way to write it.
@@ -169,7 +169,7 @@ def with_block(text: str, name: str, options: Mapping[str, str | None]) -> str:
     Args:
         text: the file's.
         name: the block is for this name alone.
-        options: the values, as they stand in the file; None for a keyword that must not stand there.
+        options: the values, as they are in the file; None for a keyword that must not stand there.
     """
     lines = text.splitlines()
     header = next((number for number, line in enumerate(lines) if _parsed(line) == ("host", [name])), None)

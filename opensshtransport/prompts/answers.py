@@ -74,7 +74,7 @@ class Totp:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A fixed text: the choice in a menu, never a secret, for it stands in the settings and in `repr`."""
+    """A fixed text: the choice in a menu, never a secret, for it is in the settings and in `repr`."""
 
     text: str
 
@@ -216,7 +216,7 @@ def check_keys(
 
 
 def parse_answer(value: object, where: str) -> Answer:
-    """Read an answer as it stands in the settings: a table, or the word "ask".
+    """Read an answer as it is in the settings: a table, or the word "ask".
 
     Args:
         value: the table, for example `{"keyring": "hpc", "username": "me"}`.

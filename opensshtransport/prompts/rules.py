@@ -153,7 +153,7 @@ class Rule:
 
 
 def parse_rule(value: object, where: str) -> Rule:
-    """Read a rule as it stands in the settings: `expect`, `answer` and perhaps `hop` and `echo`.
+    """Read a rule as it is in the settings: `expect`, `answer` and perhaps `hop` and `echo`.
 
     Raises:
         SettingsError: a key is unknown or missing, a value has the wrong type, or `expect` is no usable

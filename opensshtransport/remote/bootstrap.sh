@@ -245,7 +245,7 @@ born() {
 	fi
 }
 
-# secret: takes a mark that stands in no command line, as others see those by ps.
+# secret: takes a mark that is in no command line, as others see those by ps.
 secret() {
 	# Linux makes one without another program
 	IFS= read -r ossh_next </proc/sys/kernel/random/uuid || ossh_next=$(exec od -An -N16 -tx1 /dev/urandom)

@@ -1,4 +1,4 @@
-"""What is known of a file, and reading it from what stat(1) prints over there. No I/O."""
+"""What is known of a file, and reading it from what stat(1) prints there. No I/O."""
 
 from __future__ import annotations
 

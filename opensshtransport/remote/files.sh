@@ -105,7 +105,7 @@ names() {
 	exit 1
 }
 
-# unreadable PATH: directories whose content is not to be had.
+# unreadable PATH: directories whose content is not available.
 unreadable() {
 	printf '%s unreadable\n' "$m"
 	# shellcheck disable=SC2016 # it is another shell's to read
@@ -406,7 +406,7 @@ supplant() {
 over() {
 	# a link is somebody's who was faster
 	[ ! -L "$1" ] || return
-	# of two that write at once, each is to be whole; not all know -w, and without it this could wait for ever
+	# of two that write at once, each is to be whole; not all know -w, and without it this could wait forever
 	{
 		held "$1" || return
 		shift

@@ -1,4 +1,4 @@
-"""Paths and patterns of the far side: as words of sh, and matched by the rules of pathlib. No I/O."""
+"""Paths and patterns of the remote side: as words of sh, and matched by the rules of pathlib. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from opensshtransport.errors import SettingsError
 
 PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-# Bytes of paths in one request; many of them are sent one behind the other.
+# Bytes of paths in one request; many of them are sent pipelined.
 _CHUNK = 1 << 19
 
 _USER = re.compile(r"~([A-Za-z_][A-Za-z0-9_.-]*)?(?=/|\Z)")

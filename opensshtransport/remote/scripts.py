@@ -30,7 +30,7 @@ def quoted_lines(request: str) -> bytes:
 
 @cache
 def far_half() -> str:
-    """The far side's half, without its comments."""
+    """The remote side's half, without its comments."""
     home = importlib.resources.files("opensshtransport.remote")
     text = "".join(home.joinpath(name).read_text() for name in ("shell.sh", "files.sh", "transfer.sh"))
     return re.sub(r"^\s*#.*\n|^\s+", "", text, flags=re.MULTILINE)

@@ -198,7 +198,7 @@ send() {
 }
 
 # out: the part of `send`, from stdin; larger blocks no longer fit the processor's cache. Who waits for what is no
-# longer there would wait for ever.
+# longer there would wait forever.
 out() {
 	said dd bs=65536 skip=$((from * 16)) count=$((mibs * 16)) && full $((mibs * 16)) &&
 		{ [ "$rest" -eq 0 ] || { said dd bs="$rest" count=1 && full 1; }; }
@@ -253,7 +253,7 @@ why() {
 	xargs -0 -r sh -c 'for p; do if [ ! -e "$p" ] && [ ! -L "$p" ]; then printf -- -; elif [ -r "$p" ]; then printf o; else printf x; fi; done' sh
 }
 
-# sums_of: of each of the NUL-separated paths on stdin the sum, if it can be had, as `sha256sum -z` prints them.
+# sums_of: of each of the NUL-separated paths on stdin the sum, if it is available, as `sha256sum -z` prints them.
 # shellcheck disable=SC2016 # it is another shell's to read
 sums_of() {
 	if sha256sum -z </dev/null >/dev/null 2>&1; then

@@ -29,7 +29,7 @@ _ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
 
 _FIRST = '"$0"'
 
-# What the far side of a spare does: it says that it is there, waits for a request (a number of lines, and the
+# What the host of a spare does: it says that it is there, waits for a request (a number of lines, and the
 # lines), and becomes it. What follows on stdin is the command's. Where none comes it says so, at the latest
 # after a minute: the timer ends the group, whose leader may have died before.
 _WAIT = r"""
@@ -101,7 +101,7 @@ def _spelled_byte(match: re.Match[bytes]) -> bytes:
 
 
 def waiting(*, posix: bool) -> tuple[str, str]:
-    """What the far side of a spare runs: the text before and after its mark.
+    """What the remote side of a spare runs: the text before and after its mark.
 
     Its output has three lines of its own, `MARK ready`, then `MARK unused` or, as that of a wrapped command,
     `MARK PID`.

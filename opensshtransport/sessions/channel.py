@@ -3,11 +3,11 @@
 A channel is good for one command. Its two output streams carry lines that begin with a random mark; `Stream`
 tells them from the command's bytes. So the start of a command, its status and its end are known exactly,
 apart from anything that start-up files print, and from how the connection ends. The mark of the first line
-stands in the command line, where others may see it; that line tells another one, made over there.
+is in the command line, where others may see it; that line tells another one, made there.
 
 The traps: ssh passes its stdin, stdout and stderr on to the master, so they stay open in there after our ssh
 has been killed; nobody may wait for their end then. And a forked child has our pipes too: while it holds
-one, the far side does not see our death.
+one, the remote side does not see our death.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def reads_stdin(host: str, so: str) -> ConnectionFailed:
 class Client(subprocess.Popen[bytes]):
     """A program that works through the master, and is ended where the master stays stopped.
 
-    ssh itself waits for a stopped master for ever. Who looks by `poll` finds it ended after `check_timeout`.
+    ssh itself waits for a stopped master forever. Who looks by `poll` finds it ended after `check_timeout`.
 
     Attributes:
         gave_up: whether it was ended so; a master that goes on may still do what it was asked for.
@@ -135,7 +135,7 @@ def _listener(facts: Facts) -> tuple[int, int, int] | None:
 
 
 class Channel:
-    """One session. Whoever has it reads its streams; `close` gives the slot back."""
+    """One session. Anyone who has it reads its streams; `close` gives the slot back."""
 
     def __init__(
         self,
@@ -155,9 +155,9 @@ class Channel:
             facts: what is known of the live master.
             slots: the budget.
             slot: what was taken of it.
-            request: runs as soon as the far side is there; "" to wait for one. One that is too long for
+            request: runs as soon as the remote side is there; "" to wait for one. One that is too long for
                 that waits too: see `requested`.
-            stdin: whether the far side reads from us, and notices our end. Else the request runs to its end
+            stdin: whether the host reads from us, and notices our end. Else the request runs to its end
                 whatever becomes of us.
             go: whether the request may begin at once; else by `go`.
         """
@@ -211,7 +211,7 @@ class Channel:
                 self.send(_FOR_START_UP_FILES + (_GO if self.requested and go else b""))
 
     def let_go(self) -> None:
-        """Close the far side's stdin; what runs there, or begins, goes on without us."""
+        """Close the remote side's stdin; what runs there, or begins, goes on without us."""
         with contextlib.suppress(BrokenPipeError):
             self.send(_GO_ON)
         with self._writing:
@@ -220,7 +220,7 @@ class Channel:
 
     @property
     def heard(self) -> bool:
-        """Whether the far side can be sent something."""
+        """Whether the remote side can be sent something."""
         return self.ssh.stdin is not None and not self.ssh.stdin.closed
 
     def _coded(self, mark: str, request: str, begins: str) -> str:
@@ -231,7 +231,7 @@ class Channel:
         return sign + spelled(f"\n{given}\n") + bootstrap_text()
 
     def send(self, raw: bytes) -> None:
-        """Write to the far side, all of it.
+        """Write to the remote side, all of it.
 
         Raises:
             BrokenPipeError: ssh has gone.
@@ -255,7 +255,7 @@ class Channel:
         self.send(quoted_lines(request))
 
     def begin(self, request: str) -> None:
-        """Let the request begin, now that the far side is there: this one, or that which it came with.
+        """Let the request begin, now that the remote side is there: this one, or that which it came with.
 
         Raises:
             BrokenPipeError: ssh has gone.
@@ -291,7 +291,7 @@ class Channel:
         return self.words()
 
     def carried(self) -> bool:
-        """Whether its master lives still, by a round trip: then nothing of what came by it is lost."""
+        """Whether its master is still running, by a round trip: then nothing of what came by it is lost."""
         lives = self._master.check(Path(self._facts.socket)) is not None
         # there may be a new one by now, whose socket is another file
         return lives and _listener(self._facts) == self._listener is not None
@@ -315,7 +315,7 @@ class Channel:
             self._writing.acquire()
         try:
             if at_once:
-                # before the far side sees the end of its stdin, there is nobody any more to print to
+                # before the remote side sees the end of its stdin, there is nobody any more to print to
                 self.ssh.kill()
             if self.ssh.stdin is not None:
                 self.ssh.stdin.close()
@@ -342,7 +342,7 @@ class Channel:
         threading.Thread(target=close, daemon=bool(after)).start()
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's pipes and process, without a trace on the far side."""
+        """In a forked child: let go of the parent's pipes and process, without a trace on the remote side."""
         self._closed = True
         self.log.abandon()
         for pipe in (self.ssh.stdin, self.ssh.stdout, self.ssh.stderr):

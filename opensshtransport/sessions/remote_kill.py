@@ -1,4 +1,4 @@
-"""Ending a command's processes on the far side, or sending them a signal, by a session of its own.
+"""Ending a command's processes on the remote side, or sending them a signal, by a session of its own.
 
 The trap: no process but ours may be hit, whatever became of a number; so the group is found by a word in the
 command line of its leader.
@@ -21,7 +21,7 @@ from opensshtransport.openssh import command_lines
 from opensshtransport.openssh.diagnosis import classify
 from opensshtransport.remote.wrapper import for_any_shell
 
-# Said where a session has ended and its master lives.
+# Said where a session has ended and its master is running.
 NO_STATUS = "the command ended without a status: its shell or its session was killed"
 
 # Seconds between TERM and KILL.
@@ -81,7 +81,7 @@ def signal_group(shared: Master, facts: Facts, mark: str, name: str) -> bool:
     Args:
         shared: the master.
         facts: what is known of it.
-        mark: stands in the command line of the group's leader, from the first moment; so no process but ours
+        mark: is in the command line of the group's leader, from the first moment; so no process but ours
             gets a signal, whatever became of its number.
         name: of the signal, without SIG.
 

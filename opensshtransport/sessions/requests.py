@@ -44,7 +44,7 @@ class Deadline:
     """By when an operation must be done, all of it; and how it was said, for the error.
 
     Attributes:
-        timeout: seconds from the beginning; None for ever.
+        timeout: seconds from the beginning; None forever.
         at: the moment, of time.monotonic.
     """
 
@@ -58,7 +58,7 @@ class Deadline:
 
     @property
     def left(self) -> float | None:
-        """Seconds until then; None for ever."""
+        """Seconds until then; None forever."""
         return None if self.timeout is None else max(0.0, self.at - time.monotonic())
 
     def error(self, what: str, host: str) -> CommandTimeout:

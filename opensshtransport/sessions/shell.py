@@ -1,6 +1,6 @@
 """`RemoteShell`: requests and replies over one channel that stays open.
 
-The far side serves requests in their order, so they can be sent one behind the other without waiting: each
+The remote side serves requests in their order, so they can be sent pipelined without waiting: each
 costs one round trip, many at once cost one together. A request is sh; what it prints, its errors and its
 status come back apart from each other, parted by the channel's mark, which only the two ends know.
 
@@ -38,7 +38,7 @@ from opensshtransport.sessions.requests import (
 
 _PIECE = 1 << 18
 
-# Seconds after which the reader looks whether ssh still lives, and whether somebody waits for the session.
+# Seconds after which the reader checks whether ssh is still running, and whether the session is wanted.
 _LOOK = 0.1
 
 # Seconds after which an idle shell is given back.
@@ -141,7 +141,7 @@ class RemoteShell:
         return pending
 
     def _push(self, raw: bytes, deadline: Deadline) -> None:
-        """Send, without being stuck where the far side takes nothing."""
+        """Send, without being stuck where the remote side takes nothing."""
         pipe = self._channel.ssh.stdin
         view = memoryview(raw)
         poll = select.poll()
@@ -200,7 +200,7 @@ class RemoteShell:
             alone = all(other.abandoned for other in self._queue)
         if alone:
             self.close(at_once=True)
-            # what it is at goes on over there until it is ended
+            # what it is at goes on there until it is ended
             threading.Thread(
                 target=end_group, args=(self._master, self._facts, self._channel.tag), daemon=True
             ).start()

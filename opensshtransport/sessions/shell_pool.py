@@ -53,7 +53,7 @@ class Shells:
         return self.ask_all([request], timeout=timeout)[0]
 
     def ask_all(self, requests: list[Request], *, timeout: float | None = None) -> list[Reply]:
-        """Ask several things, one behind the other, in one round trip together.
+        """Ask several things, pipelined, in one round trip together.
 
         Raises:
             As `ask`. Those behind a lost one that may have started are not asked again.

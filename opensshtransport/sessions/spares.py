@@ -2,7 +2,7 @@
 
 One thread opens them, as many as use has shown to be needed, and gives back what nobody uses, or what
 somebody else waits for. The trap: a spare is a convenience. It never takes the last session, and why there is
-none is told to nobody: whoever needs a session will meet the reason.
+none is told to nobody: anyone who needs a session will meet the reason.
 """
 
 from __future__ import annotations

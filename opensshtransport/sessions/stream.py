@@ -1,7 +1,7 @@
-"""`Session`: a script on the far side whose stdin and stdout carry raw bytes, as fast as ssh moves them.
+"""`Session`: a script on the remote side whose stdin and stdout carry raw bytes, as fast as ssh moves them.
 
 The trap: our ssh may be killed while the master keeps the pipes, so neither reading nor writing may wait for
-ever; and a far side that has failed reads no more, so why it failed is read when writing breaks.
+ever; and a remote side that has failed reads no more, so why it failed is read when writing breaks.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _PIPE = 1 << 20
 # Bytes of errors, and of output that nobody has read.
 _MOST_KEPT = 1 << 26
 
-# So many of the last bytes hold what the far side says when it fails.
+# So many of the last bytes hold what the remote side says when it fails.
 _LAST_WORDS = 1 << 22
 
-# Seconds after which it is looked whether ssh still lives.
+# Seconds after which it is looked whether ssh is still running.
 _LOOK = 0.25
 
 # What a full pipe holds, until it is enlarged, where it can be (pipe(7)).
@@ -227,7 +227,7 @@ class Session:
         *,
         skips: Callable[[bytes], bool] | None = None,
     ) -> bool:
-        """Write so many bytes of the output into a regular file; the far side's words are not looked for.
+        """Write so many bytes of the output into a regular file; the remote side's words are not looked for.
 
         Args:
             descriptor: the file's, which can be read too.
@@ -349,7 +349,7 @@ class Session:
             self._channel.close(at_once=not self._ended)
 
     def halt(self) -> None:
-        """End it from another thread: whoever reads or writes sees it broken."""
+        """End it from another thread: anyone who reads or writes sees it broken."""
         self._channel.ssh.kill()
 
     def close(self) -> None:

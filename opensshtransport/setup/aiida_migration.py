@@ -26,7 +26,7 @@ _KEPT = ("host", "max_io_allowed", "authentication_script", "use_login_shell", "
 # What AiiDA's transports say of an option that is not set.
 _UNSET = (None, "", "None")
 
-# What stands in ssh_config by which name. paramiko's other options are ssh's own affair.
+# What is in ssh_config by which name. paramiko's other options are ssh's own affair.
 _IN_SSH_CONFIG = {
     "username": "User",
     "port": "Port",

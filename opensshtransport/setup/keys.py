@@ -112,7 +112,7 @@ class Keys(Step):
             return
         destination = resolve(self.request.host, self.request.ssh_config)
         if Master(destination).check() is not None:
-            self.say(f"{self.request.host}: a master lives, so keys are in their places")
+            self.say(f"{self.request.host}: a master is running, so keys are in place")
             return
         # past what `ossh share` has put there: this is about each hop's own connection
         env = {**credentials.agent_environment(destination), bypass.SHARE: "no"}

@@ -33,7 +33,7 @@ class Shared:
     """What a block needs to know.
 
     Attributes:
-        name: as it stands in ssh_config.
+        name: as it is in ssh_config.
         hook: the program.
         alias: the file that tells the way to a running master (`aliases`).
         config: the file that has the Include.

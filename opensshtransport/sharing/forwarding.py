@@ -21,7 +21,7 @@ from opensshtransport.openssh.destination import Destination
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A local port that leads to the far side.
+    """A local port that leads to the remote side.
 
     Attributes:
         local_port: on 127.0.0.1.
@@ -41,7 +41,7 @@ class Wanted:
 
     Attributes:
         forward: as ssh has it, or None.
-        target: what is connected to on the far side, as in a spec of -L.
+        target: what is connected to on the remote side, as in a spec of -L.
         first: the local port that is tried first; 0 for any.
     """
 
@@ -97,7 +97,7 @@ def start(
     """Forward, and note it; it belongs to this process, unless it is to be kept.
 
     Returns:
-        The forward, and the port that listens: here, or for -R on the far side; 0 for a socket.
+        The forward, and the port that listens: here, or for -R on the remote side; 0 for a socket.
 
     Raises:
         SettingsError: the local port is taken.

@@ -55,7 +55,7 @@ def is_ours(call: Call, destination: Destination) -> bool:
 
 
 def prepare(call: Call, destination: Destination, person: Person | Window | None) -> None:
-    """See to it that ssh finds a running master.
+    """Make sure that ssh finds a running master.
 
     Raises:
         OpenSshTransportError: of a login; or the caller's own ControlPath cannot lead there.

@@ -98,14 +98,14 @@ def move(
         connection: to the destination.
         work: the pieces, which are taken one after the other.
         streams: how many sessions at most.
-        script: what the far side does for each.
+        script: what the remote side does for each.
         carry: what we do for it; ends early where the event is set.
-        failed: makes the error of what the far side said; None where it does no harm.
+        failed: makes the error of what the remote side said; None where it does no harm.
         more: whether there is something left to do for another session.
         last: whether the last session may be taken too, since `carry` gives it back.
 
     Raises:
-        OSError: the far side's, or ours.
+        OSError: the remote side's, or ours.
         ConnectionFailed: one of its kinds.
     """
     crew = _Crew(work, more, streams)
@@ -151,7 +151,7 @@ def move(
             one.join(_ENDED_WITHIN)
         raise
     if crew.failures:
-        # what the far side says of a file tells more than that a connection was lost
+        # what the remote side says of a file tells more than that a connection was lost
         told = [reason for reason in crew.failures if not isinstance(reason, ConnectionFailed)]
         raise (told or crew.failures)[0]
 
@@ -191,8 +191,8 @@ def move_file(
         streams: how many sessions at most.
         script: `receive` or `send` of `transfer.sh`, which is told one part after the other.
         carry: moves one part; ends early where the event is set.
-        failed: makes the error of what the far side said.
-        ahead: how many parts the far side is told of before they are moved.
+        failed: makes the error of what the remote side said.
+        ahead: how many parts the remote side is told of before they are moved.
 
     Raises:
         As `move`.
@@ -203,13 +203,13 @@ def move_file(
         told: deque[Part] = deque()
         leaves = False
         while not stop.is_set():
-            # one goes on, and the others make room for whoever waits, one after the other
+            # one goes on, and the others make room for anyone who waits, one after the other
             leaves = leaves or (number > 0 and connection.slots.wanted() and room.now())
             while not leaves and len(told) <= ahead and (part := missing.take()) is not None:
                 session.write(b"%d %d %d\n" % (part.offset // MIB, *divmod(part.size, MIB)))
                 told.append(part)
             if ahead and not missing.left:
-                # the far side ends when it has sent what it was told, and not a round trip later
+                # the remote side ends when it has sent what it was told, and not a round trip later
                 session.end_input()
             if not told:
                 return
@@ -243,7 +243,7 @@ def _carry(
         try:
             carry(session, piece, crew.stop)
         except BrokenPipeError:
-            # the far side tells why
+            # the remote side tells why
             pass
         except BrokenStream as reason:
             broken = reason

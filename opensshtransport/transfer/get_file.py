@@ -91,7 +91,7 @@ class FileGetting(SourceFinder):
         job.meter.moved(len(content), found.name)
 
     def _compare(self, path: str, size: int, ours: str, became: Since) -> None:
-        """See that what has come is the beginning of a file, and so no mixture of two versions."""
+        """Make sure that what has come is the beginning of a file, and so no mixture of two versions."""
         theirs = self._ask(f"beginning {size} {quoted(path)}", slow=True).out[:64]
         if theirs.decode("ascii", "replace") != ours:
             number, words = (errno.EIO, DIFFER) if became is Since.NOTHING else (errno.EBUSY, CHANGED)

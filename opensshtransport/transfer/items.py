@@ -1,7 +1,7 @@
 """`Item`: one member of a tree, and the listings that trees are moved by, of this side and of the other.
 
 The trap: a tree may have any number of members, and all are known before the first is moved; so an item holds
-as little as it can. And no name in a listing of the far side may lead out of the tree.
+as little as it can. And no name in a listing of the remote side may lead out of the tree.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def list_tree(
 
 
 def from_records(found: Iterable[tuple[str, Stat]], *, top: str, exclude: Exclude = ()) -> list[Item]:
-    """The items of a listing of the far side, directories before what is in them.
+    """The items of a listing of the remote side, directories before what is in them.
 
     Args:
         found: names below the top, and what they have.

@@ -59,7 +59,7 @@ class Meter:
         self._told = 0.0
         self._telling = threading.Lock()
         self._free = self._began
-        # whoever moves something comes by here
+        # anyone who moves something comes by here
         self._go_on = abandoned()
         self.bytes = self.files = self.total_bytes = self.total_files = 0
         self.found = 0

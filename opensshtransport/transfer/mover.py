@@ -1,4 +1,4 @@
-"""What put and get have in common: how they ask the far side, what its errors mean, and when they go on."""
+"""What put and get have in common: how they ask the host, what its errors mean, and when they go on."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Mover:
         return replies
 
     def _probe(self) -> tuple[float, bool]:
-        """The round trip in seconds, and whether the far side's tar takes a list of names."""
+        """The round trip in seconds, and whether the remote side's tar takes a list of names."""
         if self._probed is None:
             self._ask_first([])
         if self._probed is None:

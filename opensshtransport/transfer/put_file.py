@@ -113,7 +113,7 @@ class FilePutting(Mover):
         job.meter.moved(len(content), file.name)
 
     def _compare(self, file: Outgoing, draft: str, *, verify: bool) -> None:
-        """See that what has gone is the beginning of a file, and so no mixture of two versions."""
+        """Make sure that what has gone is the beginning of a file, and so no mixture of two versions."""
         became = since(file.seen, os.fstat(file.descriptor))
         if became is Since.OTHER:
             raise file.changed()

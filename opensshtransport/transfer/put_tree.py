@@ -35,7 +35,7 @@ _WORTHY_HOLES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """Where a tree goes on the far side, and how."""
+    """Where a tree goes on the remote side, and how."""
 
     destination: PathLike
     name: str

@@ -1,6 +1,6 @@
-"""Sources on the far side: which there are, what they lead to, and what is in them.
+"""Sources on the remote side: which there are, what they lead to, and what is in them.
 
-The trap: nothing that the far side says is to be trusted with where something goes: a name in its listing, as
+The trap: nothing that the host says is to be trusted with where something goes: a name in its listing, as
 one in its archive, must not lead out of the draft.
 """
 
@@ -28,7 +28,7 @@ _ANY_SIZE = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A source on the far side: `content` of a small file, `items` of a tree.
+    """A source on the remote side: `content` of a small file, `items` of a tree.
 
     Attributes:
         path: as it was named.

@@ -36,7 +36,7 @@ def dealt(items: Sequence[Item], streams: int) -> list[list[Item]]:
         together = item.kind == "directory" or item.twin is not None
         number = 0 if together else sizes.index(min(sizes))
         shares[number].append(item)
-        # a small file costs its header, and the far side's work for it
+        # a small file costs its header, and the remote side's work for it
         sizes[number] += item.size + 4096
     return [share for share in shares if share]
 
@@ -163,7 +163,7 @@ def receive_tree(
         draft: where to.
         script: packs what is named on its stdin, or all where `listed` is False.
         job: of the transfer.
-        listed: whether the far side's tar takes a list of names.
+        listed: whether the remote side's tar takes a list of names.
         failed: is told of each member that could not be unpacked.
         refused: makes the error of what the script said.
     """
@@ -182,7 +182,7 @@ def receive_tree(
                         session.write(os.fsencode(f"./{item.name}") + b"\0")
                 session.end_input()
 
-        # beside the reading: the far side packs while it reads names, and neither waits for the other then
+        # beside the reading: the remote side packs while it reads names, and neither waits for the other then
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
 
@@ -221,7 +221,7 @@ def receive_tree(
 
 
 def no_link(final: Path) -> None:
-    """See that a directory, whose path had no links when it was looked at, is none by now.
+    """Make sure that a directory, whose path had no links when it was looked at, is none by now.
 
     Raises:
         NotADirectoryError: somebody has put one there.

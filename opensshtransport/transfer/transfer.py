@@ -2,7 +2,7 @@
 
 Where a source goes follows `cp -r` (the README has the scenarios with their trees); a link that is named as
 a source is followed, as `cp -rH` does. The ways: `inline`, one request of the remote shell; `tar`, streams of
-an archive; `stream`, parts of one large file side by side; `sftp` and `scp` where no shell is to be had.
+an archive; `stream`, parts of one large file side by side; `sftp` and `scp` where no shell is available.
 
 The trap: moving is safe to repeat, since nothing appears under its name before it is complete. So a transfer
 goes on by itself after a lost connection, as long as it gets further.
@@ -106,7 +106,7 @@ class Transfer:
         return way in {"sftp", "scp"} or (way is None and self.restricted)
 
     def _without_shell(self, how: How, work: Callable[[Sftp], object]) -> None:
-        """By sftp; where the far side has none, by scp's old protocol."""
+        """By sftp; where the remote side has none, by scp's old protocol."""
         if how.verify:
             raise SettingsError(
                 "without a shell there are no checksums", host=self._host, advice="leave out verify"

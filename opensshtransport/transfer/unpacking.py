@@ -105,7 +105,7 @@ def unpack(
     """
     place = _Place(top, {""}, {})
     mask = umask()
-    # by name, as an endless archive may repeat them for ever
+    # by name, as an endless archive may repeat them forever
     later: dict[str, Callable[[], None]] = {}
     told: set[str] = set()
     frugal = _Frugal(reader)

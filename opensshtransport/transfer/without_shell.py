@@ -1,7 +1,7 @@
-"""Moving files by the programs `sftp` and `scp` themselves, where the far side gives us no shell.
+"""Moving files by the programs `sftp` and `scp` themselves, where the remote side gives us no shell.
 
 An account that has only `internal-sftp` can put, get and list; one that has only `scp` can put and get by the
-old protocol (scp -O). Each file goes to a draft and is renamed, where the far side can do that.
+old protocol (scp -O). Each file goes to a draft and is renamed, where the remote side can do that.
 
 The traps: sftp's batch language quotes in its own way and expands patterns, and no name in it may have a
 newline; and the programs' words are all that is known of a failure.
@@ -74,7 +74,7 @@ def batch_word(path: str) -> str:
 
 
 def missing_sftp(reason: ConnectionFailed) -> bool:
-    """Whether an error of sftp's says that the far side has no such subsystem, or that noise breaks it."""
+    """Whether an error of sftp's says that the remote side has no such subsystem, or that noise breaks it."""
     if type(reason) is not ConnectionFailed:
         return False
     said = reason.stderr or ""
@@ -125,7 +125,7 @@ class Sftp:
     def _broken(self, argv: Sequence[str], said: str, *, begun: bool) -> ConnectionFailed:
         """What it means that a program has ended without a word about a path.
 
-        sftp says no more than "Connection closed", be it that the far side has no such subsystem, or that the
+        sftp says no more than "Connection closed", be it that the host has no such subsystem, or that the
         connection broke. Only if none of its lines had begun is it known that nothing has happened.
         """
         if begun:
@@ -174,7 +174,7 @@ class Sftp:
                     raise ConnectionLost("the master answers no more", host=self._host, argv=argv) from None
                 return out, errors, program.returncode
 
-    # -- the far side --------------------------------------------------------------------------------------
+    # -- the host -----------------------------------------------------------------------------
 
     def listdir(self, path: str = ".") -> list[str]:
         """The names in a directory, sorted."""
@@ -480,7 +480,7 @@ class Sftp:
         return command_lines.guarded_scp(destination, self._control_path(), [*options, "--", *operands])
 
     def _remote(self, path: str) -> str:
-        # the old protocol gives the path to a shell over there
+        # the old protocol gives the path to a shell there
         return f"{command_lines.copy_host(self._destination)}:{quoted(path)}"
 
     def _error(self, number: int, path: str, words: str = "") -> OSError:

@@ -227,7 +227,7 @@ def test_command_text_in_any_login_shell(
 
 
 def test_open_without_a_network(aiida: None, own_node: Sandbox, keep: Keep) -> None:
-    """Where a master lives, opening asks no network, which may be silent, and needs no wait."""
+    """Where a master is running, opening asks no network, which may be silent, and needs no wait."""
     relay = keep(Relay(own_node.port))
     transport = ours(own_node, ssh_config=str(config_through(own_node, relay)), safe_interval=7.0)
     assert transport.get_safe_open_interval() == 7.0
@@ -412,7 +412,7 @@ def test_side_by_side(open_transport: Any, quick_node: Sandbox) -> None:
 
     answers, seconds = asyncio.run(many())
     assert answers == [False, True] * 30
-    # one behind the other they take four
+    # pipelined they take four
     assert seconds < 3.5
     assert quick_node.authentications() == 1
 
@@ -507,7 +507,7 @@ def test_blocking_methods_within_a_portal(open_transport: Any, isolated: Path) -
 
 @pytest.mark.usefixtures("shared", "portals")
 def test_cancelled_within_a_portal(open_transport: Any, isolated: Path) -> None:
-    """Where the task is cancelled that waits through a portal, the command ends over there."""
+    """Where the task is cancelled that waits through a portal, the command ends there."""
     pid = isolated / "pid"
 
     async def cancelled() -> None:
@@ -525,7 +525,7 @@ def test_cancelled_within_a_portal(open_transport: Any, isolated: Path) -> None:
 def test_interval_is_told_without_a_program(
     aiida: None, own_node: Sandbox, isolated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AiiDA asks for the interval in its loop: no `ssh -G` is run for it, whether a master lives or not."""
+    """AiiDA asks for the interval in its loop: no `ssh -G` is run for it, with a master or without."""
     config, asked = isolated / "ssh_config", isolated / "asked"
     config.write_text(f'Match exec "echo >> {asked}"\n{Path(own_node.ssh_config).read_text()}')
     transport = ours(own_node, ssh_config=str(config), safe_interval=7.0)
@@ -685,7 +685,7 @@ def test_failing_tar(open_transport: Any, isolated: Path, monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("way", ["blocking", "async"])
 def test_timeout(open_transport: Any, isolated: Path, way: str) -> None:
-    """A command that takes too long is ended over there; what it has printed is kept."""
+    """A command that takes too long is ended there; what it has printed is kept."""
     transport = Awaiting(open_transport) if way == "async" else open_transport
     pid = isolated / "pid"
     with pytest.raises(TimeoutError) as raised:
@@ -696,7 +696,7 @@ def test_timeout(open_transport: Any, isolated: Path, way: str) -> None:
 
 @pytest.mark.usefixtures("shared")
 def test_cancelled_command_is_ended(open_transport: Any, isolated: Path) -> None:
-    """Where the task that awaits a command is cancelled, the command ends over there."""
+    """Where the task that awaits a command is cancelled, the command ends there."""
     pid = isolated / "pid"
 
     async def cancelled() -> None:

@@ -163,7 +163,7 @@ def test_shell_completes_local_files(typed: Callable[[str], list[str]], isolated
 
 @pytest.fixture
 def far(node: Sandbox, isolated: Path) -> Path:
-    """A directory on the far side, which has two entries, one with a blank in its name."""
+    """A directory on the remote side, which has two entries, one with a blank in its name."""
     top = isolated / "far"
     (top / "inputs").mkdir(parents=True)
     (top / "my results").touch()

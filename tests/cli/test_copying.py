@@ -47,7 +47,7 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
-    """A directory of the far side, which is this machine."""
+    """A directory of the remote side, which is this machine."""
     top = tmp_path / "there"
     top.mkdir()
     return top

@@ -129,7 +129,7 @@ def test_cuts_with_once(own_node: Sandbox, keep: Keep, tmp_path: Path, seed: int
     for number in range(30):
         deadline = time.monotonic() + 60
         while True:
-            # not for ever: else no answer could come
+            # not forever: else no answer could come
             if chance.random() < 0.7:
                 arm(relay, there, chance)
             else:

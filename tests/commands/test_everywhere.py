@@ -193,7 +193,7 @@ ASYNC = """
 
 
 def test_ctrl_c_in_asyncio(make_shell_node: MakeShellNode) -> None:
-    """Ctrl-C in `asyncio.run` ends all commands on the far side, and leaves no ssh and no file here."""
+    """Ctrl-C in `asyncio.run` ends all commands on the remote side, and leaves no ssh and no file here."""
     node, user = make_shell_node("bash")
     ossh("login", "-F", node.ssh_config, node.host)
     program = textwrap.dedent(ASYNC.format(host=node.host, config=str(node.ssh_config)))

@@ -29,7 +29,7 @@ FAST = '[host."*"]\nserver_alive_interval = 1\nserver_alive_count_max = 2\ncheck
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """Where the far side keeps its records in this test."""
+    """Where the remote side keeps its records in this test."""
     return tmp_path / "far state"
 
 
@@ -39,7 +39,7 @@ def records(state: Path) -> Path:
 
 
 def home(state: Path) -> dict[str, str]:
-    """The environment that keeps the far side's records out of the real home."""
+    """The environment that keeps the remote side's records out of the real home."""
     return {"XDG_STATE_HOME": str(state)}
 
 

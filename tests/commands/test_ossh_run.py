@@ -142,7 +142,8 @@ def test_outcomes_are_told_apart(own_node: Sandbox) -> None:
     assert dead.returncode == refused.returncode == 255
     assert dead.stdout == refused.stdout == b""
     advice = f"run: ossh login -F {config} sandbox"
-    assert dead.stderr.decode() == f"ossh-run: sandbox: there is no live master; {advice}\n"
+    what = "there is no live master (ossh help one-master)"
+    assert dead.stderr.decode() == f"ossh-run: sandbox: {what}; {advice}\n"
     assert refused.stderr.startswith(b"ossh-run: sandbox: the server refused the connection (ssh: connect to")
     assert refused.stderr.count(b"\n") == 1
 
@@ -184,7 +185,7 @@ def test_noise_is_dropped(make_shell_node: MakeShellNode, shell: str) -> None:
 
 
 def test_noise_that_comes_later_is_dropped_too(make_shell_node: MakeShellNode) -> None:
-    """A start-up file that begins to print while the master lives does not spoil the output."""
+    """A start-up file that begins to print while the master is running does not spoil the output."""
     node, user = make_shell_node("bash")
     assert ossh_run("-F", node.ssh_config, node.host, "echo x").stdout == b"x\n"
     user.set_startup(NOISY)
@@ -284,7 +285,7 @@ def test_timeout_ends_the_remote_group(node: Sandbox, command: str) -> None:
 
 
 def test_interrupt_at_the_terminal(node: Sandbox) -> None:
-    """Ctrl-C ends the command on the far side too, and nothing is said."""
+    """Ctrl-C ends the command on the remote side too, and nothing is said."""
     ossh("login", "-F", node.ssh_config, node.host)
     tag = f"sleep 1{secrets.randbelow(10**8):08d}"
     child = pexpect.spawn(
@@ -417,7 +418,7 @@ def test_refused_sessions_wait_their_turn(isolated: Path) -> None:
 
 @pytest.mark.client
 def test_an_edited_config_leads_to_the_new_place(own_node: Sandbox, isolated: Path) -> None:
-    """Once a name points to another node, no command goes to the old one, though its master lives."""
+    """Once a name points to another node, no command goes to the old one, though its master is running."""
     with Sandbox(host="other") as other:
         config = isolated / "ssh_config"
         mine, theirs = own_node.ssh_config.read_text(), other.ssh_config.read_text()

@@ -27,7 +27,7 @@ from tests.support.users import NOISY, ShellName
 
 MEBIBYTE = 1 << 20
 
-# The far side of a spare has this word in its command line.
+# The remote side of a spare has this word in its command line.
 _IN_A_SPARE = (
     'case $(ps -ww -o args= -p $(ps -o ppid= -p $$)) in *" "ready*) echo spare ;; *) echo plain ;; esac'
 )
@@ -247,7 +247,7 @@ def _holding(file: Path) -> list[Path]:
 
 
 def test_a_dead_spare_is_no_lost_command(own_node: Sandbox) -> None:
-    """Where ssh or the far side of a spare has died before, the command takes another way, once."""
+    """Where ssh or the remote side of a spare has died before, the command takes another way, once."""
     warm = Warm(own_node)
     for number in range(4):
         warm.run("true")
@@ -262,7 +262,7 @@ def test_a_dead_spare_is_no_lost_command(own_node: Sandbox) -> None:
 
 
 def test_a_request_that_is_not_read_is_given_back(own_node: Sandbox) -> None:
-    """A far side whose time is over says so: what it was handed is run by the plain way, its stdin whole."""
+    """A host whose time is over says so: what it was handed is run by the plain way, its stdin whole."""
     warm = Warm(own_node)
     for spare in warm.ready()[1:]:
         shutil.rmtree(spare)

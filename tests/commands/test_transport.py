@@ -142,7 +142,7 @@ def test_no_login_where_none_is_wanted(own_node: Sandbox, keep: Keep) -> None:
 
 
 def test_opening_costs_nothing(own_node: Sandbox) -> None:
-    """A Transport opens without a connection or a session, also while a master lives."""
+    """A Transport opens without a connection or a session, also while a master is running."""
     ossh("login", "-F", own_node.ssh_config, own_node.host)
     before = own_node.log.read_text()
     with Transport(own_node.host, ssh_config=own_node.ssh_config):

@@ -104,7 +104,7 @@ def test_containers_with_the_same_numbers(own_node: Sandbox, isolated: Path) -> 
         # the only child of unshare, which is 1 in there, where signals without a trap are ignored
         (first,) = Path(f"/proc/{runs[0].pid}/task/{runs[0].pid}/children").read_text().split()
         os.kill(int(first), signal.SIGTERM)
-        # its end is searched for on the far side, and both commands are there
+        # its end is searched for on the remote side, and both commands are there
         time.sleep(1)
         assert runs[1].poll() is None
         (isolated / "go1").touch()
@@ -176,7 +176,7 @@ def test_closed_descriptors(node: Sandbox, way: str) -> None:
 
 
 def test_once_without_a_place(keep: Keep) -> None:
-    """Where the far side cannot keep the record of a key: 255, one line, and no traceback."""
+    """Where the remote side cannot keep the record of a key: 255, one line, and no traceback."""
     node = keep(Sandbox(server_options={"SetEnv": "XDG_STATE_HOME=/proc/nothing"}))
     done = ossh_run("-F", node.ssh_config, "--once", "key", node.host, "true")
     assert done.returncode == 255
@@ -248,7 +248,7 @@ _VALUES = st.recursive(
 @hypothesis_settings(deadline=None)
 @given(key=st.sampled_from(sorted(settings._READERS)), value=_VALUES)
 def test_any_value_of_any_setting(key: str, value: object) -> None:
-    """Whatever stands in config.toml is taken, or told as a mistake."""
+    """Whatever is in config.toml is taken, or told as a mistake."""
     with contextlib.suppress(SettingsError):
         settings._read(key, value, "here")
 

@@ -399,7 +399,7 @@ def test_there_is_no_ticket(kerberos_node: KerberosNode) -> None:
     kerberos_node.get_ticket("1h")
     found = examined(kerberos_node.ssh_config, kerberos_node.host)
     assert found["ticket"]["state"] == "fine"
-    assert "lives until" in found["ticket"]["seen"]
+    assert "is valid until" in found["ticket"]["seen"]
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_script_is_of_no_use(node: Sandbox, isolated: Path, text: str | None, mo
 
 
 def test_secret_is_missing(node: Sandbox, isolated: Path) -> None:
-    """A secret that cannot be had is named; one that can is counted, and not shown."""
+    """A secret that is not available is named; one that can is counted, and not shown."""
     kept = isolated / "seed"
     kept.write_text("GEZDGNBVGY3TQOJQ\n")
     write_settings(
@@ -513,7 +513,7 @@ def test_server_has_no_sftp(bin_there: Path, keep: Keep) -> None:
 
 
 def test_program_is_missing_there(isolated: Path, keep: Keep) -> None:
-    """A program that we need on the far side is named."""
+    """A program that we need on the remote side is named."""
     place = isolated / "bin"
     place.mkdir()
     for directory in ("/bin", "/usr/bin"):

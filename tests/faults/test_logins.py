@@ -32,7 +32,7 @@ FAULTS = (
 )
 # After these nobody knows what was sent, so they count, as the budget has it.
 COUNTED = {"login killed", "ssh stopped"}
-# A login's bytes, and those of the first questions to the far side.
+# A login's bytes, and those of the first questions to the remote side.
 LOGIN, QUESTIONS = 7_000, 6_000
 
 

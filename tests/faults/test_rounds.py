@@ -93,7 +93,7 @@ class Round:
         return "value" if outcome.error is None else type(outcome.error).__name__
 
     def settled(self) -> Snapshot:
-        """What is there when the far side has come to rest."""
+        """What is there when the remote side has come to rest."""
         # what is cut off may go on for a while, to an end of its own
         self.world.wait_until(
             lambda: self.possible(snapshot(self.top)),

@@ -1,6 +1,6 @@
 """Where rounds are played: a login node behind a relay that strikes at a byte, and the look for what is left.
 
-All that runs on the far side has a word in its environment, so that it is found wherever it has gone.
+All that runs on the remote side has a word in its environment, so that it is found wherever it has gone.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ class World:
         return [pid for pid in children(os.getpid()) if pid not in {*self._others, self.node.server_pid}]
 
     def far_processes(self) -> list[int]:
-        """All that runs on the far side, wherever it has gone."""
+        """All that runs on the remote side, wherever it has gone."""
         found = []
         sign = self.sign.encode()
         for entry in Path("/proc").glob("[0-9]*"):

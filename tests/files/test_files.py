@@ -1,4 +1,4 @@
-"""File operations: the contract over each kind of far side, and what has no counterpart here."""
+"""File operations: the contract over each kind of remote side, and what has no counterpart here."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class FarSide:
 
 @pytest.fixture(scope="session")
 def far_side(passable: Path) -> Iterator[Callable[[System, ShellName], FarSide]]:
-    """Make each kind of far side once; they are logged in to before a test's own walls stand."""
+    """Make each kind of remote side once; they are logged in to before a test's own walls stand."""
     require(missing_for_users() or missing_programs("sshd", "busybox", "tcsh"))
     made: dict[tuple[System, ShellName], FarSide] = {}
     with ExitStack() as stack:
@@ -99,14 +99,14 @@ _KINDS: list[tuple[str, System, ShellName]] = [
 def kind(
     request: pytest.FixtureRequest, far_side: Callable[[System, ShellName], FarSide]
 ) -> tuple[str, FarSide]:
-    """How the far side is asked, and which one."""
+    """How the remote side is asked, and which one."""
     way, system, shell = request.param
     return way, far_side(system, shell)
 
 
 @pytest.fixture
 def both(kind: tuple[str, FarSide]) -> Iterator[Both]:
-    """The far side and here, each with a directory of its own."""
+    """The remote side and here, each with a directory of its own."""
     way, there = kind
     place = there.user.home / f"scenario{next(_numbers)}"
     with acting_as(there.user.uid):
@@ -118,7 +118,7 @@ def both(kind: tuple[str, FarSide]) -> Iterator[Both]:
 
 
 class TestContract(FilesContract):
-    """Each scenario over each kind of far side."""
+    """Each scenario over each kind of remote side."""
 
 
 # -- file systems that refuse --------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def mounts(passable: Path) -> Iterator[dict[str, Path]]:
 
 @pytest.fixture(scope="session", params=["gnu", "busybox"])
 def far(request: pytest.FixtureRequest, far_side: Callable[[System, ShellName], FarSide]) -> FarSide:
-    """The far side by each system."""
+    """The remote side by each system."""
     return far_side(request.param, "bash")
 
 

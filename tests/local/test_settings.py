@@ -498,7 +498,7 @@ class TestRuntimeDirectory:
         assert mode(runtime_directory()) == 0o700
 
     def test_somebody_in_the_way(self, isolated: Path) -> None:
-        """What stands in its place is refused, and no other place is taken behind the person's back."""
+        """What is in its place is refused, and no other place is taken behind the person's back."""
         (isolated / "r" / "opensshtransport").symlink_to(isolated)
         with pytest.raises(SettingsError, match="is a symbolic link"):
             runtime_directory()

@@ -173,7 +173,7 @@ class TestCertificateEnd:
 
     @pytest.mark.parametrize("validity", ["always:forever", "20200101:forever"])
     def test_without_end(self, tmp_path: Path, validity: str) -> None:
-        """One that is good for ever, or from some day on for ever, has no end."""
+        """One that is good forever, or from some day on forever, has no end."""
         assert tools.certificate_end(self.certificate(tmp_path, validity)) is None
 
     @pytest.mark.parametrize("validity", ["always:20300102030405", "20200101:20300102030405"])
@@ -435,7 +435,7 @@ class TestTickets:
         assert end > now()
 
     def test_ended(self, kerberos_node: KerberosNode) -> None:
-        """One that has ended does not live; an end that is still told is a past one."""
+        """One that has ended is not running; an end that is still told is a past one."""
         kerberos_node.get_ticket("2s")
         until(lambda: not tools.ticket_lives(), "the ticket to end")
         end = tools.ticket_end()

@@ -334,7 +334,7 @@ def test_unknown_host_key_does_not_count(asking: ConversationNode, isolated: Pat
 
 
 def test_missing_secret_does_not_count(asking: ConversationNode, isolated: Path) -> None:
-    """A secret that cannot be had is no failed login: nothing was sent."""
+    """A secret that is not available is no failed login: nothing was sent."""
     set_password(isolated, RIGHT)
     (isolated / "password").unlink()
     for _ in range(2):

@@ -47,7 +47,7 @@ def audit_log() -> list[str]:
 
 @pytest.mark.client
 def test_key_login_without_a_person(own_node: Sandbox) -> None:
-    """A key alone suffices: a master lives, its facts are known, the login is in the audit log."""
+    """A key alone suffices: a master is running, its facts are known, the login is in the audit log."""
     done = ossh("login", "-F", own_node.ssh_config, own_node.host)
     assert done.returncode == 0
     assert done.stderr.startswith(f"sandbox: logged in as {own_node.user}@127.0.0.1:{own_node.port}".encode())
@@ -483,7 +483,7 @@ def session_logs() -> str:
 
 
 def test_first_session_is_killed(isolated: Path, keep: Keep) -> None:
-    """A first session that breaks tells nothing of the account: another one is asked what the far side is."""
+    """A first session that breaks tells nothing of the account: another one is asked what the host is."""
     script = isolated / "hangs-once"
     script.write_text(
         f'#!/bin/sh\nmkdir {isolated}/once && exec sleep 60\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n'

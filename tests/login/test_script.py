@@ -145,7 +145,7 @@ class TestWhen:
         assert (node.runs(), node.authentications()) == (1, 1)
 
     def test_while_the_certificate_lives(self, authority_node: AuthorityNode) -> None:
-        """It is skipped while the certificate lives longer than `min_validity`, and runs again when less."""
+        """Skipped while the certificate is valid for longer than `min_validity`, and runs again when not."""
         node = authority_node
         settings(node, node.script, 'min_validity = "30m"', rules_for(node, node.new_code()))
         log_in(node)
@@ -277,7 +277,7 @@ class TestQuestions:
         log_in(own_node)
 
     def test_a_line_that_goes_on_gets_no_secret(self, own_node: Sandbox, isolated: Path) -> None:
-        """A rule waits for the question, though its word stands in a message before."""
+        """A rule waits for the question, though its word is in a message before."""
         (isolated / "stored").write_text("right\n")
         text = (
             "printf 'Asking for your password'; sleep 1; echo; read -r -t 0 && exit 4\n"

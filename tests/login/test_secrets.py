@@ -323,7 +323,7 @@ def test_no_core_dump(make_conversation_node: MakeConversationNode, store: Path)
 
 
 def test_no_core_dump_of_the_doctor(node: Sandbox, store: Path) -> None:
-    """The doctor looks whether secrets can be had, and so dumps no core either."""
+    """The doctor looks whether secrets is available, and so dumps no core either."""
     answer = f"""{{ command = ["sh", "-c", "cp /proc/$PPID/limits '{store}'; echo x"] }}"""
     write_settings(f"[host.{node.host}]\npassword = {answer}\n")
     ossh("doctor", "-F", node.ssh_config, node.host)
@@ -416,7 +416,7 @@ def answered(node: ConversationNode, answer: str, env: Mapping[str, str] | None 
 
 
 def refused(node: ConversationNode, answer: str, env: Mapping[str, str] | None = None) -> str:
-    """Fail to log in, as the answer cannot be had; the one line that says why."""
+    """Fail to log in, as the answer is not available; the one line that says why."""
     settings(rule("Q", answer))
     done = ossh("login", "-F", node.ssh_config, node.host, env=env)
     assert (done.returncode, done.stdout) == (255, b"")

@@ -160,7 +160,7 @@ def test_not_renewable(kerberos_node: KerberosNode) -> None:
 
 
 def test_nothing_is_renewed_for_a_live_master(kerberos_node: KerberosNode) -> None:
-    """Where a master lives, no ticket is touched."""
+    """Where a master is running, no ticket is touched."""
     kerberos_node.get_ticket("2h")
     log_in(kerberos_node.ssh_config, kerberos_node.host)
     kerberos_node.get_ticket("30m", renewable="2h")

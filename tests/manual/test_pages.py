@@ -88,7 +88,7 @@ def _in_body(lines: list[str], number: int) -> bool:
 
 
 def code(cell: str) -> list[str]:
-    """What stands in backticks."""
+    """What is in backticks."""
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -97,7 +97,7 @@ def code(cell: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where a block of the README is run: the sandbox, our directory, and the far side's."""
+    """Where a block of the README is run: the sandbox, our directory, and the remote side's."""
 
     node: Sandbox
     here: Path
@@ -147,7 +147,7 @@ def set_stage(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         node.__exit__(None, None, None)
 
 
-# What the README's commands find on the far side, and here.
+# What the README's commands find on the remote side, and here.
 _FAR_PROGRAMS = {
     "sbatch": "echo 4711",
     "squeue": "echo 4711 me RUNNING",
@@ -423,7 +423,7 @@ def normal(text: str) -> str:
         # advice repeats the configuration that the scripts on PATH have added
         (r"ossh login -F \S+ ", "ossh login "),
         (rf"\b(?:{re.escape(NODE)}|laptop|{re.escape(platform.node())})(?!\S)", "NODE"),
-        # columns are as wide as what stands in them
+        # columns are as wide as what is in them
         (r" {2,}", "  "),
         (r"\s*\r?\n\s*", "\n"),
     ):

@@ -360,7 +360,7 @@ class TestUnchanged:
 
 
 class TestFile:
-    """What stands in the file."""
+    """What is in the file."""
 
     def test_values(self, config: Path) -> None:
         """Each value reaches the shell as it was, and the way leads through a link to the socket."""

@@ -259,7 +259,7 @@ class TestClassify:
 
     @pytest.mark.parametrize("status", [0, 1, 127, 254])
     def test_other_status(self, status: int) -> None:
-        """Any status but 255 is the remote command's, whatever stands in the text."""
+        """Any status but 255 is the remote command's, whatever is in the text."""
         text = "ssh: connect to host daint port 22: Connection refused\r\n"
         assert classify(text, 255) is Unreachable
         assert classify(text, status) is None
@@ -300,7 +300,7 @@ class TestClassify:
         ],
     )
     def test_words_of_the_source(self, text: str, error: type[ConnectionFailed] | None) -> None:
-        """What stands in OpenSSH's source and is hard to bring about."""
+        """What is in OpenSSH's source and is hard to bring about."""
         assert classify(f"{text}\r\n", 255) is error
 
 

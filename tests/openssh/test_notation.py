@@ -81,7 +81,7 @@ def test_address_round_trip(user: str, host: str, port: int) -> None:
 
 @given(HOSTS, PORTS)
 def test_jump(host: str, port: int) -> None:
-    """Jump hosts have their ports behind a colon, and addresses of IPv6 stand in brackets then."""
+    """Jump hosts have their ports behind a colon, and addresses of IPv6 are in brackets then."""
     operand = Address(host).operand
     assert parse_jump(f"a@b@{operand}:{port}") == Address(host, "a@b", port)
     assert parse_jump(operand) == Address(host)

@@ -419,7 +419,7 @@ def destination(
 
 
 def without(argv: list[str], *words: str) -> list[str]:
-    """A command line without some of its words, each of which must stand in it once."""
+    """A command line without some of its words, each of which must be in it once."""
     for word in words:
         argv = [*argv]
         argv.remove(word)
@@ -501,7 +501,7 @@ class TestMasterCommand:
         assert "-oConnectTimeout=30" in self.command(destination(connecttimeout="none"))
 
     def test_persist(self) -> None:
-        """A time of 0 means for ever, which ssh calls `yes`."""
+        """A time of 0 means forever, which ssh calls `yes`."""
         assert "-oControlPersist=60" in self.command(destination(Settings(persist=60)))
         assert "-oControlPersist=yes" in self.command(destination(Settings(persist=0)))
 
@@ -641,7 +641,7 @@ def place(
 
 @contextmanager
 def live_master(where: Destination, path: Path) -> Iterator[Path]:
-    """A master that lives as long as the `with` block."""
+    """A master that is running as long as the `with` block."""
     log = path.with_name("log")
     argv = master_command(where, socket=path, log=log, batch=True)
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=20, check=False)
@@ -766,7 +766,7 @@ class TestGuard:
         dials_nobody(asking, str(isolated / "missing" / "%C"), isolated, place)
 
     def test_stale_socket(self, place: Place, asking: Destination, isolated: Path) -> None:
-        """Where nobody listens at the socket; it stays, for whoever opens the next master."""
+        """Where nobody listens at the socket; it stays, for anyone who opens the next master."""
         stale = isolated / "stale"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(stale))
@@ -779,7 +779,7 @@ class TestGuard:
         dials_nobody(asking, str(isolated / "link"), isolated, place)
 
     def test_no_further_session(self, place: Place, isolated: Path) -> None:
-        """Where the server's MaxSessions is used up, though the master lives."""
+        """Where the server's MaxSessions is used up, though the master is running."""
         with Sandbox("few", place.node.user, server_options={"MaxSessions": "1"}) as node:
             few = Place(node, place.home)
             where = few.resolve(isolated)

@@ -177,7 +177,7 @@ class TestSecret:
 
 
 class TestParseAnswer:
-    """Answers as they stand in the settings."""
+    """Answers as they are in the settings."""
 
     @pytest.mark.parametrize(
         ("value", "answer"),
@@ -249,7 +249,7 @@ class TestParseAnswer:
 
 
 class TestParseRule:
-    """Rules as they stand in the settings."""
+    """Rules as they are in the settings."""
 
     def test_rule(self) -> None:
         """`expect`, `answer` and `hop` are read, and the place is kept as the source."""

@@ -30,7 +30,7 @@ def busybox_time(moment: int) -> str:
 
 
 def record(name: str, stat: Stat, time: object) -> bytes:
-    """One record as the far side prints it."""
+    """One record as the remote side prints it."""
     write = gnu_time if time == "gnu" else busybox_time
     times = " ".join(map(write, (stat.atime_ns, stat.mtime_ns, stat.ctime_ns)))
     head = f"{stat.mode:x} {stat.nlink} {stat.ino} {stat.dev} {stat.size} {stat.uid} {stat.gid}"

@@ -347,7 +347,7 @@ class TestText:
     """The text itself."""
 
     def test_nothing_is_wrapped(self) -> None:
-        """Without a mark a command stays as it is: where the far side lets no command run freely."""
+        """Without a mark a command stays as it is: where the remote side lets no command run freely."""
         for posix in (True, False):
             assert wrapper("", posix=posix).wrap("echo 'a'\n") == "echo 'a'\n"
             assert wrapper("", posix=posix).wrap("echo", tty=True) == "echo"

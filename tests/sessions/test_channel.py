@@ -416,7 +416,7 @@ def far_side(
     """The bootstrap in a session of its own, as sshd gives it one."""
     begins = begins if request else ""
     text = f"ossh_mark={MARK}\nossh_begins={begins}\nossh_request='{request}'\n{bootstrap()}"
-    # the descriptors as they are on the far side
+    # the descriptors as they are on the remote side
     begin = 'exec "$@" 4<&0 5>&2 2>/dev/null'
     with subprocess.Popen(
         ["/bin/sh", "-c", begin, "sh", *shell, "-c", text, "tag"],
@@ -527,7 +527,7 @@ def test_request_begins_before_its_word(shell: list[str]) -> None:
 @pytest.mark.parametrize("begins", ["told", "idle"])
 @pytest.mark.parametrize("sent", [b"", b"\n\n"])
 def test_request_whose_word_was_swallowed(shell: list[str], begins: str, sent: bytes) -> None:
-    """Where stdin has ended without the word, nothing runs, and the far side says so."""
+    """Where stdin has ended without the word, nothing runs, and the remote side says so."""
     reader, writer = os.pipe()
     # all of it is there, and the end, before anybody looks
     os.write(writer, sent)
@@ -538,7 +538,7 @@ def test_request_whose_word_was_swallowed(shell: list[str], begins: str, sent: b
 
 
 def test_marks_are_made_over_there(shell: list[str]) -> None:
-    """The mark in the command line is worth nothing once the far side has told its own, which is random."""
+    """The mark in the command line is worth nothing once the host has told its own, which is random."""
     command = f"echo {MARK} end 7; echo {MARK} ready {'0' * 32}"
     told = set()
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Raw bytes through a session, told from the far side's own lines by nothing but their place."""
+"""Raw bytes through a session, told from the remote side's own lines by nothing but their place."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def receive(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_no_byte_is_lost_at_the_start(there: Transport, receive: Receive) -> None:
-    """Output that comes together with the far side's word that it started, and looks like another one."""
+    """Output that comes together with the remote side's word that it started, and looks like another one."""
     session = _begun(there, _DIGIT)
     whole, found = receive(session)
     assert whole
@@ -94,7 +94,7 @@ def test_less_than_was_asked_for(there: Transport, receive: Receive) -> None:
 
 
 def test_a_master_that_dies_before_the_word_to_begin(own_node: Sandbox, keep: Keep, isolated: Path) -> None:
-    """The far side is ready, and then nobody is there to be told to begin: that is no broken pipe."""
+    """The remote side is ready, and then nobody is there to be told to begin: that is no broken pipe."""
     transport = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
     assert transport.exists("/")
     channel = transport.connection.beside("echo begun")

@@ -50,7 +50,7 @@ def there(user_node: tuple[Sandbox, User], keep: Keep) -> Transport:
 
 @pytest.fixture
 def pipe(user_node: tuple[Sandbox, User]) -> Iterator[Path]:
-    """A named pipe that nobody writes to: who reads it waits for ever."""
+    """A named pipe that nobody writes to: who reads it waits forever."""
     path = user_node[1].home / f"pipe{secrets.token_hex(4)}"
     os.mkfifo(path)
     path.chmod(0o644)
@@ -79,7 +79,7 @@ def sessions(transport: Transport) -> int:
     return Slots(transport.connection.master).in_use()
 
 
-# -- the far side's half, in each shell that may be /bin/sh there ---------------------------------------
+# -- the remote side's half, in each shell that may be /bin/sh there ---------------------------------------
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash --posix", "busybox sh"])
@@ -147,7 +147,7 @@ def test_start_up_file_that_goes_elsewhere(passable: Path, keep: Keep) -> None:
 
 
 def test_many_threads_on_one_shell(there: Transport) -> None:
-    """Requests of 16 threads go one behind the other through one session; each gets its own reply."""
+    """Requests of 16 threads go pipelined through one session; each gets its own reply."""
     there.mkdir("many", exist_ok=True)
 
     def work(number: int) -> None:
@@ -226,7 +226,7 @@ def test_nothing_is_left_open(user_node: tuple[Sandbox, User], keep: Keep) -> No
 
 
 def test_timeout(user_node: tuple[Sandbox, User], pipe: Path, keep: Keep) -> None:
-    """What takes too long is ended over there; the next request gets its own reply from another shell."""
+    """What takes too long is ended there; the next request gets its own reply from another shell."""
     node, user = user_node
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     for _ in range(2):
@@ -277,7 +277,7 @@ def test_others_behind_what_is_given_up(user_node: tuple[Sandbox, User], pipe: P
 
 
 def test_keyboard_interrupt(user_node: tuple[Sandbox, User], pipe: Path, there: Transport) -> None:
-    """Ctrl-C ends the request over there, and the next one gets its own reply."""
+    """Ctrl-C ends the request there, and the next one gets its own reply."""
     _, user = user_node
     assert there.exists("~")
 
@@ -300,7 +300,7 @@ async def until_at_work(user: User, word: str, wanted: bool) -> None:
 
 
 def test_cancelled_task(user_node: tuple[Sandbox, User], pipe: Path) -> None:
-    """A cancelled task ends its request over there, and holds neither a thread nor a session."""
+    """A cancelled task ends its request there, and holds neither a thread nor a session."""
     node, user = user_node
 
     async def scenario() -> None:
@@ -408,7 +408,7 @@ def test_lost_within_an_operation(
 
 
 def answered(pipe: Path, done: Callable[[], bool]) -> bool:
-    """Write to a pipe for whoever reads it; whether the reply has come."""
+    """Write to a pipe for anyone who reads it; whether the reply has come."""
     with contextlib.suppress(OSError):
         number = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
         os.write(number, b"here")
@@ -417,7 +417,7 @@ def answered(pipe: Path, done: Callable[[], bool]) -> bool:
 
 
 def test_unreachable_is_not_missing(user_node: tuple[Sandbox, User], keep: Keep) -> None:
-    """Where no connection can be had at all, no question about a file is answered by False."""
+    """Where no connection is available at all, no question about a file is answered by False."""
     node, _ = user_node
     relay = keep(Relay(node.port))
     there = keep(Transport(node.host, ssh_config=config_through(node, relay)))

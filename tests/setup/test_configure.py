@@ -398,7 +398,7 @@ def test_kerberos(kerberos_node: KerberosNode, config: Path) -> None:
     config.write_text(f"{config.read_text()}    AddressFamily inet\n")
     options: Options = ("--hostname", f"localhost:{kerberos_node.port}", "--user", kerberos_node.user)
     _, said, errors = setup(config, *options, "--auth", "kerberos", "centre")
-    assert "\nfine    ticket            it lives until " in said, errors
+    assert "\nfine    ticket            it is valid until " in said, errors
     assert "\nfine    master " in said
 
 

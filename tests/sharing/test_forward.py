@@ -93,7 +93,7 @@ def test_short_forms(daint: Plain) -> None:
 
 
 def test_killed_owner(daint: Plain) -> None:
-    """What belongs to a program that was killed is cancelled by whoever looks next."""
+    """What belongs to a program that was killed is cancelled by anyone who looks next."""
     logged_in(daint)
     with forwarding(daint, str(daint.node.port)) as (running, (port,)):
         running.kill()
@@ -157,7 +157,7 @@ def test_sockets(daint: Plain, isolated: Path) -> None:
 
 
 def test_the_other_way(daint: Plain) -> None:
-    """-R 0 tells the port that the far side has chosen; -D is a proxy."""
+    """-R 0 tells the port that the remote side has chosen; -D is a proxy."""
     logged_in(daint)
     target = daint.node.port
     done = ossh("forward", "-F", daint.config, "daint", "-b", "-R", f"0:localhost:{target}")

@@ -331,7 +331,7 @@ def test_include_is_first_and_goes(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "a,b", "a%h", "a'b", "[::1]", "a*", "ssh://a"])
 def test_names_that_no_block_can_have(name: str) -> None:
-    """What cannot stand in the block is refused."""
+    """What cannot are in the block is refused."""
     with pytest.raises(SettingsError):
         check_name(name)
 

@@ -1,4 +1,4 @@
-"""Every advice that stands in the package, read from its sources."""
+"""Every advice that is in the package, read from its sources."""
 
 from __future__ import annotations
 

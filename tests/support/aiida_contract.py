@@ -43,7 +43,7 @@ x=one; echo "${x:-two}" >&2; for n in 1 2; do echo "$n"; done; exit 3"""
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where a scenario's trees are: `there` on the far side, `here` on this one."""
+    """Where a scenario's trees are: `there` on the remote side, `here` on this one."""
 
     there: Path
     here: Path
@@ -430,7 +430,7 @@ SCENARIOS: dict[str, Scenario] = {
     "chdir": lambda t, a, _: (t.chdir(a), t.chdir(""), t.isdir("sub"), t.chdir(str(Path.home())))[2],
     "chdir to nothing": lambda t, a, _: t.chdir(a / "missing"),
     "chdir to a file": lambda t, a, _: t.chdir(a / "a.txt"),
-    # copies on the far side
+    # copies on the remote side
     "copy a link": lambda t, a, _: t.copy(a / "link", a / "new"),
     "copy a broken link": lambda t, a, _: t.copy(a / "broken", a / "new"),
     "copy a link to a directory": lambda t, a, _: t.copy(a / "dirlink", a / "new"),
@@ -487,7 +487,7 @@ SCENARIOS: dict[str, Scenario] = {
     "extract what is no archive": lambda t, a, _: t.extract(a / "a.txt", a / "empty"),
     "extract without overwriting": lambda t, a, _: t.extract(a / "a.txt", a / "empty", overwrite=False),
     "extract without the first names": lambda t, a, _: _twice(t, a, "tar", strip_components=1),
-    # to the far side
+    # to the remote side
     "put a file": lambda t, a, h: t.put(h / "with blank", a / "new"),
     "put a file into a directory": lambda t, a, h: t.put(str(h / "a.txt"), str(a / "empty")),
     "put a file over another": lambda t, a, h: t.put(h / "a.txt", a / "b.txt"),
@@ -528,7 +528,7 @@ SCENARIOS: dict[str, Scenario] = {
     "puttree onto a file": lambda t, a, h: t.puttree(h / "sub", a / "a.txt"),
     "puttree without overwriting": lambda t, a, h: t.puttree(h / "sub", a / "empty", overwrite=False),
     "puttree to no name": lambda t, _, h: t.puttree(h / "sub", ""),
-    # from the far side
+    # from the remote side
     "get a file": lambda t, a, h: t.get(a / "with blank", h / "new"),
     "get a file into a directory": lambda t, a, h: t.get(str(a / "a.txt"), str(h / "empty")),
     "get a file over another": lambda t, a, h: t.get(a / "a.txt", h / "b.txt"),
@@ -603,7 +603,7 @@ SCENARIOS: dict[str, Scenario] = {
     "whoami": lambda t, *_: t.whoami() == pwd.getpwuid(os.getuid()).pw_name,
 }
 
-# Seconds that a question takes to the far side and back where stalls are measured.
+# Seconds that a question takes to the remote side and back where stalls are measured.
 ROUND_TRIP = 0.3
 
 # For each method a right use, for some an error: a stall lasts a round trip at least. What `core.local` does

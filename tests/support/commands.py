@@ -1,4 +1,4 @@
-"""Commands of a transport, as tests see them: their results, and what runs on the far side."""
+"""Commands of a transport, as tests see them: their results, and what runs on the remote side."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What file operations promise: numbered scenarios, each run on the far side and here, answers compared.
+"""What file operations promise: numbered scenarios, each run on the remote side and here, answers compared.
 
-The far side is a `Transport`; here is `Local`, the same names over os, pathlib and shutil. Each has a
+The remote side is a `Transport`; here is `Local`, the same names over os, pathlib and shutil. Each has a
 directory of its own on one file system; a scenario says paths below it by `at`. An answer is a result, or the
 class and errno of an exception. At the end of a scenario the two trees are compared too.
 """
@@ -333,7 +333,7 @@ def tree(top: Path) -> dict[str, tuple[object, ...]]:
 
 
 class Both:
-    """The far side and here; calling it asks both."""
+    """The remote side and here; calling it asks both."""
 
     def __init__(self, far: Any, host: str, user: int, home: Path, tops: tuple[Path, Path]) -> None:
         self.far, self.here, self.host, self.uid = far, Local(user, home), host, user
@@ -341,7 +341,7 @@ class Both:
         self.differences: list[str] = []
 
     def __call__(self, name: str, *args: Any, **named: Any) -> Any:
-        """Ask both; gives the far side's result, or the exception's class."""
+        """Ask both; gives the remote side's result, or the exception's class."""
         answers = []
         for side, top in zip((self.far, self.here), self.tops, strict=True):
             with acting_as(self.uid) if side is self.here else acting_as(os.geteuid()):
@@ -479,7 +479,7 @@ PATTERNS = [
 
 
 class FilesContract:
-    """The scenarios. A test module gives `both`, for each kind of far side."""
+    """The scenarios. A test module gives `both`, for each kind of remote side."""
 
     @pytest.fixture(autouse=True)
     def _compared(self, both: Both) -> Iterator[None]:
@@ -592,7 +592,7 @@ class FilesContract:
         both("walk", at("missing"), onerror=told.append)
         both("walk", at("z/y"), onerror=told.append)
         found = [(type(error), error.errno, os.path.basename(str(error.filename))) for error in told]
-        # each walk tells first what the far side met, then what was met here
+        # each walk tells first what the remote side met, then what was met here
         assert found[::2] == found[1::2]
         assert len(found) == 6
         both.each(lambda top: (top / "a/closed").chmod(0o700))

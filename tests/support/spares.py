@@ -80,7 +80,7 @@ class Warm:
 
 
 def naming(text: str | Path) -> list[int]:
-    """The processes whose command line has a text, of ssh and of the far side the name of their spare."""
+    """The processes whose command line has a text, of ssh and of the remote side the name of their spare."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ ShellName = Literal["bash", "dash", "zsh", "tcsh", "fish", "busybox"]
 SHELLS: tuple[ShellName, ...] = ("bash", "dash", "zsh", "tcsh", "fish", "busybox")
 
 # What each shell reads before a command that sshd gives it. dash and busybox read nothing, so sshd's own
-# ~/.ssh/rc stands in: sh runs it before the command, whatever the login shell.
+# ~/.ssh/rc is in: sh runs it before the command, whatever the login shell.
 _STARTUP_FILES: dict[ShellName, str] = {
     "bash": ".bashrc",
     "dash": ".ssh/rc",

@@ -37,7 +37,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: by
 
 
 def crafted(*members: Members) -> io.BytesIO:
-    """An archive as a hostile far side may send it."""
+    """An archive as a hostile remote side may send it."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", errors="surrogateescape") as made:
         for info, content in itertools.chain(*members):
@@ -258,7 +258,7 @@ def test_a_tree_survives(preserve: bool, tree: Path, tmp_path: Path) -> None:
 
 
 def test_tar_reads_ours(tree: Path, tmp_path: Path) -> None:
-    """GNU tar makes of our stream what we make of it, so the far side gets the same."""
+    """GNU tar makes of our stream what we make of it, so the remote side gets the same."""
     top = tmp_path / "top"
     top.mkdir()
     items = tar_streams.opened(list_tree(str(tree), failed=lambda _: None))
@@ -272,7 +272,7 @@ def test_tar_reads_ours(tree: Path, tmp_path: Path) -> None:
 
 
 def test_hard_links_without_preserve_are_files_of_their_own(tmp_path: Path) -> None:
-    """What the far side's tar sends as a hard link becomes a copy, as `cp -r` has it."""
+    """What the remote side's tar sends as a hard link becomes a copy, as `cp -r` has it."""
     raw = crafted(member("a", content=b"x"), member("b", tarfile.LNKTYPE, "./a"))
     assert unpacked(raw, tmp_path) == {}
     assert (tmp_path / "b").read_bytes() == b"x"

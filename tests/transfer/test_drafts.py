@@ -38,7 +38,7 @@ class Shared:
 
 @pytest.fixture(scope="module")
 def account(passable: Path) -> Iterator[tuple[User, Transport]]:
-    """A user over there, who is somebody else here."""
+    """A user there, who is somebody else here."""
     require(missing_for_users() or missing_programs("sshd"))
     with ExitStack() as stack:
         user = stack.enter_context(temporary_user(passable))

@@ -1,4 +1,4 @@
-"""put and get where the far side has busybox's tools, or a login shell that is not Bourne's."""
+"""put and get where the remote side has busybox's tools, or a login shell that is not Bourne's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FAR: list[tuple[str, ShellName]] = [("busybox", "bash"), ("gnu", "tcsh"), ("bus
 
 @pytest.fixture(scope="session", params=_FAR, ids="-".join)
 def tools(request: pytest.FixtureRequest, passable: Path) -> Iterator[Far]:
-    """A far side of each kind, logged in to before a test's own walls stand."""
+    """A remote side of each kind, logged in to before a test's own walls stand."""
     require(missing_for_users() or missing_programs("sshd", "busybox", "tcsh"))
     system, shell = request.param
     options = {}

@@ -49,7 +49,7 @@ def seen(path: Path) -> tuple[int, int, int]:
 @pytest.mark.parametrize("old", OLD)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_stays_the_same(size: str, old: str, direction: Direction, sides: Sides) -> None:
-    """Whoever has it open, and its other names, get the new content; inode, mode and names are as before."""
+    """Who has it open, and its other names, get the new content; inode, mode and names are as before."""
     source, target = sides.ends(direction)
     (source / "file").write_bytes(content(SIZES[size]))
     (target / "file").write_bytes(content(OLD[old], 2))

@@ -1,6 +1,6 @@
 """put and get: numbered scenarios beside `cp -r`, options, names, and faults that are real.
 
-The far side is another user, so that permissions count there; here everything is compared with what a local
+The host is another user, so that permissions count there; here everything is compared with what a local
 `cp` makes of the same names.
 """
 
@@ -51,7 +51,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Far:
-    """The far side: its node, its user, and a transport to it."""
+    """The remote side: its node, its user, and a transport to it."""
 
     node: Sandbox
     user: User
@@ -60,7 +60,7 @@ class Far:
 
 @pytest.fixture(scope="session")
 def far(passable: Path) -> Iterator[Far]:
-    """A far side that is logged in to, before a test's own walls stand."""
+    """A remote side that is logged in to, before a test's own walls stand."""
     require(missing_for_users() or missing_programs("sshd"))
     with temporary_user(passable) as user, Sandbox("far", user.name) as node:
         with Transport("far", ssh_config=node.ssh_config) as transport:
@@ -546,7 +546,7 @@ _FAILURES: list[tuple[str, str, int]] = [
 @pytest.mark.parametrize("kind", ["small", "large", "tree"])
 @pytest.mark.parametrize(("name", "place", "number"), _FAILURES, ids=[name for name, _, _ in _FAILURES])
 def test_errors_there(name: str, place: str, number: int, kind: str, sides: Sides) -> None:
-    """The far side's errno, and `HOST:path`, for each way."""
+    """The remote side's errno, and `HOST:path`, for each way."""
     source, target = sides.ends("put")
     make(source, {"small": b"x", "large": bytes(300 << 10), "tree/a": b"a"})
     make(target, {"old": b"", "shut": None})
@@ -672,7 +672,7 @@ def test_a_source_that_changes(change: str, direction: Direction, sides: Sides) 
 
 
 def test_a_hostile_listing(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A far side whose listing names `..` gets nothing written, and nothing removed, outside of the tree."""
+    """A host whose listing names `..` gets nothing written, and nothing removed, outside of the tree."""
     source, target = sides.ends("get")
     make(source, {"tree/a": b"a"})
     make(sides.here, {"victim": b"kept"})
@@ -736,7 +736,7 @@ def test_two_processes_move_the_same(kind: str, direction: Direction, sides: Sid
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_many_threads_make_the_same_tree(direction: Direction, sides: Sides) -> None:
-    """Whoever comes second finds a tree that was not there when he looked, and merges with it."""
+    """Anyone who comes second finds a tree that was not there when he looked, and merges with it."""
     source, target = sides.ends(direction)
     trees = [source / str(number) / "tree" for number in range(6)]
     for number, tree in enumerate(trees):
