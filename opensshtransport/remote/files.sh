@@ -388,8 +388,8 @@ held() {
 	[ ! "$2" ] || { held=/proc/self/fd/9 && [ "$1" = "$2" ]; }
 }
 
-# exact MODE TIME FILE
-exact() { chmod "$1" "$3" && dated "$2" "$3"; }
+# stamp MODE TIME FILE
+stamp() { chmod "$1" "$3" && dated "$2" "$3"; }
 
 # alike FILE: mode and time as those of `draft`.
 alike() { chmod "$(stat -c %a "$draft")" "$1" && touch -r "$draft" "$1"; }

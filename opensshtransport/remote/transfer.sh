@@ -18,14 +18,14 @@ dated() { touch -m -d "@$1" "$2" 2>/dev/null || touch -m -d "@${1%.*}" "$2"; }
 # is exact with a TIME, else less the umask where FINAL is new.
 # shellcheck disable=SC2094 # it is opened to be changed, not to be read
 named() {
-	if [ "$3" ] && [ -f "$4" ] && over "$4" ${2:+exact "$1" "$2"}; then
+	if [ "$3" ] && [ -f "$4" ] && over "$4" ${2:+stamp "$1" "$2"}; then
 		rm -f "$draft"
 		return
 	fi
 	{
 		held "$draft" || fail EPERM
 		if [ "$2" ]; then
-			exact "$1" "$2" "$held"
+			stamp "$1" "$2" "$held"
 		elif [ -f "$4" ] && [ ! -L "$4" ]; then
 			chmod "$(stat -c %a "$4")" "$held"
 		else
