@@ -128,7 +128,9 @@ def _run(
 ) -> tuple[int | None, str]:
     """Run a command once; its status, or None and ssh's log."""
     destination = shared.destination
-    wrap = wrapper(secrets.token_hex(8) if facts.shell and command else "", posix=facts.posix_shell)
+    wrap = wrapper(
+        secrets.token_hex(8) if facts.shell and command is not None else "", posix=facts.posix_shell
+    )
     text = None if command is None else wrap.wrap(command, tty=options.tty > 0)
     if text and len(os.fsencode(text)) > _LONGEST_ARGUMENT:
         raise SettingsError(

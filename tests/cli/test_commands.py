@@ -20,10 +20,10 @@ SHARED = {"__init__", "commands", "main", "masters", "options", "output", "start
 def test_each_file_is_a_command() -> None:
     """A command is a file of its name, and each other file is shared by several."""
     files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
-    assert {name.replace("_", "-") for name in files - SHARED} == {*SUMMARIES, "end"}
+    assert {name.replace("_", "-") for name in files - SHARED} == {*SUMMARIES, "end", "ride"}
 
 
-@pytest.mark.parametrize("name", [*SUMMARIES, "end"])
+@pytest.mark.parametrize("name", [*SUMMARIES, "end", "ride"])
 def test_parsers(name: str) -> None:
     """Each command has a parser with an example."""
     assert is_command(name)

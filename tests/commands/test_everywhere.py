@@ -145,7 +145,7 @@ def test_the_same_names_to_await() -> None:
     for name, method in inspect.getmembers(Transport, inspect.isfunction):
         if not name.startswith("_") and name not in own:
             awaited = getattr(AsyncTransport, name)
-            assert inspect.iscoroutinefunction(awaited) or name == "walk", name
+            assert inspect.iscoroutinefunction(awaited) or name in {"walk", "forward"}, name
             if name in {"run", "put", "get"}:
                 assert inspect.signature(awaited) == inspect.signature(method), name
 

@@ -79,7 +79,10 @@ def test_lost_evidence_is_none(own_node: Sandbox, isolated: Path) -> None:
             check=False,
         )
         assert done.returncode == 255
-        assert b"ossh-run: sandbox: it is not known whether the command has run; look" in done.stderr
+        assert (
+            b"ossh-run: sandbox: it is not known whether the command has run (ossh help guarantees); look"
+            in done.stderr
+        )
         assert done.stderr.count(b"\n") == 1
     assert not ran.exists()
 
