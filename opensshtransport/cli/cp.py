@@ -20,7 +20,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="preserve", action="store_true", help="keep modes and times")
     parser.add_argument("-l", dest="limit", type=positive, metavar="LIMIT", help="Kbit/s, as for scp")
     parser.add_argument("-q", dest="quiet", action="store_true", help="show no progress")
-    parser.add_argument("-v", dest="verbose", action="count", default=0, help="tell each step; twice: more")
+    parser.add_argument(
+        "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"
+    )
     parser.add_argument("--verify", action="store_true", help="compare checksums")
     parser.add_argument("sources", metavar="SRC", nargs="+", help="a path, or HOST:PATH")
     parser.add_argument("destination", metavar="DST", help="a path, or HOST:PATH")

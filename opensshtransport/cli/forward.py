@@ -7,7 +7,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-from opensshtransport.cli.options import add_ssh_config
+from opensshtransport.cli.options import Parser, add_ssh_config
 from opensshtransport.cli.output import say
 from opensshtransport.errors import SettingsError
 from opensshtransport.login import login
@@ -36,8 +36,9 @@ class _Spec(argparse.Action):
         namespace.specs = [*(namespace.specs or []), Forward(str(option_string), str(values))]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """Add what `ossh forward` takes."""
+    parser.intermixed = True
     add_ssh_config(parser)
     for option, what in (("-L", "a local port"), ("-R", "a port there"), ("-D", "a SOCKS proxy here")):
         parser.add_argument(

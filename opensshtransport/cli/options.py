@@ -16,7 +16,13 @@ TIMED_OUT = 124
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes end with ssh's status."""
+    """An argument parser whose mistakes end with ssh's status.
+
+    Attributes:
+        intermixed: options may come between operands.
+    """
+
+    intermixed = False
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end."""
@@ -25,7 +31,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_all(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse all words; what is unknown ends the program in one line."""
-        arguments, unknown = self.parse_known_args(words)
+        parse = self.parse_known_intermixed_args if self.intermixed else self.parse_known_args
+        arguments, unknown = parse(words)
         if unknown:
             option = next((word for word in unknown if word.startswith("-")), None)
             what = self._no_option(option) if option else f"unexpected argument {unknown[0]!r}"

@@ -29,7 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-login", action="store_true", help="fail where there is no live master")
     parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
-    parser.add_argument("-v", dest="verbose", action="count", default=0, help="tell each step; twice: more")
+    parser.add_argument(
+        "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"
+    )
     add_version(parser)
     parser.add_argument("host", metavar="HOST")
     parser.add_argument(

@@ -16,12 +16,12 @@ EXAMPLE = "ossh sync --delete results/ daint:/scratch/me/results"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh sync` takes."""
     add_ssh_config(parser)
-    parser.add_argument("--delete", action="store_true", help="remove what the source has not")
+    parser.add_argument("--delete", action="store_true", help="remove what is missing from the source")
     parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument(
-        "--checksum", action="store_true", help="compare contents, not sizes and times of change"
+        "--checksum", action="store_true", help="compare contents, not sizes and modification times"
     )
-    parser.add_argument("--no-rsync", action="store_true", help="do without rsync where there is one")
+    parser.add_argument("--no-rsync", action="store_true", help="do not use rsync")
     parser.add_argument(
         "--exclude",
         action="append",
@@ -29,7 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="leave out names such as '*.o', or paths below SRC such as 'build/*.o'; may be repeated",
     )
-    parser.add_argument("-v", dest="verbose", action="count", default=0, help="tell each step; twice: more")
+    parser.add_argument(
+        "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"
+    )
     parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("destination", metavar="DST")
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         quiet=arguments.quiet,
         rsync=not arguments.no_rsync,
         exclude=tuple(arguments.exclude),
-        progress=not arguments.quiet and sys.stderr.isatty(),
+        progress=not arguments.quiet and not arguments.dry_run and sys.stderr.isatty(),
     )
     listener = Listener(line=_print, note=partial(complain, "sync"), progress=_draw)
     return telling_of_files(

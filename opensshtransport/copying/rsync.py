@@ -83,7 +83,8 @@ def sync(
     argv += [f"--exclude={_pattern(each)}" for each in options.exclude]
     # the progress of all that is to be moved, with the rate and the time left
     argv += ["--info=progress2"] if options.progress else []
-    argv += [] if options.quiet else ["--itemize-changes"]
+    # a line would be written into the bar
+    argv += [] if options.quiet or options.progress else ["--itemize-changes"]
     argv += ["--", _operand(here, transport), _operand(there, transport)]
     said = Said(transport.host, listener, upward=here.host is None)
     # `-m` puts the working directory first on the path of imports

@@ -141,7 +141,7 @@ class Keys(Step):
             return
         self.person.tell(
             f"compare the fingerprint of {name} with your centre's pages; "
-            "this is no login yet, so it ends with 'Permission denied'"
+            "this only fetches the host key; the 'Permission denied' that follows is expected"
         )
         argv = [
             self.ssh,

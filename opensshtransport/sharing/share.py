@@ -85,7 +85,7 @@ def unshare(request: Request) -> None:
         )
     if _change(request, {name: text for name, text in now.items() if name not in request.names}):
         for name in request.names:
-            request.say(f"{name}: shared no more; what rides the master goes on until it ends")
+            request.say(f"{name}: no longer shared; programs that use the master keep it until they end")
 
 
 def shared_names(file: Path | None) -> list[str]:

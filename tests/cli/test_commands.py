@@ -69,3 +69,9 @@ def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> 
     with Transport(host, ssh_config=config) as transport, caplog.at_level("DEBUG", "opensshtransport"):
         transport.run("true")
     assert "opening a session" in caplog.text
+
+
+def test_options_of_forward_come_anywhere() -> None:
+    """A port may follow an option, as people type it."""
+    arguments = parser_of("forward").parse_all(["daint", "-b", "8888", "-L", "1:x:2", "9999"])
+    assert (arguments.host, arguments.ports, arguments.background) == ("daint", ["8888", "9999"], True)
