@@ -87,7 +87,10 @@ def log_in_by_hand(node: Sandbox, password: str, *, wait: bool = False) -> int:
     return -int(child.signalstatus or 0) if child.exitstatus is None else child.exitstatus
 
 
-COOLING_DOWN = r"no login without a person for \d+ s; run(?:: ossh login -F \S+ asks| it at a terminal)$"
+COOLING_DOWN = (
+    r"no login without a person for \d+ s \(ossh help locked-out\); "
+    r"run(?:: ossh login -F \S+ asks| it at a terminal)$"
+)
 
 
 def test_pauses() -> None:
@@ -422,7 +425,10 @@ def test_server_refuses_our_address(penal: PenalisingNode, isolated: Path) -> No
     let_time_pass()
     refused = ossh("login", "-F", config, "penal")
     assert refused.returncode == 255
-    assert b"refuses this address for a while, as after failed logins; wait, by sshd's" in refused.stderr
+    assert (
+        b"refuses this address for a while, as after failed logins (ossh help locked-out); wait, by sshd's"
+        in refused.stderr
+    )
     noted = counted()
     assert (noted["failures"], noted["refused"]) == (1, True), "it counts as no failure of ours"
     done = ossh("doctor", "-F", config, "penal")
@@ -432,7 +438,10 @@ def test_server_refuses_our_address(penal: PenalisingNode, isolated: Path) -> No
     # without a person nobody connects until the pause is over
     dropped = penal.log.read_text().count("drop connection")
     waiting = ossh("login", "-F", config, "penal")
-    assert re.search(rb"refuses this address .*; no login without a person for \d+ s; wait", waiting.stderr)
+    assert re.search(
+        rb"refuses this address .*; no login without a person for \d+ s \(ossh help locked-out\); wait",
+        waiting.stderr,
+    )
     assert penal.log.read_text().count("drop connection") == dropped
 
     # a server that is started anew has forgotten

@@ -113,7 +113,7 @@ def test_within_one_conversation(make_conversation_node: MakeConversationNode) -
         answer(child, "Verification code: ", wrong)
     status, shown = finish(child)
     assert (status, counted()) == (255, 3)
-    assert shown.rstrip().endswith("asks: the server refused the code; try again")
+    assert shown.rstrip().endswith("asks: the server refused the code (ossh help logging-in); try again")
     until(node.idle, "the server to see the end")
     assert node.answers() == ["1", "2", "3"]
     nothing_left(node.ssh_config)
@@ -159,7 +159,7 @@ def test_no_fourth_attempt(locking_node: LockingNode, keep: Keep) -> None:
             child.expect_exact("[ossh: the server refused the password; this is the last attempt]")
     status, shown = finish(child)
     assert (status, counted()) == (255, 3)
-    assert shown.rstrip().endswith("locks: the server refused the password; try again")
+    assert shown.rstrip().endswith("locks: the server refused the password (ossh help logging-in); try again")
     until(lambda: not clients(locking_node.ssh_config), "ssh to end")
     assert locking_node.log.read_text().count("Failed ") == 3
 

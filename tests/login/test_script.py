@@ -492,7 +492,9 @@ class TestSettings:
 
     def test_missing(self, own_node: Sandbox, isolated: Path) -> None:
         """A path that leads nowhere."""
-        assert f"there is no {isolated}/none; correct the path" in self.said(own_node, f"{isolated}/none")
+        assert f"there is no {isolated}/none (ossh help settings); correct the path" in self.said(
+            own_node, f"{isolated}/none"
+        )
 
     def test_dangling_link(self, own_node: Sandbox, isolated: Path) -> None:
         """A link that leads nowhere."""
@@ -504,7 +506,7 @@ class TestSettings:
         script = write_script(isolated, "exit 0")
         script.chmod(0o600)
         words = self.said(own_node, str(script))
-        assert f"{script} is not executable; run: chmod u+x {script}" in words
+        assert f"{script} is not executable (ossh help settings); run: chmod u+x {script}" in words
         subprocess.run(["chmod", "u+x", script], check=True)
         log_in(own_node)
 
