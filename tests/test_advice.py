@@ -293,7 +293,7 @@ def test_setup_is_run_again(isolated: Path, make_user: MakeUser, keep: Keep) -> 
     for _ in range(5):
         answer(child, "]: ", "")
     answer(child, "'s password: ", PASSWORD)
-    answer(child, r"\(ossh share\)\? \[y/N\]: ", "n")
+    answer(child, "(ossh share)? [y/N]: ", "n")
     child.expect("fine    master ")
     child.expect(pexpect.EOF)
 
