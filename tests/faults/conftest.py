@@ -6,7 +6,7 @@ import pytest
 
 BATCHES = 20
 # With `--all`, as in CI, and without.
-ROUNDS, FEW_ROUNDS = 300, 60
+ROUNDS, FEW_ROUNDS = 160, 60
 # The same rounds each time, unless told otherwise. `scripts/soak` draws others.
 SEED = 77
 

@@ -850,7 +850,7 @@ class _Cutter:
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("kind", ["file", "tree"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_cut_until_it_is_through(
     seed: int,
     kind: str,

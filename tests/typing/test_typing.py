@@ -42,6 +42,7 @@ def _said(argv: list[str]) -> str:
     env = {**os.environ, "MYPYPATH": str(HOUSE)}
     done = subprocess.run(argv, env=env, capture_output=True, text=True, cwd=HERE, timeout=110, check=False)
     assert done.returncode in {0, 1}, done.stdout + done.stderr
+    assert "No module" not in done.stderr, done.stderr
     return done.stdout
 
 
