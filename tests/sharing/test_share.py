@@ -171,7 +171,7 @@ def test_refused(daint: Plain) -> None:
         first, second, *_ = done.stderr.splitlines()
         assert told in first
         # the second from 9.5 on
-            assert second.startswith((b"kex_exchange_identification", b"Connection closed by "))
+        assert second.startswith((b"kex_exchange_identification", b"Connection closed by "))
     assert daint.node.connections() == 0
 
 
