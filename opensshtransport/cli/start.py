@@ -23,6 +23,7 @@ def main() -> int:
         from opensshtransport.cli import main as commands
 
         if _OURS:
+            sys.unraisablehook = _once_more
             signal.signal(signal.SIGINT, signal.default_int_handler)
         status = commands.main()
         sys.stdout.flush()
@@ -34,6 +35,15 @@ def main() -> int:
     finally:
         if _OURS:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _once_more(ignored: sys.UnraisableHookArgs) -> None:
+    """Have an interrupt come again that came in a callback, as imports have them: Python only shows it."""
+    if ignored.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(ignored)
+        return
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def die_by(number: signal.Signals) -> int:

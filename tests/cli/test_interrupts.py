@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pexpect
@@ -122,3 +123,28 @@ def _descendants(pid: int) -> str:
         ["ps", "-A", "-ww", "-o", "ppid=,args="], capture_output=True, text=True, check=True
     )
     return "\n".join(line for line in shown.stdout.splitlines() if line.split()[:1] == [str(pid)])
+
+
+def test_within_a_callback() -> None:
+    """An interrupt that comes in a callback of Python's ends the program too, and is not shown."""
+    program = """
+        import signal, time, weakref
+        from opensshtransport.cli import main, start
+
+        class Thing:
+            pass
+
+        def command():
+            thing = Thing()
+            known = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+            del thing
+            time.sleep(20)
+            return 0
+
+        main.main = command
+        start.main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False, timeout=15
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
