@@ -185,7 +185,7 @@ def _same(
 
 
 def _sum(of: Callable[[Any], str], path: object) -> str | None:
-    """A checksum; None where it is not available, of which the move will tell."""
+    """A checksum; None where it is not available: the move will report why."""
     try:
         return of(path)
     except OpenSshTransportError:

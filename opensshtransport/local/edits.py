@@ -30,7 +30,7 @@ def replaced(file: Path, text: str, kept: set[Path]) -> Iterator[None]:
     Args:
         file: a link to a file elsewhere (dotfiles) stays one.
         text: the new text.
-        kept: files of which an old one has been kept in this run: one is enough.
+        kept: files whose old text has been kept in this run already: once is enough.
     """
     file = file.resolve()
     if not file.parent.exists():

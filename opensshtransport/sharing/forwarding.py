@@ -162,7 +162,7 @@ def of_destination(destination: Destination, socket: Path | None) -> list[Entry]
 
 
 def cancel(destination: Destination, socket: Path | None, word: str | None) -> list[Forward]:
-    """End forwards by a port or a spec, whoever asked for them; None for all.
+    """End forwards by a port or a spec, no matter which program asked for them; None for all.
 
     Raises:
         SettingsError: there is none such.

@@ -198,7 +198,7 @@ async def stands_still(*works: Callable[[], object]) -> tuple[list[object], floa
 
 
 def acts(scenario: Scenario, transport: Any, places: Places) -> Callable[[], None]:
-    """A scenario to be called, of which only the time counts."""
+    """A scenario to be called; only its time counts."""
 
     def act() -> None:
         with contextlib.suppress(Exception):
