@@ -44,21 +44,34 @@ class Throttle:
         # inherited by what is accepted: a link holds little itself
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         self.port: int = self._listener.getsockname()[1]
+        self._sockets = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> Throttle:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads[0].start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.close()
+        # the thread that accepts comes first, so no other is added behind our back
+        for thread in self._threads:
+            for opened in self._sockets:
+                with contextlib.suppress(OSError):
+                    opened.shutdown(socket.SHUT_RDWR)
+            thread.join()
+        for opened in self._sockets:
+            opened.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._sockets.append(client)
                 server = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets.append(server)
                 for source, sink, rate in ((client, server, self._rate), (server, client, 0)):
-                    threading.Thread(target=self._pump, args=(source, sink, rate), daemon=True).start()
+                    thread = threading.Thread(target=self._pump, args=(source, sink, rate))
+                    self._threads.append(thread)
+                    thread.start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, rate: int) -> None:
         with contextlib.suppress(OSError):
