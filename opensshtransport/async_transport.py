@@ -422,7 +422,7 @@ class AsyncRemoteProcess:
     async def _within(self, work: asyncio.Future[_T], timeout: float | None) -> _T:
         await asyncio.wait([work], timeout=timeout)
         if not work.done():
-            error = CommandTimeout("the command still runs", host=self.host, argv=self.argv)
+            error = CommandTimeout("the command is still running", host=self.host, argv=self.argv)
             error.cmd, error.timeout = self.args, timeout
             raise error
         return work.result()

@@ -125,6 +125,7 @@ class OpenSshTransportError(Exception):
         *,
         host: str | None = None,
         advice: Remedy | str | None = None,
+        topic: str | None = None,
         argv: Sequence[str] = (),
         returncode: int | None = None,
         stderr: str = "",
@@ -134,6 +135,8 @@ class OpenSshTransportError(Exception):
         self.message = message
         self.host = host
         self.remedy = Remedy.of(self.advice_by_default if advice is None else advice)
+        if topic is not None:
+            self.topic = topic
         self.argv = tuple(argv)
         self.returncode = returncode
         self.stderr = "\n".join(stderr.strip().splitlines()[-_TAIL_LINES:])
@@ -189,6 +192,7 @@ class CommandTimeout(OpenSshTransportError, TimeoutError, subprocess.TimeoutExpi
         cmd, timeout, output, stdout, stderr: as subprocess.TimeoutExpired has them.
     """
 
+    topic = "ossh-run"
     completed: Any = None
     cmd: Any = ()
     timeout: Any = None
@@ -235,7 +239,7 @@ class AddressRefused(Unreachable):
 
     topic = "locked-out"
     advice_by_default = Remedy(
-        "wait, by sshd's defaults 10 minutes at most; each login that fails makes it longer"
+        "wait (with sshd's defaults, 10 minutes at most); each further failed login makes it longer"
     )
 
 
@@ -287,7 +291,7 @@ class UnexpectedPrompt(LoginNeeded):
 
 
 class CoolingDown(LoginNeeded):
-    """Logins have failed before, so none is tried without a person, or not yet."""
+    """Logins have failed before, so no unattended login is tried, or not yet."""
 
     topic = "locked-out"
 
@@ -309,7 +313,7 @@ class ConnectionLost(ConnectionFailed):
     """The connection broke while a command was running or about to run."""
 
     topic = "guarantees"
-    advice_by_default = Remedy("look whether the command took effect before running it again")
+    advice_by_default = Remedy("check whether it took effect before you run it again")
 
     def __init__(self, message: str, *, started: bool | None = None, **details: object) -> None:
         super().__init__(message, **details)  # type: ignore[arg-type]  # passed through to the base as given

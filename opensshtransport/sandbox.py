@@ -139,7 +139,9 @@ class Sandbox:
             raise SettingsError(f"no such second factor: {self.second_factor!r}", advice=advice)
         if os.geteuid() != 0 and (self.user != _me() or self.second_factor == "code"):
             message = "only root's sshd can ask PAM for a code, or let in another user"
-            raise SettingsError(message, advice="run it as root, or use the second factor 'passphrase'")
+            raise SettingsError(
+                message, topic="sandbox", advice="run it as root, or use the second factor 'passphrase'"
+            )
 
     def __enter__(self) -> Sandbox:
         self._sshd = find_sshd()

@@ -123,7 +123,7 @@ class CommandRequest:
         """
         text = self.command if isinstance(self.command, str) else joined(self.command, shell)
         if "\0" in text:
-            raise SettingsError("the command holds a NUL", advice="send such bytes on stdin")
+            raise SettingsError("the command contains a NUL", advice="send such bytes on stdin")
         if not text.strip():
             raise SettingsError("the command is empty", advice="give a command")
         return text
@@ -188,7 +188,7 @@ class CommandRequest:
         """
         if self.once is None or not _KEY.fullmatch(self.once):
             raise SettingsError(
-                f"{self.once!r} is no key", advice="use up to 200 letters, digits and _.+=@:-"
+                f"{self.once!r} is not a valid key", advice="use up to 200 letters, digits and _.+=@:-"
             )
         env = [f"{name}={value}" for name, value in sorted((self.env or {}).items())]
         kind = "text" if isinstance(self.command, str) else "words"
@@ -242,5 +242,5 @@ def refusal(why: str, host: str, request: CommandRequest) -> BaseException:
     return OnceError(
         f"the command under the key {request.once!r} was cut down (reboot, or killed)",
         host=host,
-        advice="look whether it took effect, then use another key",
+        advice="check whether it took effect, then use another key",
     )

@@ -83,7 +83,7 @@ class Execution:
                 if isinstance(reason, ConnectionFailed):
                     raise
                 process.end()
-                what = f"the command was ended after {timeout:g} s"
+                what = f"the command ran longer than {timeout:g} s and was ended"
                 error = CommandTimeout(what, host=self._host, argv=process.argv)
                 error.cmd, error.timeout = process.args, timeout
                 raise error from reason

@@ -136,6 +136,7 @@ def _run(
         raise SettingsError(
             f"the command is longer than {_LONGEST_ARGUMENT} bytes",
             host=destination.host,
+            topic="ossh-run",
             advice="send it as a script on stdin: ossh-run HOST sh < script",
         )
     log = RunLog(shared.directory)
@@ -178,9 +179,9 @@ def _run(
                     return 128 + signal.SIGPIPE, ""
                 if isinstance(reason, subprocess.TimeoutExpired | TimeoutError):
                     raise CommandTimeout(
-                        f"the command was ended after {options.timeout:g} s",
+                        f"the command ran longer than {options.timeout:g} s and was ended",
                         host=destination.host,
-                        advice="give it more time by --timeout",
+                        advice="give it more time with --timeout",
                     ) from reason
                 raise
         said = log.read()

@@ -305,7 +305,7 @@ class RemoteProcess(Generic[T]):
         return self._communication.output(empty)
 
     def _still_runs(self, timeout: float | None) -> CommandTimeout:
-        error = CommandTimeout("the command still runs", host=self.host, argv=self.argv)
+        error = CommandTimeout("the command is still running", host=self.host, argv=self.argv)
         error.cmd, error.timeout = self.args, timeout
         return error
 
@@ -465,7 +465,7 @@ class RemoteProcess(Generic[T]):
         if self._state.started:
             # ssh tells nothing of how its session ended, but a master that is running has lost no connection
             alone = not self._channel.ssh.gave_up and self._channel.carried()
-            what = NO_STATUS if alone else "the connection was lost while the command ran"
+            what = NO_STATUS if alone else "the connection was lost while the command was running"
             return ConnectionLost(what, host=host, started=True, stderr=words)
         if isinstance(error, SessionRefused | MasterGone):
             return error
@@ -473,7 +473,7 @@ class RemoteProcess(Generic[T]):
         # a master that dies tells the status at times, and not what was printed before
         if status is not None and (not self._sent or self._channel.carried()):
             return ConnectionFailed(
-                f"the far side runs no command of ours (status {status})",
+                f"the server runs none of our commands (status {status})",
                 host=host,
                 advice="a restricted account? use ossh-run",
                 stderr=words,

@@ -90,15 +90,17 @@ def check_outputs(stdout: Output, stderr: Output, *, capture_output: bool = Fals
         SettingsError: they contradict each other, or are no outputs.
     """
     if capture_output and not (stdout is stderr is None):
-        raise SettingsError("capture_output says where the output goes", advice="leave out stdout and stderr")
+        raise SettingsError(
+            "capture_output already says where the output goes", advice="leave out stdout and stderr"
+        )
     if stdout == STDOUT:
-        raise SettingsError("STDOUT is where stderr can go", advice="give it as stderr")
+        raise SettingsError("STDOUT is a target for stderr only", advice="give it as stderr")
     for name, target in (("stdout", stdout), ("stderr", stderr)):
         known = {PIPE, DEVNULL, STDOUT}
         number = isinstance(target, int) and not isinstance(target, bool) and (target >= 0 or target in known)
         if not (target is None or number or callable(target) or hasattr(target, "write")):
             raise SettingsError(
-                f"{name}={target!r} is no output", advice="give PIPE, DEVNULL, a file or a function"
+                f"{name}={target!r} is not an output", advice="give PIPE, DEVNULL, a file or a function"
             )
 
 
@@ -117,7 +119,7 @@ def given_input(given: object, stdin: object) -> Any:
         return stdin if stdin >= 0 else None
     data = isinstance(given, bytes | bytearray | memoryview | str)
     if not (data or hasattr(source, "read")):
-        raise SettingsError(f"{source!r} is no input", advice="give bytes, text, a file or a descriptor")
+        raise SettingsError(f"{source!r} is not an input", advice="give bytes, text, a file or a descriptor")
     return source
 
 

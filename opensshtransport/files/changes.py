@@ -63,7 +63,7 @@ class Files(Questions):
             or (tilde(text) and tilde(plain) == plain)
             or posixpath.basename(plain) == ".."
         ):
-            raise SettingsError(f"{text!r} is not to be removed", advice="name a directory below it")
+            raise SettingsError(f"{text!r} is never removed", advice="name a directory below it")
         try:
             self._change("rmtree", text.rstrip("/"), slow=True)
         except OSError as reason:
@@ -130,7 +130,7 @@ class Files(Questions):
             recursive: all of a tree.
         """
         if isinstance(mode, str) and not _MODE.fullmatch(mode):
-            raise SettingsError(f"{mode!r} is no mode", advice="write it as for chmod, like u+x,go-w")
+            raise SettingsError(f"{mode!r} is not a mode", advice="write it as for chmod, like u+x,go-w")
         # chmod(1) keeps a directory's setgid bit where there are less than five digits
         text = mode if isinstance(mode, str) else f"{mode:05o}"
         self._change(f"chmod {'-R ' if recursive else ''}-- {text}", path, slow=recursive)
@@ -149,7 +149,7 @@ class Files(Questions):
         if group is not None:
             owner += f":{group}"
         if not owner:
-            raise SettingsError("neither user nor group", advice="give one of them")
+            raise SettingsError("neither user nor group is given", advice="give one of them")
         options = ("-h " if not follow_symlinks else "") + ("-R " if recursive else "")
         reply = self._reply(
             f"chown {options}-- {shlex.quote(owner)} {quoted(path)}", reads=False, slow=recursive

@@ -178,7 +178,7 @@ class Questions:
     ) -> str:
         """The checksum of a file's content, in hexadecimal digits."""
         if algorithm not in {"sha256", "sha1", "sha512", "md5"}:
-            raise SettingsError(f"no algorithm {algorithm!r}", advice="use sha256, sha1, sha512 or md5")
+            raise SettingsError(f"unknown algorithm {algorithm!r}", advice="use sha256, sha1, sha512 or md5")
         said = self._ask(f"checksum {algorithm}sum", path, slow=True)
         # a name with a newline or a backslash puts one before the sum
         return said.split()[0].removeprefix(b"\\").decode("ascii")
@@ -349,7 +349,7 @@ class Questions:
             SettingsError: the pattern is empty.
         """
         if not pattern or "\0" in pattern:
-            raise SettingsError(f"no pattern: {pattern!r}", advice="give one, like *.out")
+            raise SettingsError(f"not a pattern: {pattern!r}", advice="give one, like *.out")
         if root is not None:
             base = posixpath.join(os.fsdecode(root), "")
         elif user := tilde(pattern):
@@ -444,5 +444,5 @@ def _mark() -> str:
 
 def _amount(lines: int, size: int | None) -> str:
     if (lines if size is None else size) < 0:
-        raise SettingsError("a negative number of lines or bytes", advice="give how many are wanted")
+        raise SettingsError("a negative number of lines or bytes", advice="give 0 or more")
     return f"-n {lines}" if size is None else f"-c {size}"

@@ -86,7 +86,7 @@ def wait_for_terminal() -> None:
     while in_background():
         os.killpg(os.getpgrp(), signal.SIGTTOU)
         if in_background():
-            # that signal is ignored, or nobody is there to let us go on
+            # that signal is ignored, or there is nobody to let us go on
             time.sleep(1)
 
 

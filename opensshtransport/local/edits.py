@@ -19,7 +19,7 @@ def text_of(file: Path) -> str:
 def difference(before: str, after: str, file: Path) -> Iterator[str]:
     """The lines of a unified diff."""
     return difflib.unified_diff(
-        before.splitlines(), after.splitlines(), str(file), f"{file} (new)", lineterm="", n=2
+        before.splitlines(), after.splitlines(), str(file), f"{file} (after the change)", lineterm="", n=2
     )
 
 

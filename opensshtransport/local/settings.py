@@ -262,17 +262,22 @@ def load(host: str, file: Path | None = None, overrides: Mapping[str, object] | 
     except FileNotFoundError:
         tree = {}
     except (OSError, ValueError) as reason:
-        raise SettingsError(f"{file} cannot be read: {reason}", advice="correct that file") from reason
+        raise SettingsError(
+            f"{file} cannot be read: {reason}", topic="settings", advice="correct that file"
+        ) from reason
     unknown = tree.keys() - {"host"}
     if unknown:
         raise SettingsError(
-            f"{file}: there is no key {min(unknown)!r}",
-            advice='settings stand in tables [host."PATTERN"]',
+            f"{file}: unknown key {min(unknown)!r}",
+            topic="settings",
+            advice='put settings into tables [host."PATTERN"]',
         )
     tables = tree.get("host", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise SettingsError(
-            f"{file}: host is not a table", advice='settings stand in tables [host."PATTERN"]'
+            f"{file}: host is not a table",
+            topic="settings",
+            advice='put settings into tables [host."PATTERN"]',
         )
     for patterns, table in tables.items():
         checked = {key: _read(key, value, f'{file}: host."{patterns}".{key}') for key, value in table.items()}
@@ -296,10 +301,16 @@ def _check_owner(file: Path) -> None:
         return
     if about.st_uid not in {os.getuid(), 0}:
         raise SettingsError(
-            f"{file} belongs to user {about.st_uid}", advice="it can have programs run: remove it"
+            f"{file} belongs to user {about.st_uid}",
+            topic="security",
+            advice="it can make programs run: remove it",
         )
     if about.st_mode & 0o022:
-        raise SettingsError(f"others may write to {file}", advice=f"run: chmod go-w {shlex.quote(str(file))}")
+        raise SettingsError(
+            f"others may write to {file}",
+            topic="security",
+            advice=f"run: chmod go-w {shlex.quote(str(file))}",
+        )
 
 
 def _read(key: str, value: object, where: str) -> object:
@@ -372,8 +383,12 @@ def private_directory(path: Path) -> Path:
             return path
         # so that anyone who looks next looks again
         path.chmod(stat.S_IMODE(about.st_mode))
-        problem = f"could be written to by others, and holds something of user {min(strangers)}"
-    raise SettingsError(f"{path} {problem}", advice="somebody may want to read your sessions: remove it")
+        problem = f"was writable by others, and contains something of user {min(strangers)}"
+    raise SettingsError(
+        f"{path} {problem}",
+        topic="security",
+        advice="somebody may be trying to read your sessions: remove it",
+    )
 
 
 def _make_parents(path: Path) -> None:

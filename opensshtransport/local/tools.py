@@ -194,11 +194,16 @@ def get_ticket(keytab: Path) -> None:
         listing = ask("ktutil", "-k", str(keytab), "list")
     principal = principal_in(listing.stdout)
     if principal is None:
-        raise SettingsError(f"{keytab} is not a keytab: {listing.stderr.strip()}", advice="ask for a new one")
+        raise SettingsError(
+            f"{keytab} is not a keytab: {listing.stderr.strip()}",
+            topic="logging-in",
+            advice="ask for a new one",
+        )
     reply = ask("kinit", "-k", "-t", str(keytab), principal, timeout=30)
     if reply.returncode != 0:
         raise SettingsError(
-            f"kinit got no ticket for {principal} by {keytab}: {reply.stderr.strip()}",
+            f"kinit got no ticket for {principal} with {keytab}: {reply.stderr.strip()}",
+            topic="logging-in",
             advice="ask your centre for a new keytab",
         )
 
@@ -250,5 +255,7 @@ def start_agent(directory: Path) -> Path:
     socket.unlink(missing_ok=True)
     reply = ask("ssh-agent", "-a", str(socket))
     if reply.returncode != 0:
-        raise ToolMissing(f"ssh-agent did not start: {reply.stderr.strip()}", advice="run it by hand")
+        raise ToolMissing(
+            f"ssh-agent did not start: {reply.stderr.strip()}", advice="run it yourself to see why"
+        )
     return socket

@@ -50,7 +50,7 @@ def distrust(seen: os.stat_result, kind: Kind, uid: int) -> str:
     if owner not in owners:
         return f"belongs to user {owner}"
     if kind is Kind.FILE and seen.st_nlink != 1:
-        return "has another name, which may be anybody's"
+        return "has another hard link, which may be anybody's"
     if mode & (0o077 if kind is Kind.DIRECTORY else 0o022) and not closed:
         return OPEN
     return ""
@@ -88,7 +88,9 @@ def open_ours(path: Path, flags: int) -> int:
         if not problem:
             return file
         os.close(file)
-    raise SettingsError(f"{path} {problem}", advice="somebody may have planted it: remove it")
+    raise SettingsError(
+        f"{path} {problem}", topic="security", advice="somebody may have planted it: remove it"
+    )
 
 
 def read_ours(path: Path) -> str:

@@ -108,7 +108,7 @@ class Budget:
             self._write(dataclasses.replace(spent, until=time.time() + pause))
         if left > 0:
             kind = AddressRefused if spent.refused else CoolingDown
-            raise kind(f"{spent.reason}; no login without a person for {left:.0f} s", host=host)
+            raise kind(f"{spent.reason}; no unattended login for {left:.0f} s", host=host)
 
     def begin(self) -> Spent:
         """Count a login as failed before it begins: if it is killed, nobody knows what it has sent.

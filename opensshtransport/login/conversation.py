@@ -222,17 +222,17 @@ class Conversation:
         left = self.deadline - time.monotonic()
         if left <= 0:
             self._messages += screen.end()
-            said = f" (it had said {self._messages[-1].line.strip()!r})" if self._messages else ""
-            raise LoginNeeded(f"{self.what} did not end in time{said}", host=self.host)
+            said = f" (last output: {self._messages[-1].line.strip()!r})" if self._messages else ""
+            raise LoginNeeded(f"{self.what} did not finish in time{said}", host=self.host)
         logged = 0
         if self.log:
             with contextlib.suppress(OSError):
                 logged = self.log.stat().st_size
         if self.way.strict and max(self._received, logged) > _MOST_BYTES:
             raise ConnectionFailed(
-                f"the server has sent more than {_MOST_BYTES >> 20} MiB without letting anybody in",
+                f"the server has sent more than {_MOST_BYTES >> 20} MiB before the login succeeded",
                 host=self.host,
-                advice="ask the centre what it shows before a login",
+                advice="ask your centre what it shows before a login",
             )
         return left
 
@@ -405,13 +405,13 @@ class Conversation:
             raise HostKeyUnknown("the host key is not known yet", host=self.host)
         if self.person is None:
             why = f" ({decision.overlooked})" if decision.overlooked else ""
-            raise UnexpectedPrompt(f"{quoted(prompt)} is asked, and no rule answers it{why}", host=self.host)
+            raise UnexpectedPrompt(f"no rule answers the prompt {quoted(prompt)}{why}", host=self.host)
         return None
 
     def _ask(self, question: Ask, prompt: Prompt) -> Secret:
         if self.person is None:
-            raise UnexpectedPrompt(f"{quoted(prompt)} is to be answered by a person", host=self.host)
-        return self.person.ask(question, f"{prompt.text.strip()} (your part): ")
+            raise UnexpectedPrompt(f"only a person can answer the prompt {quoted(prompt)}", host=self.host)
+        return self.person.ask(question, f"{prompt.text.strip()} (the part that you type): ")
 
     def _tell(self, text: str) -> None:
         if self.person:

@@ -76,7 +76,7 @@ def open_master(destination: Destination, person: Person | Window | None, *, log
         if socket is None and not login:
             raise MasterGone("there is no live master", host=destination.host)
         if socket is None:
-            _log.info("%s: no master answers; what is left of one is ended", destination.host)
+            _log.info("%s: no master answers; ending what is left of one", destination.host)
             # gone, frozen, cut off from the network, or a stale socket
             master.end()
             socket, opened = master.own_socket, True
@@ -94,7 +94,7 @@ def open_master(destination: Destination, person: Person | Window | None, *, log
         aliases.publish(master, facts)
         if opened:
             for refused in forwards.restore(destination.ssh, socket, destination.identity):
-                _log.warning("%s: a forward was not made again: %s", destination.host, refused)
+                _log.warning("%s: a forward could not be restored: %s", destination.host, refused)
         _log.info("%s: the master is process %s at %s", destination.host, pid, socket)
         return facts
 
@@ -240,7 +240,7 @@ def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionF
     _, name, port, command = destination.route[0]
     if not command and _refuses_us(name, port, destination.settings.check_timeout):
         return AddressRefused(
-            f"{name} port {port} refuses this address for a while, as after failed logins",
+            f"{name} port {port} refuses this address for a while, probably after failed logins",
             host=error.host,
             argv=error.argv,
             returncode=error.returncode,
@@ -249,7 +249,7 @@ def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionF
     if command or destination.route[1:]:
         plain = ["ssh", *config_options(destination.ssh_config), "-S", "none", destination.host]
         error.remedy = Remedy(
-            f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+            f"ssh hides what the jump host said; to see it, run: {shlex.join([*plain, 'true'])}"
         )
     return error
 
@@ -305,7 +305,7 @@ def _run_script(
     """Run the authentication script of the settings, unless the certificate is valid long enough.
 
     Raises:
-        LoginNeeded: it failed or did not end in time; ssh is not tried then.
+        LoginNeeded: it failed or did not finish in time; ssh is not tried then.
     """
     settings = destination.settings
     script = settings.authentication_script
@@ -370,7 +370,7 @@ def _explained(
     ]
     if by_key and ended and not _certificate_lives(destination, 0):
         path, end = ended[0]
-        why = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}"
+        why = f"the certificate {path} expired at {end:%Y-%m-%d %H:%M:%S}"
         advice = Remedy("get a new certificate")
     elif conversation.typed or conversation.refusals.told:
         # what was sent is what was refused
@@ -378,7 +378,7 @@ def _explained(
             stored = Remedy("correct what is stored, then run: ", "ossh login")
             advice = Remedy("try again") if conversation.typed else stored
     elif resolved.flag("gssapiauthentication") and "gssapi" in error.message and not tools.ticket_lives():
-        why, advice = "there is no Kerberos ticket, or it has ended", Remedy("run: kinit")
+        why, advice = "there is no Kerberos ticket, or it has expired", Remedy("run: kinit")
     elif person is None and by_key and (encrypted := _encrypted(destination, env)):
         why = f"the key {encrypted[0]} is encrypted and no agent holds it"
         add = how_to_add(destination, encrypted[0], env)

@@ -85,9 +85,13 @@ def _one_line(text: str, where: str) -> Secret:
     # programs end their output by a newline, which is not part of a secret
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise SettingsError(f"{where} gave an empty answer", advice="store the secret there")
+        raise SettingsError(
+            f"{where} gave an empty answer", topic="logging-in", advice="store the secret there"
+        )
     if re.search(r"[\x00-\x1f\x7f]", text):
-        raise SettingsError(f"{where} gave more than one line", advice="store the secret alone")
+        raise SettingsError(
+            f"{where} gave more than one line", topic="logging-in", advice="store the secret alone"
+        )
     return Secret(text)
 
 
@@ -95,6 +99,7 @@ def missing_package(name: str) -> ToolMissing:
     """The error of a Python package that only some need."""
     return ToolMissing(
         f"the Python package {name} is missing",
+        topic="logging-in",
         advice=f"run: {shlex.quote(sys.executable)} -m pip install {name}",
     )
 
@@ -109,12 +114,15 @@ def _from_keyring(answer: Keyring) -> Secret:
     try:
         found = keyring.get_password(answer.service, answer.username)
     except keyring.errors.NoKeyringError as reason:
-        raise ToolMissing(NO_KEYRING, advice=ANOTHER_KEYRING) from reason
+        raise ToolMissing(NO_KEYRING, topic="logging-in", advice=ANOTHER_KEYRING) from reason
     except keyring.errors.KeyringError as reason:
-        raise SettingsError(f"{where} cannot be read ({reason})", advice="unlock the keyring") from reason
+        raise SettingsError(
+            f"{where} cannot be read ({reason})", topic="logging-in", advice="unlock the keyring"
+        ) from reason
     if found is None:
         raise SettingsError(
             f"{where} is missing",
+            topic="logging-in",
             advice=f"run: {shlex.join(['keyring', 'set', answer.service, answer.username])}",
         )
     return _one_line(found, where)
@@ -125,9 +133,17 @@ def _from_command(answer: Command) -> Secret:
     where = f"the command {program!r}"
     reply = tools.ask(program, *answer.argv[1:], timeout=_COMMAND_TIMEOUT)
     if reply.returncode is None:
-        raise SettingsError(f"{where} did not end within {_COMMAND_TIMEOUT:.0f} s", advice="run it by hand")
+        raise SettingsError(
+            f"{where} did not finish within {_COMMAND_TIMEOUT:.0f} s",
+            topic="logging-in",
+            advice="run it yourself to see why",
+        )
     if reply.returncode != 0:
-        raise SettingsError(f"{where} failed with status {reply.returncode}", advice="run it by hand")
+        raise SettingsError(
+            f"{where} failed with status {reply.returncode}",
+            topic="logging-in",
+            advice="run it yourself to see why",
+        )
     return _one_line(reply.stdout, where)
 
 
@@ -143,7 +159,7 @@ def _fresh_code(answer: Totp, seed: Secret, tell: Callable[[str], None], deadlin
             begin = free * period
             wait = begin - time.time()
             if time.monotonic() + wait > deadline:
-                raise LoginNeeded(f"the next one-time code comes in {wait:.0f} s only")
+                raise LoginNeeded(f"the next one-time code is due only in {wait:.0f} s")
             tell(f"waiting {wait:.0f} s for the next one-time code")
             while time.time() < begin:
                 # the clock is what is waited for
@@ -178,7 +194,9 @@ def _key(answer: Totp, seed: Secret) -> tuple[Secret, Totp]:
         uri = urllib.parse.urlsplit(text)
         if uri.netloc.lower() != "totp":
             raise SettingsError(
-                "the seed is for counted codes, not for timed ones", advice="ask for a new one"
+                "the seed is for counter-based codes (HOTP), not for time-based ones (TOTP)",
+                topic="logging-in",
+                advice="ask for a new one",
             )
         options = {name: values[-1] for name, values in urllib.parse.parse_qs(uri.query).items()}
         text = options.pop("secret", "")
@@ -191,7 +209,9 @@ def _key(answer: Totp, seed: Secret) -> tuple[Secret, Totp]:
     if not key:
         # the reason would show the seed
         raise SettingsError(
-            "the seed of the one-time codes is not base32", advice="store it as the centre shows it"
+            "the seed of the one-time codes is not base32",
+            topic="logging-in",
+            advice="store it as the centre shows it",
         )
     return Secret(base64.b32encode(key).decode()), answer
 

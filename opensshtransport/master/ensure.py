@@ -80,6 +80,7 @@ def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
         "message": error.message,
         "host": error.host,
         "advice": dataclasses.asdict(error.remedy),
+        "topic": error.topic,
         "argv": list(error.argv),
         "returncode": error.returncode,
         "stderr": error.stderr,

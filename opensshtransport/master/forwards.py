@@ -81,7 +81,9 @@ def parse(text: str) -> Forward:
     """
     match = re.fullmatch(r"(-[LRD])\s*(\S.*)", text)
     if match is None:
-        raise SettingsError(f"{text!r} is no forward", advice="write -L, -R or -D as for ssh")
+        raise SettingsError(
+            f"{text!r} is not a forward", topic="tunnels", advice="write -L, -R or -D as for ssh"
+        )
     return Forward(match[1], match[2])
 
 
@@ -191,6 +193,7 @@ def request(ssh: str, socket: Path, forward: Forward) -> int | None:
         why = done.stderr.strip().splitlines() or ["no reason was given"]
         raise ConnectionFailed(
             f"{forward.option} {forward.spec} is refused ({why[-1]})",
+            topic="tunnels",
             advice="choose another port, or see: ossh forward HOST --list",
         )
     return int(done.stdout) if done.stdout.strip().isdecimal() else None
@@ -331,7 +334,9 @@ def local_port(ssh: str, socket: Path, first: int, target: str) -> tuple[Forward
                 continue
             break
         return forward, port
-    raise refused or ConnectionFailed(f"no local port from {first} on is free", advice="name another one")
+    raise refused or ConnectionFailed(
+        f"no local port from {first} on is free", topic="tunnels", advice="name another one"
+    )
 
 
 def matching(forwards: Sequence[Forward], word: str) -> list[Forward]:

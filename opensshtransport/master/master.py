@@ -111,7 +111,7 @@ class Master:
                 raise LoginNeeded(
                     f"another process has been logging in for {timeout:.0f} s",
                     host=self.destination.host,
-                    advice=f"end it, or look at {self.log}",
+                    advice=f"end it, or see {self.log}",
                 ) from reason
             # so that a master whose login was killed before it was known can be named
             told = json.dumps([self.destination.host, text_of(self.destination.ssh_config)])

@@ -37,6 +37,7 @@ def master_command(
     if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
         raise SettingsError(
             f"the socket's path {socket} is longer than {LONGEST_SOCKET_PATH} bytes",
+            topic="files",
             advice="set XDG_RUNTIME_DIR to a shorter directory",
         )
     settings, resolved = destination.settings, destination.resolved

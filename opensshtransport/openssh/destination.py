@@ -39,15 +39,15 @@ def check_destination(host: str) -> str:
         )
     if re.search(r"[\x00-\x1f\x7f]", host):
         raise SettingsError(
-            f"{host!r} is not a destination: it holds a control character", advice="correct the name"
+            f"{host!r} is not a destination: it contains a control character", advice="correct the name"
         )
     address = parse_address(host)
     user, name = address.user or "", address.host
     if re.search(r"[\x00-\x1f\x7f]", f"{user}{name}"):
-        raise SettingsError(f"{host!r} hides a control character", advice="correct the name")
+        raise SettingsError(f"{host!r} contains a hidden control character", advice="correct the name")
     if found := re.search(r"[`'\";&<>|(){}]", user) or re.search(r"[`'\";&<>|(){}$\\\s]", name):
         raise SettingsError(
-            f"{host!r} is not a destination: it holds {found.group()!r}", advice="correct the name"
+            f"{host!r} is not a destination: it contains {found.group()!r}", advice="correct the name"
         )
     return host
 
@@ -151,7 +151,7 @@ def ask_resolved(
         raise ToolMissing(f"{ssh} cannot be run: {reason}", host=host) from reason
     except subprocess.TimeoutExpired as reason:
         raise ConfigurationError(
-            f"ssh -G did not end within {RESOLVE_TIMEOUT:.0f} s",
+            f"ssh -G did not finish within {RESOLVE_TIMEOUT:.0f} s",
             host=host,
             argv=argv,
             advice="look for a slow `Match exec` in ssh_config",
@@ -159,7 +159,7 @@ def ask_resolved(
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         if lines and lines[0].startswith("usage:"):
-            lines = ["it does not take this name"]
+            lines = ["it does not accept this name"]
         raise ConfigurationError(
             f"ssh refuses its configuration ({lines[0] if lines else 'it gave no reason'})",
             host=host,

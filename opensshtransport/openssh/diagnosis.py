@@ -125,7 +125,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
     _row(
         r"^ssh: connect to host .* port \d+: (?:No route to host|Network is unreachable|.*)",
         Unreachable,
-        "there is no way to the server",
+        "there is no route to the server",
     ),
     _row(
         r"^(?:.*: line \d+: )?Bad configuration option|^.*: terminating, \d+ bad configuration options"
@@ -254,7 +254,7 @@ def log_error(log: str, host: str) -> ConnectionFailed:
     """
     if _SESSION_OPENED.search(log):
         return ConnectionLost(
-            "the connection was lost while the command ran", host=host, started=True, stderr=log
+            "the connection was lost while the command was running", host=host, started=True, stderr=log
         )
     error = connection_error(log, host=host)
     if isinstance(error, SessionRefused | ConfigurationError):

@@ -37,6 +37,7 @@ def locate(program: str) -> str:
     if found is None:
         raise ToolMissing(
             f"the program {program!r} was not found",
+            topic="settings",
             advice="install the OpenSSH client, or name the program in config.toml",
         )
     return str(Path(found).absolute())
@@ -47,7 +48,9 @@ def parse_version(text: str) -> tuple[int, int]:
     match = re.search(r"OpenSSH_(?:for_Windows_)?(\d+)\.(\d+)", text)
     if match is None:
         raise ToolMissing(
-            f"ssh is not OpenSSH: it says {text.strip()!r}", advice="name OpenSSH's ssh instead"
+            f"ssh is not OpenSSH: it says {text.strip()!r}",
+            topic="settings",
+            advice="name OpenSSH's ssh instead",
         )
     return int(match[1]), int(match[2])
 
@@ -66,12 +69,14 @@ def version(ssh: str) -> tuple[int, int]:
         )
     except (OSError, subprocess.TimeoutExpired) as reason:
         raise ToolMissing(
-            f"{ssh} cannot be run: {reason}", advice="name another ssh in config.toml"
+            f"{ssh} cannot be run: {reason}", topic="settings", advice="name another ssh in config.toml"
         ) from reason
     found = parse_version(done.stderr + done.stdout)
     if found < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
         raise ToolMissing(
-            f"{ssh} is OpenSSH {found[0]}.{found[1]}", advice=f"OpenSSH {oldest} or later is needed"
+            f"{ssh} is OpenSSH {found[0]}.{found[1]}",
+            topic="guarantees",
+            advice=f"OpenSSH {oldest} or later is needed",
         )
     return found

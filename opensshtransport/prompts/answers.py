@@ -147,7 +147,7 @@ def _number(allowed: range) -> _Reader:
         if isinstance(value, int) and not isinstance(value, bool) and value in allowed:
             return value
         raise wrong(
-            where, "not a possible number", f"write a whole number from {allowed[0]} to {allowed[-1]}"
+            where, "not an allowed number", f"write a whole number from {allowed[0]} to {allowed[-1]}"
         )
 
     return read
@@ -229,7 +229,7 @@ def parse_answer(value: object, where: str) -> Answer:
         return Ask()
     advice = f"write {{ KIND = … }} with KIND one of {', '.join(_FORMS)}"
     if not isinstance(value, Mapping):
-        what = f"an answer is a table, not {type(value).__name__}; no secret stands here"
+        what = f"an answer is a table, not {type(value).__name__}; no secret is written here"
         raise wrong(where, what, advice)
     kinds = [kind for kind in _FORMS if kind in value]
     if len(kinds) != 1:

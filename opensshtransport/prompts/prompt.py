@@ -123,13 +123,13 @@ _LONGEST_PROMPT = 8000
 
 TOO_LONG = "it is too long"
 
-CONTROL = "it holds a control character"
+CONTROL = "it contains a control character"
 
 _SEVERAL = "it is not clear who asks"
 
 _UNNAMED = "ssh does not say which host asks, as OpenSSH 8.5 and later do"
 
-_ALIKE = "two hosts on the way are called that; give one a HostKeyAlias in ssh_config"
+_ALIKE = "two hosts on the way have this name; give one a HostKeyAlias in ssh_config"
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 

@@ -88,7 +88,7 @@ def reads_stdin(host: str, so: str) -> ConnectionFailed:
     return ConnectionFailed(
         f"a start-up file of the login shell reads stdin, {so}",
         host=host,
-        advice="let it read only where `test -t 0` holds",
+        advice="let it read only if `test -t 0` succeeds",
     )
 
 

@@ -81,7 +81,7 @@ class Connection:
                 if facts is None:
                     facts = self.revive()
         if advice and not facts.shell:
-            raise ConnectionFailed("the far side runs no command of ours", host=facts.host, advice=advice)
+            raise ConnectionFailed("the server runs none of our commands", host=facts.host, advice=advice)
         return facts
 
     def _listening(self) -> Facts | None:

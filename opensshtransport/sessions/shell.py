@@ -306,7 +306,7 @@ class RemoteShell:
                 pending.failure = ConnectionFailed(
                     f"the reply is longer than {_LONGEST_REPLY} bytes",
                     host=self._channel.host,
-                    advice="get a large file by `get`",
+                    advice="get a large file with `get`",
                 )
                 raise pending.failure
         elif part.kind == "errors":

@@ -200,7 +200,7 @@ class Session:
         """
         self._kept += len(piece)
         if self._kept > _MOST_KEPT:
-            raise ConnectionFailed("the far side says more than can be kept", host=self._channel.host)
+            raise ConnectionFailed("the server says more than can be kept", host=self._channel.host)
 
     def read(self, size: int = _PIECE) -> bytes:
         """Up to so many bytes of the script's output; b"" at its end.

@@ -55,7 +55,7 @@ def parse_hop(text: str) -> Hop:
     """
     match = _HOP.fullmatch(text)
     if match is None:
-        raise SettingsError(f"{text!r} is no host", advice="write [NAME=][USER@]HOST[:PORT]")
+        raise SettingsError(f"{text!r} is not a host", advice="write [NAME=][USER@]HOST[:PORT]")
     host = destination.check_destination(match["host"].strip("[]"))
     name = destination.check_destination(match["name"] or host)
     return Hop(name, host, match["user"] or "", int(match["port"] or 22))

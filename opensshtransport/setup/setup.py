@@ -89,7 +89,8 @@ class _Setup(Blocks, Keys):
         ]
         if lacking_ones:
             raise SettingsError(
-                f"nobody is there to be asked, and {' and '.join(lacking_ones)} not given",
+                f"there is nobody to ask, and {' and '.join(lacking_ones)} not given",
+                topic="setup",
                 advice="run it at a terminal, or give each as an option, or --yes for ssh's defaults",
             )
 
@@ -103,7 +104,7 @@ class _Setup(Blocks, Keys):
         )
         user = self.ask("User name there", request.user, now.user)
         if not re.fullmatch(r"[^\s\"-][^\s\"]*", user):
-            raise SettingsError(f"{user!r} is no user name", advice="write it without blanks")
+            raise SettingsError(f"{user!r} is not a user name", advice="write it without blanks")
         given = None if request.jumps is None else " ".join(request.jumps)
         words = self.ask(
             "Jump hosts in order, each [NAME=][USER@]HOST[:PORT]", given, " ".join(now.jumps)
@@ -113,7 +114,7 @@ class _Setup(Blocks, Keys):
         method = self.ask(f"Log in by ({', '.join(METHODS)})", request.method, method_of(now))
         if method not in METHODS:
             raise SettingsError(
-                f"{method!r} is no way to log in", advice=f"write one of {', '.join(METHODS)}"
+                f"{method!r} is not a way to log in", advice=f"write one of {', '.join(METHODS)}"
             )
         by_key = method in {"key", "certificate"}
         key = None
@@ -188,11 +189,11 @@ class _Setup(Blocks, Keys):
             wanted["authentication_script"] = toml(str(plan.script))
             # perhaps by the table of a pattern
             if _script_of(request.host) == plan.script:
-                self.say(f"{request.host}: config.toml says so already")
+                self.say(f"{request.host}: config.toml already says so")
                 wanted.clear()
         kinds = list(request.store)
         may_store = plan.method == "password" and not kinds and not request.dry_run and stored.has_keyring()
-        question = "Keep the password in the keyring, to log in without you?"
+        question = "Keep the password in the keyring, for unattended logins?"
         if may_store and load(request.host).password is None and self.confirm(question, default=False):
             kinds.append("password")
         for kind in kinds:
@@ -205,7 +206,7 @@ class _Setup(Blocks, Keys):
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         after = with_settings(before, request.host, wanted)
         if after == before:
-            self.say(f"{request.host}: config.toml says so already")
+            self.say(f"{request.host}: config.toml already says so")
             return
         self.show(before, after, file)
         if request.dry_run:
@@ -218,7 +219,7 @@ class _Setup(Blocks, Keys):
         if self.request.dry_run:
             self.say(f"would ask for the {stored.WHAT[kind]}, and keep it in the keyring as {username!r}")
         elif stored.is_there(username):
-            self.say(f"{username}: in the keyring already")
+            self.say(f"{username}: already in the keyring")
         else:
             stored.ask_for(kind, self.request.host, username)
 

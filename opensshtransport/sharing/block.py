@@ -58,7 +58,8 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise SettingsError(
             f"{name!r} cannot be shared",
-            advice="give a name alone, as it stands in a Host line of ssh_config",
+            topic="other-programs",
+            advice="give a name alone, as in a Host line of ssh_config",
         )
 
 
@@ -71,7 +72,7 @@ def block(shared: Shared) -> str:
     places = [shared.hook, shared.alias, shared.config]
     if wrong := [path for path in places if _UNQUOTABLE.search(str(path))]:
         raise SettingsError(
-            f"{wrong[0]} cannot stand in ssh_config", advice="use a path without such letters"
+            f"{wrong[0]} cannot be written in ssh_config", advice="use a path without such characters"
         )
     words = [str(shared.hook), shared.name, str(shared.alias), str(shared.config)]
     hook = shlex.join([*words, *([] if shared.own else ["-F"])]).replace("%", "%%")
@@ -106,7 +107,9 @@ def include(file: Path) -> str:
         SettingsError: its path cannot be quoted.
     """
     if _UNQUOTABLE.search(str(file)):
-        raise SettingsError(f"{file} cannot stand in ssh_config", advice="use a path without such letters")
+        raise SettingsError(
+            f"{file} cannot be written in ssh_config", advice="use a path without such characters"
+        )
     return f"Include {ssh_config.quoted(str(file))}"
 
 

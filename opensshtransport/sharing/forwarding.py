@@ -59,7 +59,9 @@ def short(word: str) -> Wanted:
     match = _SHORT.fullmatch(word)
     if match is None or not 0 < int(match["port"]) < 1 << 16:
         raise SettingsError(
-            f"{word!r} is no port to forward", advice="write 8888, jobnode:8888, or -L as for ssh"
+            f"{word!r} is not a port to forward",
+            topic="tunnels",
+            advice="write 8888, jobnode:8888, or -L as for ssh",
         )
     port = int(match["port"])
     return Wanted(target=f"{match['host'] or 'localhost'}:{port}", first=port)
@@ -130,7 +132,9 @@ def _check_free(forward: Forward, socket: Path) -> None:
     numeric = re.fullmatch(r"[\d.]+|[\da-fA-F:]*:[\da-fA-F:]*", address)
     if numeric and not forwards.is_free(forward.port, address):
         raise SettingsError(
-            f"another program listens at {address}:{forward.port}", advice="choose another local port"
+            f"another program listens at {address}:{forward.port}",
+            topic="tunnels",
+            advice="choose another local port",
         )
 
 
@@ -171,7 +175,11 @@ def cancel(destination: Destination, socket: Path | None, word: str | None) -> l
     known = list(dict.fromkeys(forward for entry in found for forward in entry.forwards))
     ended: Sequence[Forward] = known if word is None else forwards.matching(known, word)
     if not ended and word is not None:
-        raise SettingsError(f"no forward {word}", advice=f"there are: {', '.join(map(str, known)) or 'none'}")
+        raise SettingsError(
+            f"there is no forward {word}",
+            topic="tunnels",
+            advice=f"known forwards: {', '.join(map(str, known)) or 'none'}",
+        )
     for forward in ended:
         for entry in of_destination(destination, socket):
             if forward in entry.forwards:

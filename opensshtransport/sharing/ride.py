@@ -102,5 +102,7 @@ def _lead(call: Call, destination: Destination, socket: Path) -> None:
     except FileExistsError:
         if not listens(path):
             raise SettingsError(
-                f"the ControlPath {path} is in the way", advice="let the program use another one"
+                f"the ControlPath {path} is in the way",
+                topic="other-programs",
+                advice="let the program use another one",
             ) from None

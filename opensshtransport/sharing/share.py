@@ -81,7 +81,8 @@ def unshare(request: Request) -> None:
     if missing := [name for name in request.names if name not in now]:
         raise SettingsError(
             f"{missing[0]} is not shared in {request.config}",
-            advice=f"shared are: {', '.join(sorted(now)) or 'none'}",
+            topic="other-programs",
+            advice=f"shared names: {', '.join(sorted(now)) or 'none'}",
         )
     if _change(request, {name: text for name, text in now.items() if name not in request.names}):
         for name in request.names:
@@ -124,11 +125,11 @@ def complaint(name: str, file: Path | None) -> tuple[str, Remedy] | None:
         return f"{config} no longer includes what shares {name}", again
     if places[0] != 0:
         return (
-            f"the Include that shares {name} is no longer first in {config}, and what precedes it wins",
+            f"the Include that shares {name} is no longer first in {config}: lines above it take precedence",
             again,
         )
     if now != expected(name, file):
-        return f"the block that shares {name} is of another installation or runtime directory", again
+        return f"the block that shares {name} belongs to another installation or runtime directory", again
     return None
 
 
@@ -156,7 +157,9 @@ def _check(name: str, request: Request) -> None:
     check_name(name)
     if not ssh_config.has_own_words(name, request.ssh_config):
         raise SettingsError(
-            f"{request.config} has no Host block for {name}", advice=f"run: ossh setup {name}"
+            f"{request.config} has no Host block for {name}",
+            topic="other-programs",
+            advice=f"run: ossh setup {name}",
         )
     resolved = ask_resolved(programs.locate(load(name).ssh), name, request.ssh_config)
     if resolved.hostname == name.lower() and not resolved.jumps and not resolved.get("proxycommand"):
@@ -170,7 +173,8 @@ def _check_known(name: str, resolved: Resolved) -> None:
         # the network may be away for now
         if reason.errno == socket.EAI_NONAME:
             raise SettingsError(
-                f"the Host block of {name} has no HostName, and no host is called so",
+                f"the Host block of {name} has no HostName, and no host has this name",
+                topic="other-programs",
                 advice=f"write HostName there, or run: ossh setup {name}",
             ) from reason
 
@@ -189,7 +193,7 @@ def _change(request: Request, wanted: Mapping[str, str]) -> bool:
         changes = [(config, without_include(old, file)), (file, "")]
     changes = [(path, text) for path, text in changes if text != edits.text_of(path)]
     if not changes:
-        request.say(f"{' '.join(request.names)}: shared already")
+        request.say(f"{' '.join(request.names)}: already shared")
         return False
     for path, text in changes:
         for line in edits.difference(edits.text_of(path), text, path):
@@ -198,7 +202,9 @@ def _change(request: Request, wanted: Mapping[str, str]) -> bool:
         return False
     if request.confirm is None:
         raise SettingsError(
-            "nobody is there to confirm the change", advice="run it at a terminal, or with --yes"
+            "there is nobody to confirm the change",
+            topic="other-programs",
+            advice="run it at a terminal, or with --yes",
         )
     if not request.confirm(f"Change {' and '.join(str(path) for path, _ in changes)}?"):
         request.say("nothing was changed")
@@ -226,7 +232,9 @@ def _check_seen(name: str, request: Request) -> None:
     path = aliases.template(runtime_directory(), name, request.ssh_config)
     if Path(resolved.get("controlpath")).parent != Path(path.replace("%%", "%")).parent:
         raise ConfigurationError(
-            f"{request.config} would not do: ssh -G {name} does not show the shared ControlPath",
+            f"{request.config} would not have this effect:"
+            f" ssh -G {name} does not show the shared ControlPath",
             host=name,
-            advice="look there for what precedes the Include; the files are as they were",
+            topic="other-programs",
+            advice="look there for lines above the Include; the files are unchanged",
         )

@@ -382,7 +382,7 @@ def followed(path: str) -> Path:
         links += 1
         above = os.stat(done)
         if above.st_mode & modes.S_IWOTH and seen.st_uid not in {os.geteuid(), above.st_uid}:
-            words = "somebody else's link, in a directory to which everybody can write"
+            words = "somebody else's link, in a directory that everybody can write to"
             raise PermissionError(errno.EACCES, words, here)
         to = os.readlink(here)
         done = "/" if to.startswith("/") else done

@@ -192,7 +192,9 @@ class FileGetting(SourceFinder):
                     raise BrokenPipeError
 
             if not session.receive(descriptor, offset, part.size, took, skips=skips):
-                raise BrokenStream(errno.EIO, "the far side sent less of it", f"{self._host}:{path}")
+                raise BrokenStream(
+                    errno.EIO, "the server sent less than the whole file", f"{self._host}:{path}"
+                )
             _start_writing(descriptor, begun, offset)
 
         try:

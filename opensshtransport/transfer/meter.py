@@ -50,7 +50,7 @@ class Meter:
             SettingsError: the limit is no rate.
         """
         if limit_rate is not None and not limit_rate > 0:
-            raise SettingsError(f"no rate: {limit_rate!r}", advice="give bytes a second, or None")
+            raise SettingsError(f"not a rate: {limit_rate!r}", advice="give bytes a second, or None")
         self._bar = _bar() if progress is True else None
         self._tell = self._bar or (progress if callable(progress) else None)
         self._rate = limit_rate

@@ -130,7 +130,7 @@ class SourceFinder(Mover):
         if name in {"", ".", ".."} or (name.startswith("~") and path.rstrip("/") == name):
             name = posixpath.basename(self._files.realpath(path))
         if "/" in name or name in {".", ".."}:
-            raise self._error(errno.EPERM, path, "the far side names it so that it would go elsewhere")
+            raise self._error(errno.EPERM, path, "its name on the server leads out of the destination")
         out = reply.out
         _, stat = next(records(out, mark))
         begin = out.find(f"{mark} tree ".encode())

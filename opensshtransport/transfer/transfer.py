@@ -109,7 +109,10 @@ class Transfer:
         """By sftp; where the remote side has none, by scp's old protocol."""
         if how.verify:
             raise SettingsError(
-                "without a shell there are no checksums", host=self._host, advice="leave out verify"
+                "without a shell there are no checksums",
+                host=self._host,
+                topic="transfers",
+                advice="leave out verify",
             )
         if how.way == "scp":
             work(Sftp(self._shells.connection, legacy=True))

@@ -171,7 +171,7 @@ class Sftp:
                     # a stopped master keeps the pipes open
                     if program.poll() is None or not program.gave_up:
                         continue
-                    raise ConnectionLost("the master answers no more", host=self._host, argv=argv) from None
+                    raise ConnectionLost("the master no longer answers", host=self._host, argv=argv) from None
                 return out, errors, program.returncode
 
     # -- the host -----------------------------------------------------------------------------
@@ -186,9 +186,7 @@ class Sftp:
         out, _ = self._run(lines, path)
         shows, _, rest = out.partition("\n")
         if decoded(shows) != f"sftp> {SHOWS}":
-            raise self._error(
-                errno.EILSEQ, path, "sftp does not print all names: set LANG to a locale of UTF-8"
-            )
+            raise self._error(errno.EILSEQ, path, "sftp does not print all names: set LANG to a UTF-8 locale")
         listing = rest.partition("\n")[2]
         try:
             printed = parse_listing(listing, f"./{top}" if top.startswith("-") else top)
@@ -260,7 +258,7 @@ class Sftp:
     def _check_plain(self, how: How) -> None:
         if how.exclude or not how.overwrite:
             raise SettingsError(
-                "scp's old protocol can neither leave out files nor spare those that are there",
+                "scp's old protocol can neither leave out files nor spare existing ones",
                 host=self._host,
                 advice="leave out exclude and overwrite",
             )
