@@ -1,6 +1,6 @@
 """What may be tried again: the one rule, for commands, files, transfers and `ossh-run` alike.
 
-Opening a session may show that the server refuses it, or that the master has gone. Both mean that nothing had
+Opening a session may show that the server refuses it, or that the master is gone. Both mean that nothing had
 started, so the work is tried again: the first after a pause, the second after a login. Nothing else is tried
 again, unless it only reads.
 """
@@ -16,7 +16,7 @@ from opensshtransport.master.slots import Patience
 
 _T = TypeVar("_T")
 
-# Masters that are found dead and replaced for one piece of work.
+# How many dead masters are replaced for one piece of work.
 _MOST_LOGINS = 2
 
 _log = logging.getLogger(__name__)
@@ -30,15 +30,15 @@ def attempt(
     host: str,
     reads: Callable[[], bool] = lambda: False,
 ) -> _T:
-    """Do something that needs a session, and again while nothing of it has started.
+    """Do work that needs a session, and do it again as long as nothing of it has started.
 
     Args:
-        work: what is done; it cleans up after itself where it fails.
-        patience: for how long a refused session is asked for again.
+        work: what is done; it cleans up after itself if it fails.
+        patience: for how long to ask again for a refused session.
         revive: makes sure that a master is running, after one was found dead.
         host: the destination, for the log.
-        reads: whether all that a lost connection left without an answer only reads, so that it may be done
-            again.
+        reads: whether everything that a lost connection left unanswered only reads, so that it may be
+            repeated.
 
     Raises:
         SessionRefused: the server gave no session in that time.
@@ -48,7 +48,7 @@ def attempt(
     while True:
         try:
             return work()
-        except SessionRefused as reason:  # noqa: PERF203 - what comes of each try decides
+        except SessionRefused as reason:  # noqa: PERF203 - the outcome of each try decides
             _log.info("%s: the server refused a session; asking again", host)
             patience.wait(reason)
         except (MasterGone, ConnectionLost) as reason:
