@@ -1,4 +1,4 @@
-"""The OpenSSH programs of this machine: where they are, and which version they are."""
+"""The OpenSSH programs of this machine: where they are, and which version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESOLVE_TIMEOUT = 30.0
 
 
 def release(program: str) -> str:
-    """What an ssh says of its release, such as `OpenSSH_9.2p1 Debian-2`, or that there is none."""
+    """An ssh's release as it says it, such as `OpenSSH_9.2p1 Debian-2`, or that there is no ssh."""
     try:
         done = subprocess.run(
             [program, "-V"], capture_output=True, text=True, timeout=RESOLVE_TIMEOUT, check=False
@@ -63,7 +63,7 @@ def version(ssh: str) -> tuple[int, int]:
         ToolMissing: it cannot be run, is not OpenSSH, or is older than `OLDEST_VERSION`.
     """
     try:
-        # `-V` is the only call that tells; it prints to stderr and ends.
+        # only `-V` says it; ssh then prints to stderr and ends.
         done = subprocess.run(
             [ssh, "-V"], capture_output=True, text=True, timeout=RESOLVE_TIMEOUT, check=False
         )
