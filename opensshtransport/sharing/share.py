@@ -1,6 +1,6 @@
-"""`ossh share` and `ossh unshare`: the two files that they change, as shown, or not at all.
+"""`ossh share` and `ossh unshare`: they change two files, exactly as shown, or none.
 
-Everything is looked at before anything is written: what is shown is all that is changed.
+Everything is checked before anything is written: what is shown is all that changes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from opensshtransport.sharing.block import (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is wanted.
+    """The request.
 
     Attributes:
         names: of ssh_config.
         ssh_config: the file given by -F, or None.
         dry_run: change nothing.
-        confirm: asks whether to go on; None where nobody is there.
+        confirm: asks whether to go on; None if nobody can be asked.
         say: shows a line.
     """
 
@@ -57,7 +57,7 @@ class Request:
 
 
 def share(request: Request) -> None:
-    """Let every program that runs ssh use the master of these names.
+    """Let every program that runs ssh use the masters of these names.
 
     Raises:
         SettingsError: a name cannot be shared, or nobody has confirmed it.
@@ -72,7 +72,7 @@ def share(request: Request) -> None:
 
 
 def unshare(request: Request) -> None:
-    """Take names out again; with the last one goes the Include.
+    """Remove names; with the last one, the Include is removed too.
 
     Raises:
         SettingsError: a name is not shared, or nobody has confirmed it.
@@ -90,7 +90,7 @@ def unshare(request: Request) -> None:
 
 
 def shared_names(file: Path | None) -> list[str]:
-    """The names that are shared in the person's own ssh_config, or in that of -F."""
+    """The names that are shared in the user's own ssh_config, or in that of -F."""
     return sorted(blocks(edits.text_of(shared_file(file))))
 
 
@@ -98,7 +98,7 @@ def expected(name: str, file: Path | None) -> str:
     """The block that a name should have now.
 
     Raises:
-        SettingsError, ToolMissing: there can be none.
+        SettingsError, ToolMissing: it cannot be made.
     """
     directory = runtime_directory()
     alias = aliases.file_of(directory, name, file)
@@ -110,7 +110,7 @@ def expected(name: str, file: Path | None) -> str:
 
 
 def complaint(name: str, file: Path | None) -> tuple[str, Remedy] | None:
-    """What is wrong with a shared name, and what to do; None where nothing is, or it is not shared.
+    """What is wrong with a shared name, and how to fix it; None if nothing is, or it is not shared.
 
     Raises:
         SettingsError, ToolMissing: as `expected`.
@@ -134,10 +134,10 @@ def complaint(name: str, file: Path | None) -> tuple[str, Remedy] | None:
 
 
 def find_hook() -> Path:
-    """The program that ssh asks: beside `ossh`, wherever that was installed.
+    """The hook program: next to `ossh`, wherever that was installed.
 
     Raises:
-        ToolMissing: it is not there.
+        ToolMissing: it does not exist.
     """
     places = [Path(sys.executable).parent, Path(sys.argv[0]).absolute().parent]
     places += [Path(sysconfig.get_path("scripts", scheme)) for scheme in ("posix_user", "posix_prefix")]
@@ -170,7 +170,7 @@ def _check_known(name: str, resolved: Resolved) -> None:
     try:
         socket.getaddrinfo(resolved.hostname, resolved.port)
     except socket.gaierror as reason:
-        # the network may be away for now
+        # the network may be down for now
         if reason.errno == socket.EAI_NONAME:
             raise SettingsError(
                 f"the Host block of {name} has no HostName, and no host has this name",
@@ -180,14 +180,14 @@ def _check_known(name: str, resolved: Resolved) -> None:
 
 
 def _change(request: Request, wanted: Mapping[str, str]) -> bool:
-    """Write both files, where something is to be changed.
+    """Write both files, if something has to change.
 
     Returns:
         Whether they are as wanted now.
     """
     file, config = shared_file(request.ssh_config), request.config
     old = edits.text_of(config)
-    # no Include ever names a file that is not there
+    # an Include never names a missing file
     changes = [(file, of_blocks(wanted)), (config, with_include(old, file))]
     if not wanted:
         changes = [(config, without_include(old, file)), (file, "")]
