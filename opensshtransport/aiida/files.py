@@ -1,4 +1,4 @@
-"""AiiDA's file operations, in terms of ours; and its words: paths, faults, and methods to await.
+"""AiiDA's file operations, in terms of ours; what moves files is in `transfers`.
 
 The rules are those of `core.local`, where AiiDA's other transports differ from it or from each other.
 The trap: AiiDA takes `FileNotFoundError` for "nothing to copy", and any `OSError` for a reason to skip a

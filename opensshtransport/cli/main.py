@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from opensshtransport.cli import commands
+from opensshtransport.cli import command_table
 from opensshtransport.cli.options import FAILED, TIMED_OUT
 from opensshtransport.cli.output import complain, sentence, tell_steps
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_what_is_closed()
     if argv[:2] == ["complete", "--"]:
         return _complete(argv[2:])
-    if not argv or not commands.is_command(argv[0]):
-        commands.parser_of_all().parse_all(argv)
-    return _run(commands.parser_of(argv[0]).parse_all(argv[1:]))
+    if not argv or not command_table.is_command(argv[0]):
+        command_table.parser_of_all().parse_all(argv)
+    return _run(command_table.parser_of(argv[0]).parse_all(argv[1:]))
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """Running commands.
 
-What is asked for, the running process, what may be tried again, and the way of `ossh run`.
+What is asked for, the running process, and the way of `ossh run`.
 
 Uses `sessions` and below.
 """

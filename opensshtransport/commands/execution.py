@@ -1,4 +1,4 @@
-"""Running commands through channels: warm ones, spares, and what may be tried again.
+"""Running commands through channels, warm ones and spares.
 
 A command gets a channel that is open already, so that it costs one round trip; spares are opened in the
 background. Nothing runs twice: only what is known not to have started is tried again.

@@ -1,7 +1,8 @@
 """File operations of a destination, each one request: one round trip, whatever it does there.
 
-What only looks is in `queries`; here is what changes something, and is never asked twice. The remote side
-needs POSIX sh with GNU coreutils, busybox, or a mix of them.
+What only looks is in `queries`; here is what changes something, and is never asked twice. An operation has a
+function in `remote/files.sh`, a method here or there, and one in `transport` and in `async_transport`. The
+remote side needs POSIX sh with GNU coreutils, busybox, or a mix of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What `ossh setup` is asked to do, and what that is in ssh_config and in config.toml.
 
-Pure values and texts: nothing here asks, writes or runs anything. `configure` does that.
+Pure values and texts: nothing here asks, writes or runs anything. `setup` does that.
 
 The trap: ssh takes the first value that it finds for an option. So whether a block does what it should is
 seen in what `ssh -G` makes of the whole (`lacking`), not in the block.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from opensshtransport import Transport, cli
-from opensshtransport.cli.commands import SUMMARIES, is_command, parser_of
+from opensshtransport.cli.command_table import SUMMARIES, is_command, parser_of
 from opensshtransport.sandbox import Sandbox
 from tests.support.programs import ossh
 
@@ -32,7 +32,7 @@ def test_parsers(name: str) -> None:
 
 def test_what_is_loaded() -> None:
     """A command loads no other one, and finding it loads none."""
-    find = "from opensshtransport.cli import commands; commands.parser_of('run')"
+    find = "from opensshtransport.cli import command_table; command_table.parser_of('run')"
     program = f"{find}; import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name.rpartition("opensshtransport.cli.")[2] for name in done.stdout.split()}
