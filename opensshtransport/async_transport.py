@@ -1,4 +1,4 @@
-"""`AsyncTransport`: the names of `Transport` to await. A thread waits, and the event loop is never blocked."""
+"""`AsyncTransport`: the names of `Transport` to await. A thread waits; the event loop is never blocked."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from opensshtransport.sandbox import Sandbox
 from tests.support.programs import ossh
 
 # What several commands use.
-SHARED = {"__init__", "commands", "main", "masters", "options", "output", "start"}
+SHARED = {"__init__", "command_table", "main", "masters", "options", "output", "start"}
 
 
 def test_each_file_is_a_command() -> None:
