@@ -48,9 +48,9 @@ def _run(arguments: argparse.Namespace) -> int:
             traceback.print_exc()
         error = _as_ours(reason, getattr(arguments, "host", None))
         if getattr(arguments, "report", False):
-            from opensshtransport.master import ensure
+            from opensshtransport.master import login_process
 
-            print(json.dumps(ensure.dismantle(error)))
+            print(json.dumps(login_process.dismantle(error)))
         elif not (arguments.command == "run" and arguments.quiet):
             complain(arguments.command, sentence(error, arguments))
         return TIMED_OUT if isinstance(error, CommandTimeout) else FAILED

@@ -10,6 +10,7 @@ import pytest
 
 from opensshtransport import Transport, cli
 from opensshtransport.cli.command_table import SUMMARIES, is_command, parser_of
+from opensshtransport.errors import Unreachable
 from opensshtransport.sandbox import Sandbox
 from tests.support.programs import ossh
 
@@ -69,6 +70,27 @@ def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> 
     with Transport(host, ssh_config=config) as transport, caplog.at_level("DEBUG", "opensshtransport"):
         transport.run("true")
     assert "opening a session" in caplog.text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_steps_of_a_login_process(
+    own_node: Sandbox, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    """A login that `Transport` has made in another process tells its steps to the loggers of this one."""
+    if fails:
+        own_node.stop()
+    with Transport(own_node.host, ssh_config=own_node.ssh_config) as transport:
+        with caplog.at_level("INFO", "opensshtransport"):
+            if fails:
+                with pytest.raises(Unreachable):
+                    transport.login()
+            else:
+                transport.login()
+        steps = [f"{record.name} {record.getMessage()}" for record in caplog.records]
+        login = f"opensshtransport.login.login {own_node.host}: "
+        assert f"{login}logging in unattended" in steps
+        assert (f"{login}the login failed: Unreachable" if fails else f"{login}logged in") in steps
+    assert capfd.readouterr() == ("", "")
 
 
 def test_options_of_forward_come_anywhere() -> None:
