@@ -156,7 +156,7 @@ def shell(command: str, home: Path) -> pexpect.spawn[str]:
 
 def advised(text: str) -> str:
     """The first command that a line advises."""
-    found = re.search(r"(?:run: |see it by: )(.*?)(?:, or: .*)?$", text.strip())
+    found = re.search(r"run: (.*?)(?:, or: .*)?$", text.strip())
     assert found, text
     return found[1]
 

@@ -275,7 +275,7 @@ def test_without_its_ossh(installed: Installed, own_node: Sandbox, tmp_path: Pat
     shutil.copy(installed.bin / "ossh-run", tmp_path)
     done = run(tmp_path / "ossh-run", "-F", own_node.ssh_config, own_node.host, "true")
     assert done.returncode == 255
-    assert done.stderr.decode() == (f"ossh-run: {tmp_path}/ossh is missing, install opensshtransport again\n")
+    assert done.stderr.decode() == (f"ossh-run: {tmp_path}/ossh is missing; install opensshtransport again\n")
     assert own_node.connections() == 0
 
 

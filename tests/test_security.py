@@ -416,7 +416,7 @@ def test_planted_files(own_node: Sandbox, isolated: Path, make_user: MakeUser, p
     for argv in (["status"], ["run", "-F", own_node.ssh_config, own_node.host, "true"]):
         done = ossh(*argv)
         assert done.returncode == 255
-        assert re.search(rf"(holds something of|belongs to) user {user.uid}", done.stderr.decode())
+        assert re.search(rf"(contains something of|belongs to) user {user.uid}", done.stderr.decode())
     assert ossh_run("-F", own_node.ssh_config, own_node.host, "true").returncode == 255
     assert own_node.connections() == 0
     assert not hits(isolated)
@@ -442,7 +442,7 @@ def test_planted_alias_record(own_node: Sandbox, isolated: Path, make_user: Make
         record.write_text(f"touch {isolated}/hit")
     done = ossh_run("-F", own_node.ssh_config, own_node.host, "echo x")
     assert (done.returncode, done.stdout) == (255, b"")
-    assert f"holds something of user {user.uid}" in done.stderr.decode()
+    assert f"contains something of user {user.uid}" in done.stderr.decode()
     assert not hits(isolated)
 
 

@@ -82,7 +82,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         _option(
             str,
             "Login host, as in 'ssh <HOST>'",
-            "A name of your `~/.ssh/config`, where user, port, keys and jump hosts stand.",
+            "A name of your `~/.ssh/config`, where user, port, keys and jump hosts are defined.",
             _host,
         ),
     ),
@@ -91,7 +91,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         _option(
             int,
             "Maximum number of concurrent operations",
-            "How many operations each daemon worker has on their way at once.",
+            "How many operations each daemon worker runs at once.",
             _at_least_one,
             default=8,
         ),
@@ -111,7 +111,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         "min_validity",
         _option(
             str,
-            "How long a certificate must live for the script not to be run",
+            "How long a certificate must still be valid for the script not to run",
             "(optional) A time such as 30m or 2h; 'None' for what config.toml says, or 1h.",
             _duration,
             default=UNSET,
@@ -121,8 +121,8 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         "persist",
         _option(
             str,
-            "How long the connection stays when nobody uses it",
-            "(optional) A time such as 12h or 3d, 0 for ever; 'None' for what config.toml says, or 12h.",
+            "How long an idle connection stays open",
+            "(optional) A time such as 12h or 3d, 0 for no limit; 'None' for what config.toml says, or 12h.",
             _duration,
             default=UNSET,
         ),
@@ -132,7 +132,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         _option(
             str,
             "Local command to run when only a person can log in",
-            "(optional) It may send you a message; it finds OSSH_HOST and OSSH_REASON in its environment.",
+            "(optional) It may send you a message. Its environment has OSSH_HOST and OSSH_REASON.",
             None,
             default=UNSET,
         ),
@@ -141,7 +141,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         "ssh_config",
         _option(
             str,
-            "Another file than ~/.ssh/config for all that ssh reads (path)",
+            "ssh_config file to use instead of ~/.ssh/config (path)",
             "(optional) As `ssh -F` takes it.",
             _configuration,
             default=UNSET,
@@ -149,7 +149,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
     ),
 ]
 
-_BY_CONFIG = "it belongs into ssh_config, where `ossh aiida migrate` writes it"
+_BY_CONFIG = "it belongs in ssh_config, where `ossh aiida migrate` writes it"
 
 # Options of AiiDA's own transports that have nothing to say here. They are accepted where an exported
 # configuration has them, so that it can be used as it is.
@@ -174,7 +174,7 @@ def _ignored(context: click.Context, parameter: click.Parameter, value: object) 
     if context.get_parameter_source(name) in given and value not in (None, "", UNSET):
         from aiida.cmdline.utils import echo
 
-        why = IGNORED[name] or "it has nothing to say here"
+        why = IGNORED[name] or "it has no meaning here"
         echo.echo_report(f"{name} = {value} is ignored: {why}")
 
 

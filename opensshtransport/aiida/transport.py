@@ -320,7 +320,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
                 )
             except OnceError as reason:
                 advice = (
-                    "look whether the job is in the queue; to submit it anew, remove on that computer "
+                    "check whether the job is in the queue; to submit it again, remove on that computer "
                     f"~/.local/state/opensshtransport/once/{once}* and run: verdi process play"
                 )
                 raise OnceError(reason.message, host=self.host, advice=advice) from reason
@@ -329,7 +329,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
             if done.returncode == 0 or (mark and whose.decode(errors="replace") == word):
                 return done.returncode, before + out, _raw(done.stderr)
         raise OnceError(
-            f"{_MOST_SUBMISSIONS} submissions have failed", host=self.host, advice="look at the scheduler"
+            f"{_MOST_SUBMISSIONS} submissions have failed", host=self.host, advice="check the scheduler"
         )
 
     def exec_command_wait(

@@ -14,9 +14,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh aiida` takes."""
     parser.add_argument("action", choices=("migrate",), help="from core.ssh_async or core.ssh to openssh")
     add_ssh_config(parser)
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would change")
-    parser.add_argument("--profile", metavar="NAME", help="AiiDA's profile; its default one if not given")
-    parser.add_argument("computer", metavar="COMPUTER", help="its label")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
+    parser.add_argument("--profile", metavar="NAME", help="the AiiDA profile; the default one if not given")
+    parser.add_argument("computer", metavar="COMPUTER", help="the computer's label")
 
 
 def run(arguments: argparse.Namespace) -> int:

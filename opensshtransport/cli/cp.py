@@ -18,7 +18,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_ssh_config(parser)
     parser.add_argument("-r", dest="recursive", action="store_true", help="copy directories")
     parser.add_argument("-p", dest="preserve", action="store_true", help="keep modes and times")
-    parser.add_argument("-l", dest="limit", type=positive, metavar="LIMIT", help="Kbit/s, as for scp")
+    parser.add_argument(
+        "-l", dest="limit", type=positive, metavar="LIMIT", help="limit the rate, in Kbit/s, as for scp"
+    )
     parser.add_argument("-q", dest="quiet", action="store_true", help="show no progress")
     parser.add_argument(
         "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"

@@ -148,7 +148,9 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh help` takes."""
-    parser.add_argument("topic", metavar="TOPIC", nargs="?", help="the list of topics if not given")
+    parser.add_argument(
+        "topic", metavar="TOPIC", nargs="?", help="a topic or a command; the list of topics if not given"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -24,11 +24,11 @@ EXAMPLE = "ossh login daint"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh login` takes."""
     add_ssh_config(parser)
-    parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
     parser.add_argument(
         "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"
     )
-    parser.add_argument("--unattended", action="store_true", help="ask nobody, even at a terminal")
+    parser.add_argument("--unattended", action="store_true", help="never ask, even at a terminal")
     # how a library's login process is called
     parser.add_argument("--report", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--steps", help=argparse.SUPPRESS)

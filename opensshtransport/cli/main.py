@@ -11,11 +11,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from opensshtransport.cli import command_table
 from opensshtransport.cli.options import FAILED, TIMED_OUT
 from opensshtransport.cli.output import complain, sentence, tell_steps
-from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy
+from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy, printable
 from opensshtransport.local import descriptors
 
 
@@ -31,8 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:2] == ["complete", "--"]:
         return _complete(argv[2:])
     if not argv or not command_table.is_command(argv[0]):
+        if argv and (argv[0] == "--" or not argv[0].startswith("-")):
+            _refuse(argv[0])
         command_table.parser_of_all().parse_all(argv)
     return _run(command_table.parser_of(argv[0]).parse_all(argv[1:]))
+
+
+def _refuse(name: str) -> NoReturn:
+    """Say that there is no such command, and which one may be meant; then end."""
+    import difflib
+
+    near = difflib.get_close_matches(name, command_table.SUMMARIES, 1)
+    advice = f"did you mean: ossh {near[0]}" if near else "see: ossh --help"
+    print(printable(f"ossh: there is no command {name!r}; {advice}"), file=sys.stderr)
+    raise SystemExit(FAILED)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -90,5 +103,5 @@ def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:
     return ConnectionFailed(
         f"unexpected {type(reason).__name__}: {what}",
         host=host,
-        advice=Remedy("please report it, with ossh-run -v"),
+        advice=Remedy("please report this, with the output of ossh-run -v"),
     )

@@ -27,10 +27,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--second-factor",
         choices=("none", "code", "passphrase"),
         default="none",
-        help="asked for after the key: a one-time code (needs root), or the key's passphrase",
+        help="what a login asks for; code: a one-time code (needs root), passphrase: that of the key",
     )
     parser.add_argument(
-        "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="run it there, then clean up"
+        "words",
+        metavar="COMMAND",
+        nargs=argparse.REMAINDER,
+        help="run this command in the sandbox, then clean up",
     )
 
 
@@ -121,7 +124,7 @@ def _run(node: Sandbox, command: Sequence[str], leave: _Leave) -> int:
 def _wait(node: Sandbox) -> int:
     asks = {
         "none": "",
-        "code": f"After the key it asks for a code; the present one is printed by {node.answer_command}\n",
+        "code": f"After the key it asks for a code; this prints the current one: {node.answer_command}\n",
         "passphrase": f"The key's passphrase is {node.passphrase}\n",
     }
     where = f"-F {node.ssh_config} {node.host}"

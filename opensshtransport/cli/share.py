@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh share` takes."""
     add_ssh_config(parser)
     parser.add_argument("-y", "--yes", action="store_true", help="change the files without asking")
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, show what would be changed")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; show what would be changed")
     parser.add_argument("hosts", metavar="HOST", nargs="+")
 
 

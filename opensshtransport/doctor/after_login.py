@@ -164,9 +164,9 @@ def round_trip(far: FarSide) -> Finding:
         rtt, rate = min(times), _rate(transport, _PROBE_SECONDS + 2 * opening)
     seen = f"{rtt * 1000:.1f} ms, {rate / 1e6:.1f} MB/s in one stream"
     if rtt > _SLOW_RTT:
-        return warning(f"{seen}: a long way", "ask for much at once (run_many, whole trees)")
+        return warning(f"{seen}: a long round trip", "combine requests (run_many, whole trees)")
     if rate < _SLOW_RATE:
-        return warning(f"{seen}: a thin line", "move large files from another place, or by night")
+        return warning(f"{seen}: a slow link", "move large files from elsewhere, or at night")
     return fine(seen)
 
 
@@ -202,7 +202,7 @@ def _run(argv: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
             check=False,
         )
     except subprocess.TimeoutExpired as reason:
-        raise TimeoutError(f"{Path(argv[0]).name} gives no answer within {_DEADLINE:.0f} s") from reason
+        raise TimeoutError(f"{Path(argv[0]).name} does not answer within {_DEADLINE:.0f} s") from reason
 
 
 def login_shell(far: FarSide) -> Finding:
@@ -215,7 +215,7 @@ def login_shell(far: FarSide) -> Finding:
     if not found:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         return broken(
-            f"`echo` gives nothing back{f' ({said[-1].strip()})' if said else ''}",
+            f"`echo` prints nothing{f' ({said[-1].strip()})' if said else ''}",
             "use an account whose login shell runs commands",
         )
     if not far.facts.shell:
@@ -227,7 +227,7 @@ def login_shell(far: FarSide) -> Finding:
     if noise.strip():
         return warning(
             f"{name} prints {_short(noise)!r} before each command; ossh drops it, scp and rsync do not",
-            "print only where there is a terminal: [ -t 1 ]",
+            "print only if there is a terminal: [ -t 1 ]",
         )
     if took > _SLOW_START:
         return warning(
@@ -248,14 +248,14 @@ def sftp(far: FarSide) -> Finding:
         return fine("answers")
     said = done.stderr.strip()
     if "Received message too long" in said:
-        return warning("start-up files print into it", "print only where there is a terminal: [ -t 1 ]")
+        return warning("start-up files print into it", "print only if there is a terminal: [ -t 1 ]")
     lines = [line for line in said.splitlines() if line.strip()]
     if NO_MASTER in said:
         return skipped("the server opens no session for it now")
     scp = " ".join(["scp", *versions.old_protocol(locate(far.master.destination.settings.scp))])
     if versions.has_no_sftp(said):
         return warning("the server has none, or it ends at once", f"use ossh cp, or {scp}")
-    return warning(f"fails ({lines[0] if lines else 'without a word'})", f"use ossh cp, or {scp}")
+    return warning(f"fails ({lines[0] if lines else 'without a message'})", f"use ossh cp, or {scp}")
 
 
 def programs(far: FarSide) -> Finding:
@@ -264,7 +264,7 @@ def programs(far: FarSide) -> Finding:
     if not answers:
         return broken("sh does not run scripts there", "use an account whose login shell runs commands")
     if answers["missing"]:
-        return broken(f"not there: {answers['missing'].strip()}", "set PATH in your start-up files there")
+        return broken(f"missing: {answers['missing'].strip()}", "set PATH in your start-up files on the host")
     kind = (
         "busybox"
         if "busybox" in answers["dd"].lower()
@@ -301,12 +301,12 @@ def sessions(far: FarSide) -> Finding:
         busy = count - len(taken) + bool(refused)
     if refused and "refused by peer" in refused:
         return warning(
-            f"the server gives {count}, our budget is {most}",
+            f"the server grants {count}, max_sessions is {most}",
             f"set max_sessions = {max(1, count)} in config.toml",
         )
     if refused:
         return warning(f"number {count + 1} does not open ({refused.splitlines()[0]})", "try again")
-    return fine(f"{count} at once{f', {busy} of them in use' if busy else ''}; our budget is {most}")
+    return fine(f"{count} at once{f', {busy} of them in use' if busy else ''}; max_sessions is {most}")
 
 
 @contextlib.contextmanager
@@ -351,16 +351,16 @@ def home(far: FarSide) -> Finding:
     answers = far.ask()
     place, kind = answers.get("home", ""), answers.get("file_system", "")
     if "writable" not in answers:
-        return broken(f"{place or 'the home directory'} cannot be written", "ask your centre")
+        return broken(f"{place or 'the home directory'} is not writable", "ask your centre")
     kilobytes, _, used = answers.get("space", "").partition(" ")
     shared = "shared by the nodes" if kind.lower() in NETWORK_FILE_SYSTEMS else "as seen from this node"
-    seen = f"{place} on {kind or 'a file system that does not tell'} ({shared})"
+    seen = f"{place} on {kind or 'an unknown file system'} ({shared})"
     if answers.get("quota"):
-        return warning(f"{seen}: over the quota of {answers['quota']}", "remove what you do not need there")
+        return warning(f"{seen}: over the quota of {answers['quota']}", "remove what you do not need on it")
     if kilobytes.isdigit() and used.rstrip("%").isdigit():
         seen += f", {_size(1024 * int(kilobytes))} free"
         if int(used.rstrip("%")) >= _FULL:
-            return warning(f"{seen}: {used} is used", "remove what you do not need there")
+            return warning(f"{seen}: {used} is used", "remove what you do not need on it")
     return fine(seen)
 
 
@@ -390,7 +390,7 @@ def login_node(far: FarSide) -> Finding:
     """The machine that we are on, and whether the name leads to others too."""
     node = far.ask().get("node") or far.facts.login_node
     if not node:
-        return skipped("it does not tell its name")
+        return skipped("its name is not known")
     destination = far.master.destination
     if len(destination.route) > 1 or destination.route[0][3]:
         return fine(node)
@@ -402,7 +402,7 @@ def login_node(far: FarSide) -> Finding:
     count = max(map(families.count, families))
     if count > 1:
         return warning(
-            f"{node}, one of {count} behind {destination.resolved.hostname}; a new login may lead elsewhere",
+            f"{node}, one of {count} behind {destination.resolved.hostname}; a new login may lead to another",
             "name one of them in HostName, if you need what runs on it (screen, background processes)",
         )
     return fine(node)

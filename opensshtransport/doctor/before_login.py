@@ -75,7 +75,7 @@ def settings_file(host: str) -> tuple[Finding, Finding, Settings]:
     except SettingsError as error:
         told = broken(error.message, error.remedy)
         if _OF_SCRIPT.search(error.message):
-            return skipped(f"{file} names a script that is of no use"), told, Settings()
+            return skipped(f"{file} names a script that cannot be used"), told, Settings()
         return told, skipped(f"{file} cannot be read"), Settings()
     found = fine(str(file) if file.exists() else "no config.toml, and none is needed")
     return found, script(settings), settings
@@ -91,7 +91,7 @@ def script(settings: Settings) -> Finding:
     interpreter = first[2:].split()[:1] if first.startswith("#!") else []
     if interpreter and shutil.which(interpreter[0]) is None:
         return broken(
-            f"{path} wants {interpreter[0]}, which is not there", f"correct the first line of {path}"
+            f"{path} needs {interpreter[0]}, which does not exist", f"correct the first line of {path}"
         )
     return fine(str(path))
 
@@ -156,23 +156,23 @@ _TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
         "remotecommand",
         r"(?!none$).+",
         "warning",
-        "ossh sets it aside, but plain ssh, rsync and git fail with it",
+        "ossh ignores it, but plain ssh, rsync and git fail with it",
         "give it an alias of its own in ssh_config",
     ),
     (
         "requesttty",
         r"force|yes|true",
         "warning",
-        "ossh sets it aside, but for other programs it changes what they send",
-        "write -t where a terminal is wanted",
+        "ossh ignores it, but for other programs it changes what they send",
+        "use -t where you want a terminal",
     ),
     *(
         (
             forward,
             r".+",
             "warning",
-            "ossh sets it aside",
-            "write forwards = true in config.toml where the master is to make it",
+            "ossh ignores it",
+            "write forwards = true in config.toml if the master should make it",
         )
         for forward in ("localforward", "remoteforward", "dynamicforward")
     ),
@@ -180,7 +180,7 @@ _TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
         "stricthostkeychecking",
         r"no|false|off",
         "warning",
-        "anybody can pass for the server",
+        "anybody can impersonate the server",
         "remove StrictHostKeyChecking from ssh_config",
     ),
 )
@@ -208,13 +208,13 @@ def resolution(destination: Destination) -> Finding:
     interval, count = (int(resolved.get(f"serveralive{name}", "0")) for name in ("interval", "countmax"))
     if destination.settings.server_alive_interval is None and 0 < interval * count < 60:
         return warning(
-            f"serveraliveinterval {interval} x {count}: a login that waits for a push is ended",
+            f"serveraliveinterval {interval} x {count}: this ends a login that waits for a push",
             "keep ServerAliveInterval times ServerAliveCountMax at 60 or more",
         )
     way = [f"{user}@{name}:{port}" for user, name, port, _ in destination.route]
-    seen = destination.address + (f" by way of {', '.join(way[:-1])}" if way[:-1] else "")
+    seen = destination.address + (f" through {', '.join(way[:-1])}" if way[:-1] else "")
     if destination.route[0][3]:
-        seen += " by a ProxyCommand"
+        seen += " through a ProxyCommand"
     own = resolved.get("controlpath")
     return fine(seen + (f"; a master of your own at {own} is used" if own else ""))
 
@@ -236,13 +236,13 @@ def name_resolution(destination: Destination) -> Finding:
     """The first hop's name."""
     _, name, port, command = destination.route[0]
     if command:
-        return skipped("a ProxyCommand finds the way")
+        return skipped("a ProxyCommand finds the host")
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as reason:
         text = getattr(reason, "strerror", None) or str(reason)
         return broken(
-            f"{name} is not known to the name service ({text})", "correct HostName, or is a VPN needed?"
+            f"{name} is not known to the name service ({text})", "correct HostName; or is a VPN needed?"
         )
     return fine(f"{name} is {', '.join(dict.fromkeys(str(entry[4][0]) for entry in found))}")
 
@@ -275,12 +275,12 @@ _REFUSED: Mapping[Greeting, tuple[str, Remedy | str]] = {
         "{} ends the connection at once",
         "wait: too many may be logging in, or ask your centre",
     ),
-    Greeting.TOO_MANY: ("{} lets nobody in now, as too many are logging in", "try again in a minute"),
+    Greeting.TOO_MANY: ("{} accepts no login now, because too many are logging in", "try again in a minute"),
     Greeting.ADDRESS_REFUSED: (
-        "{} refuses this address for a while, as after failed logins (Not allowed at this time)",
+        "{} refuses this address for a while, probably after failed logins (Not allowed at this time)",
         AddressRefused.advice_by_default,
     ),
-    Greeting.ANOTHER_SERVER: ("at {} no ssh server answers", "correct HostName and Port"),
+    Greeting.ANOTHER_SERVER: ("no ssh server answers at {}", "correct HostName and Port"),
 }
 
 

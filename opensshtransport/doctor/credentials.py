@@ -71,7 +71,7 @@ def keys(destination: Destination) -> Finding:
     if held and any(_fingerprint(path.with_name(f"{path.name}.pub")) in held for path in names):
         return fine(f"the key is in the agent alone; {agent}")
     if not login.offers_keys(resolved):
-        return fine(f"none, and other ways are preferred; {agent}")
+        return fine(f"none, but other ways are preferred; {agent}")
     return warning(f"there is no key {_in_words(names)}; {agent}", Remedy("run: ", "ossh setup"))
 
 
@@ -112,7 +112,7 @@ def certificate(destination: Destination) -> Finding:
         return fine(NOT_USED)
     _, path, end = max(ends)
     if end is None:
-        return fine(f"{path}, without end")
+        return fine(f"{path}, which never expires")
     gets_one = destination.settings.authentication_script is not None
     return _until(
         str(path),
@@ -134,7 +134,7 @@ def ticket(destination: Destination) -> Finding:
     if end is None:
         return broken("there is no ticket", "run: kinit") if needed else fine(NOT_USED)
     if not needed and end < datetime.datetime.now().astimezone():
-        return fine("an old one, and other ways are left")
+        return fine("an expired one, but other ways are left")
     return _until("it", end, min(destination.settings.min_validity, 600), "run: kinit")
 
 
@@ -142,9 +142,9 @@ def _until(what: str, end: datetime.datetime, margin: float, advice: Remedy | st
     now = datetime.datetime.now().astimezone()
     moment = f"{end:%Y-%m-%d %H:%M:%S}"
     if end <= now:
-        return broken(f"{what} ended at {moment}", advice)
+        return broken(f"{what} expired at {moment}", advice)
     if end < now + datetime.timedelta(seconds=margin):
-        return warning(f"{what} ends soon, at {moment}", advice)
+        return warning(f"{what} expires soon, at {moment}", advice)
     return fine(f"{what} is valid until {moment}")
 
 
@@ -175,7 +175,7 @@ def _stored(settings: Settings) -> Iterator[Answer]:
 
 
 def _ask_nobody(_: Ask) -> Secret:
-    raise SettingsError("a person is to be asked")
+    raise SettingsError("a person is asked for it")
 
 
 def _ignore(_: str) -> None:
@@ -188,11 +188,11 @@ def failed_logins(destination: Destination) -> Finding:
     advice = _LOG_IN
     if spent.failures >= MOST_FAILURES:
         return broken(
-            f"{spent.failures} in a row, the last: {spent.reason}; none is tried without a person", advice
+            f"{spent.failures} in a row, the last: {spent.reason}; no unattended login is tried", advice
         )
     left = spent.until - time.time()
     if spent.failures:
-        pause = f"none without a person for {left:.0f} s" if left > 0 else "another may be tried"
+        pause = f"no unattended login for {left:.0f} s" if left > 0 else "another may be tried"
         return warning(f"{spent.failures} in a row, the last: {spent.reason}; {pause}", advice)
     return fine("none")
 

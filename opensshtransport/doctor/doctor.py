@@ -93,7 +93,9 @@ def _master(destination: Destination, facts: list[Facts], *, log_in: bool, perso
     listening, live = master.listening(), master.check()
     if live is None and not log_in:
         if listening is None:
-            return skipped("none is running; what follows needs one", Remedy("run: ", "ossh doctor --login"))
+            return skipped(
+                "none is running; the links below need one", Remedy("run: ", "ossh doctor --login")
+            )
         return broken(
             f"the one at {listening} does not answer: the network or the server is gone",
             Remedy("run: ", "ossh login"),

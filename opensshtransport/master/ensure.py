@@ -1,4 +1,4 @@
-"""A running master for a destination: the one that is there, or the one that a login opens.
+"""A running master for a destination: an existing one, or one that a login opens.
 
 pexpect and sh fork, which is unsafe in a process with threads. So a library call that needs a login starts
 `python -m opensshtransport login HOST` as a process of its own, and its error comes back as JSON.
@@ -26,7 +26,7 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
 
     Args:
         destination: where to.
-        login: whether a login may be made; else only a master that is running already is taken up.
+        login: whether a login may be made; otherwise only a running master is used.
         person: whether somebody at the terminal may be asked.
 
     Raises:
@@ -66,7 +66,7 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
     if report:
         raise login_process.revive(report)
     if done.returncode == -signal.SIGINT:
-        # where the signal has reached it alone
+        # if the signal has reached only that process
         raise KeyboardInterrupt
     raise LoginNeeded(
         f"the login process ended with status {done.returncode}", host=destination.host, argv=argv

@@ -67,12 +67,13 @@ def pass_on_steps(how: str) -> None:
 
 
 def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
-    """An error as plain values."""
+    """An error as plain values, for another process."""
     return {
         "error": type(error).__name__,
         "message": error.message,
         "host": error.host,
         "advice": dataclasses.asdict(error.remedy),
+        "topic": error.topic,
         "argv": list(error.argv),
         "returncode": error.returncode,
         "stderr": error.stderr,

@@ -167,7 +167,7 @@ def parse_rule(value: object, where: str) -> Rule:
     try:
         expect = re.compile(pattern)
     except re.error as error:
-        raise wrong(f"{where}.expect", f"no regular expression ({error})", "see Python's re") from error
+        raise wrong(f"{where}.expect", f"not a regular expression ({error})", "see Python's re") from error
     if expect.search(""):
         raise wrong(f"{where}.expect", "it matches every prompt", "name words of the prompt")
     hop = text_value(value["hop"], f"{where}.hop") if "hop" in value else None
@@ -223,7 +223,7 @@ def choose(rules: Sequence[Rule], prompt: Prompt, answered: Sequence[Given], *, 
     matching = [(rule, rule.overlooked(prompt)) for rule in rules if rule.matches(prompt)]
     rule = next((rule for rule, overlooked in matching if not overlooked), None)
     if rule is None:
-        reasons = (f"{one.expect.pattern!r} overlooks {words!r}" for one, words in matching if words)
+        reasons = (f"{one.expect.pattern!r} does not cover {words!r}" for one, words in matching if words)
         return Decision(Outcome.UNEXPECTED, overlooked=next(reasons, ""))
     # a choice in a menu is no secret, and what a person types is the person's business
     if prompt.echoes and not rule.echo and not isinstance(rule.answer, Ask | Text):

@@ -51,7 +51,7 @@ feed() {
 own_pid() { read -r me _ </proc/self/stat || me=$(exec sh -c 'echo $PPID'); }
 
 # Where a command leaves its input unread, the end of the sender does not get through to feed. But what is
-# written comes back as an error when nobody is there to read it; the first time only to ssh's master.
+# written comes back as an error when there is nobody to read it; the first time only to ssh's master.
 watch() {
 	trap 'printf "%s heard\n" "$ossh_mark"' USR1
 	trap 'kill -s KILL $!; exit' USR2

@@ -143,7 +143,7 @@ def records(raw: bytes, token: str, begin: int = 0, end: int | None = None) -> I
         begin = after
         match = _RECORD.fullmatch(record)
         if match is None:
-            raise ValueError(f"a record of the far side cannot be read: {record!r}")
+            raise ValueError(f"a record from the server cannot be read: {record!r}")
         mode, nlink, ino, dev, size, uid, gid, *times, name = match.groups()
         stat = Stat(
             int(mode, 16),

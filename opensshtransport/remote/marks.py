@@ -57,7 +57,7 @@ class Stream:
             end = self._buffer.find(b"\n", begin)
             if end < 0:
                 if len(self._buffer) - begin > _LONGEST_LINE:
-                    raise ConnectionFailed("the far side sends a line without end")
+                    raise ConnectionFailed("the server sends an endless line")
                 break
             before, line = self._buffer[:begin], self._buffer[begin + len(self._mark) : end]
             self._buffer = self._buffer[end + 1 :]
@@ -69,7 +69,7 @@ class Stream:
                 if re.fullmatch(r"[0-9a-f]{32}", value):
                     self._mark, value = value.encode(), ""
             if kind == "end" and value and not re.fullmatch(r"\d{1,9}", value, re.ASCII):
-                raise ConnectionFailed("the far side tells a status that is none")
+                raise ConnectionFailed("the server sent something that is not a status")
             if kind == "end" and self._before:
                 # the shell did not get as far as its first line: a mistake in the command, which it tells
                 yield self._before

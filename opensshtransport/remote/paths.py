@@ -25,7 +25,7 @@ def path_text(path: PathLike) -> str:
     """
     text = os.fsdecode(path)
     if "\0" in text:
-        raise SettingsError(f"the path {text!r} holds a NUL", advice="correct it")
+        raise SettingsError(f"the path {text!r} contains a NUL", advice="correct it")
     return text
 
 

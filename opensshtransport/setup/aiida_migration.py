@@ -124,7 +124,9 @@ def migrate(
         if kind not in _FROM:
             known = " or ".join(sorted(_FROM))
             raise SettingsError(
-                f"the computer {label} has the transport {kind}", advice=f"only {known} can go over"
+                f"the computer {label} has the transport {kind}",
+                topic="aiida",
+                advice=f"only {known} can be migrated",
             )
         plans = [(user, planned(computer.hostname, user.get_auth_params(), config)) for user in users]
         for user, plan_ in plans:
@@ -139,9 +141,9 @@ def migrate(
                 user.store()
             computer.transport_type = "openssh"
             computer.store()
-        say(f"{label}: goes through openssh now")
+        say(f"{label}: now uses openssh")
         if _daemon_runs():
-            say("the daemon knows it as it was; run: verdi daemon restart")
+            say("the daemon still uses the old configuration; run: verdi daemon restart")
         host = plans[0][1].parameters["host"] if plans else computer.hostname
         say(f"next: ossh login {host} && verdi computer test {label}")
 
@@ -164,7 +166,7 @@ def _write_options(plan_: Migration, config: Path | None, dry_run: bool, say: Ca
         return
     missing = plan.lacking(destination.resolve(host, config).resolved, plan_.options)
     if not missing:
-        say(f"  ssh_config says all that is needed for {host}")
+        say(f"  ssh_config already says all that is needed for {host}")
         return
     wanted = {keyword: value for keyword, value in plan_.options.items() if keyword in missing}
     # a jump host and a command exclude each other
@@ -180,7 +182,9 @@ def _loaded(profile: str | None) -> Iterator[None]:
         from aiida.common.exceptions import AiidaException
     except ImportError as reason:
         raise ToolMissing(
-            "AiiDA is not installed beside this program", advice="run the ossh of AiiDA's environment"
+            "AiiDA is not installed in the environment of this program",
+            topic="aiida",
+            advice="run the ossh of AiiDA's environment",
         ) from reason
     try:
         load_profile(profile)

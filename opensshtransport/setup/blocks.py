@@ -27,7 +27,7 @@ class Blocks(Step):
             if lacking(self.resolved(name), options):
                 self.write_block(name, options)
             else:
-                self.say(f"{name}: ssh_config says so already")
+                self.say(f"{name}: ssh_config already says so")
 
     def blocks(self, plan: Plan) -> Iterator[tuple[str, dict[str, str | None]]]:
         """The name and the options of each hop that is not the person's own."""
@@ -82,9 +82,11 @@ class Blocks(Step):
             if missing := lacking(self.resolved(name), options):
                 keyword, found = next(iter(missing.items()))
                 raise ConfigurationError(
-                    f"{file} would not do: something in it gives {keyword} {found or 'no value'} for {name}",
+                    f"{file} would not have this effect: something in it gives"
+                    f" {keyword} {found or 'no value'} for {name}",
                     host=name,
-                    advice="remove that, as the first value counts; the file is as it was",
+                    topic="setup",
+                    advice="remove that, because the first value counts; the file is unchanged",
                 )
         self.say(f"{name}: written to {file}")
 
@@ -92,5 +94,6 @@ class Blocks(Step):
 def _another_block(name: str, file: Path) -> SettingsError:
     return SettingsError(
         f"{file} has another block for {name}",
+        topic="setup",
         advice="give --yes to have it changed, or choose another name",
     )

@@ -55,9 +55,9 @@ class Keys(Step):
             return
         wanted = request.passphrase
         if wanted is None:
-            wanted = self.confirm(f"{key} will be made. Protect it by a passphrase?", default=True)
+            wanted = self.confirm(f"{key} will be made. Protect it with a passphrase?", default=True)
         if not wanted:
-            self.say("warning: whoever can read the file of a key without a passphrase can log in as you")
+            self.say("warning: anyone who can read a key file without a passphrase can log in as you")
             argv += ["-N", ""]
         self._make_directory(key.parent)
         if self._converse(argv, f"making {key}").returncode:

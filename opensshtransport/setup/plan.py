@@ -55,7 +55,7 @@ def parse_hop(text: str) -> Hop:
     """
     match = _HOP.fullmatch(text)
     if match is None:
-        raise SettingsError(f"{text!r} is no host", advice="write [NAME=][USER@]HOST[:PORT]")
+        raise SettingsError(f"{text!r} is not a host", advice="write [NAME=][USER@]HOST[:PORT]")
     host = destination.check_destination(match["host"].strip("[]"))
     name = destination.check_destination(match["name"] or host)
     return Hop(name, host, match["user"] or "", int(match["port"] or 22))
@@ -84,7 +84,7 @@ def parse_user(text: str) -> str:
         SettingsError: it is something else.
     """
     if not re.fullmatch(r"[^\s\"-][^\s\"]*", text):
-        raise SettingsError(f"{text!r} is no user name", advice="write it without blanks")
+        raise SettingsError(f"{text!r} is not a user name", advice="write it without blanks")
     return text
 
 
@@ -95,7 +95,7 @@ def parse_method(text: str) -> str:
         SettingsError: it is something else.
     """
     if text not in METHODS:
-        raise SettingsError(f"{text!r} is no way to log in", advice=f"write one of {', '.join(METHODS)}")
+        raise SettingsError(f"{text!r} is not a way to log in", advice=f"write one of {', '.join(METHODS)}")
     return text
 
 

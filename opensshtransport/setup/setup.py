@@ -91,7 +91,8 @@ class _Setup(Blocks, Keys):
         ]
         if lacking_ones:
             raise SettingsError(
-                f"nobody is there to be asked, and {' and '.join(lacking_ones)} not given",
+                f"there is nobody to ask, and {' and '.join(lacking_ones)} not given",
+                topic="setup",
                 advice="run it at a terminal, or give each as an option, or --yes for ssh's defaults",
             )
 
@@ -102,7 +103,7 @@ class _Setup(Blocks, Keys):
         self._refuse_guesses(now)
         address = with_port(now.hostname, now.port)
         target = self.ask("Host name of the login node", request.hostname, address, parse_hop)
-        user = self.ask("User name there", request.user, now.user, parse_user)
+        user = self.ask("User name on it", request.user, now.user, parse_user)
         jumps = self.ask(
             "Jump hosts in order, each [NAME=][USER@]HOST[:PORT]",
             None if request.jumps is None else " ".join(request.jumps),
@@ -184,11 +185,11 @@ class _Setup(Blocks, Keys):
             wanted["authentication_script"] = toml(str(plan.script))
             # perhaps by the table of a pattern
             if _script_of(request.host) == plan.script:
-                self.say(f"{request.host}: config.toml says so already")
+                self.say(f"{request.host}: config.toml already says so")
                 wanted.clear()
         kinds = list(request.store)
         may_store = plan.method == "password" and not kinds and not request.dry_run and stored.has_keyring()
-        question = "Keep the password in the keyring, to log in without you?"
+        question = "Keep the password in the keyring, for unattended logins?"
         if may_store and load(request.host).password is None and self.confirm(question, default=False):
             kinds.append("password")
         for kind in kinds:
@@ -201,7 +202,7 @@ class _Setup(Blocks, Keys):
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         after = with_settings(before, request.host, wanted)
         if after == before:
-            self.say(f"{request.host}: config.toml says so already")
+            self.say(f"{request.host}: config.toml already says so")
             return
         self.show(before, after, file)
         if request.dry_run:
@@ -214,7 +215,7 @@ class _Setup(Blocks, Keys):
         if self.request.dry_run:
             self.say(f"would ask for the {stored.WHAT[kind]}, and keep it in the keyring as {username!r}")
         elif stored.is_there(username):
-            self.say(f"{username}: in the keyring already")
+            self.say(f"{username}: already in the keyring")
         else:
             stored.ask_for(kind, self.request.host, username)
 

@@ -67,6 +67,6 @@ def _used() -> Iterator[None]:
     try:
         yield
     except keyring.errors.NoKeyringError as reason:
-        raise ToolMissing(NO_KEYRING, advice=ANOTHER_KEYRING) from reason
+        raise ToolMissing(NO_KEYRING, topic="logging-in", advice=ANOTHER_KEYRING) from reason
     except keyring.errors.KeyringError as reason:
         raise SettingsError(f"the keyring cannot be used ({reason})", advice="unlock it") from reason

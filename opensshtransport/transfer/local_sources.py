@@ -12,14 +12,14 @@ from opensshtransport.transfer.options import WILD, Sources, listed
 
 
 def local_sources(source: Sources, failures: list[OSError]) -> list[str]:
-    """Paths of this side, with patterns and `~` expanded.
+    """Local paths, with patterns and `~` expanded.
 
     Args:
         source: as they are named.
-        failures: of several, those that are not there are told here.
+        failures: if there are several sources, missing ones are added here.
 
     Raises:
-        FileNotFoundError: the only one is not there, or a pattern matches nothing.
+        FileNotFoundError: the only one does not exist, or a pattern matches nothing.
         SettingsError: there is none.
     """
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""What callers choose for a transfer, and the local files that a source means."""
+"""The options of a transfer, and the local files that a source means."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Way = Literal["inline", "tar", "stream", "sftp", "scp"]
 
 Sources = PathLike | Sequence[PathLike]
 
-# Files, and trees together, up to these sizes go within one request, in bytes.
+# Files, and whole trees, up to these sizes in bytes go within one request.
 INLINE_FILE = 256 << 10
 
 INLINE_TREE = 1 << 20
 
 INLINE_ITEMS = 2000
 
-# Files of a tree from this size on go by parts; `tree` of `transfer.sh` has the same.
+# Files of a tree from this size on go in parts; `tree` of `transfer.sh` has the same.
 LARGE = 64 << 20
 
 WILD = frozenset("*?[")
@@ -61,12 +61,12 @@ class How:
     way: Way | None = None
 
     def __post_init__(self) -> None:
-        """Keep the patterns: they are asked for each name."""
+        """Store the patterns: they are used for each name."""
         if not callable(self.exclude):
             object.__setattr__(self, "exclude", tuple(self.exclude))
 
     def check_tree(self, name: str) -> None:
-        """Raise where a directory was not to be moved."""
+        """Raise if a directory was not to be moved."""
         if self.recursive is False:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
 

@@ -128,8 +128,8 @@ def test_missing_source(node: Sandbox, there: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("operands", "words"),
     [
-        (["x"], "required: DST"),
-        (["x", "y"], "all of these are local"),
+        (["x"], "DST is missing"),
+        (["x", "y"], "all of these paths are local"),
         (["h:x", "y", "."], "'y' and the destination are local"),
         (["", "h:x"], "empty name"),
     ],

@@ -156,7 +156,7 @@ def test_another_command_is_refused(node: Sandbox, keep: Keep, tmp_path: Path, s
 def test_wrong_keys(own_node: Sandbox, keep: Keep, key: str) -> None:
     """A key that could be no plain file's name is refused before any connection."""
     there = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
-    with pytest.raises(SettingsError, match="is no key"):
+    with pytest.raises(SettingsError, match="is not a valid key"):
         there.run("true", once=key)
     assert own_node.connections() == 0
 

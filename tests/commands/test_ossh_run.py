@@ -297,7 +297,8 @@ def test_timeout_ends_the_remote_group(node: Sandbox, command: str) -> None:
     done = ossh_run("-F", node.ssh_config, "--timeout", "6", node.host, command.format(tag=tag))
     assert (done.returncode, done.stdout) == (124, b"up\n")
     assert done.stderr == (
-        b"ossh-run: sandbox: the command was ended after 6 s; give it more time by --timeout\n"
+        b"ossh-run: sandbox: the command ran longer than 6 s and was ended (ossh help ossh-run);"
+        b" give it more time with --timeout\n"
     )
     until(lambda: not processes(tag), "the remote processes to end")
 
@@ -412,8 +413,10 @@ def test_connection_cut_while_running(own_node: Sandbox) -> None:
             relay.cut()
             error = child.stderr.read()
             assert child.wait(20) == 255
-        what = b"ossh-run: sandbox: the connection was lost while the command ran (ossh help guarantees)"
-        assert what + b"; look whether" in error
+        what = (
+            b"ossh-run: sandbox: the connection was lost while the command was running (ossh help guarantees)"
+        )
+        assert what + b"; check whether" in error
         assert runs.read_text() == "run\n"
         assert own_node.authentications() == 1
 
@@ -608,7 +611,7 @@ def test_a_long_command(node: Sandbox) -> None:
     assert done.stdout.split() == [b"60001"]
     done = ossh_run("-F", node.ssh_config, node.host, "echo", *(["x" * 100_000] * 2))
     assert done.returncode == 255
-    assert b"is longer than 131071 bytes; send it as a script on stdin" in done.stderr
+    assert b"is longer than 131071 bytes (ossh help ossh-run); send it as a script on stdin" in done.stderr
 
 
 def test_python_is_the_tests_own() -> None:

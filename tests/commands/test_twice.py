@@ -80,7 +80,7 @@ def test_lost_evidence_is_none(own_node: Sandbox, isolated: Path) -> None:
         )
         assert done.returncode == 255
         assert (
-            b"ossh-run: sandbox: it is not known whether the command has run (ossh help guarantees); look"
+            b"ossh-run: sandbox: it is not known whether the command has run (ossh help guarantees); check"
             in done.stderr
         )
         assert done.stderr.count(b"\n") == 1

@@ -371,7 +371,7 @@ def test_key_has_a_passphrase(isolated: Path, keep: Keep) -> None:
 
 @pytest.mark.parametrize(
     ("validity", "state", "seen"),
-    [("20200101:20200102", "broken", "ended at 2020-01-02"), ("+10m", "warning", "ends soon")],
+    [("20200101:20200102", "broken", "expired at 2020-01-02"), ("+10m", "warning", "expires soon")],
     ids=["ended", "ends"],
 )
 def test_certificate_ends(authority_node: AuthorityNode, validity: str, state: str, seen: str) -> None:
@@ -407,7 +407,7 @@ def test_there_is_no_ticket(kerberos_node: KerberosNode) -> None:
     [
         (None, 0, "there is no"),
         ("#!/bin/sh\n", 0o600, "not executable"),
-        ("#!/no/sh\n", 0o700, "wants /no/sh"),
+        ("#!/no/sh\n", 0o700, "needs /no/sh"),
     ],
     ids=["missing", "mode", "interpreter"],
 )
@@ -484,7 +484,7 @@ def test_line_is_slow(bin_there: Path, keep: Keep) -> None:
     write_settings(f"[host.{node.host}]\nmax_sessions = 1\n")
     config = logged_in(node, config_through(node, relay))
     relay.delay = 0.16
-    only(examined(config, node.host), "round trip", "warning", r"^[3-9]\d\d\.\d ms, .*: a long way")
+    only(examined(config, node.host), "round trip", "warning", r"^[3-9]\d\d\.\d ms, .*: a long round trip")
 
 
 def test_login_shell_is_noisy(make_shell_node: MakeShellNode, bin_there: Path) -> None:
@@ -521,14 +521,14 @@ def test_program_is_missing_there(isolated: Path, keep: Keep) -> None:
             if program.name not in {"tar", "squeue"} and not (place / program.name).is_symlink():
                 (place / program.name).symlink_to(program)
     node = keep(healthy(place, server={"SetEnv": f"SHLVL=1 PATH={place}"}))
-    only(examined(logged_in(node), node.host), "programs there", "broken", "^not there: tar$")
+    only(examined(logged_in(node), node.host), "programs there", "broken", "^missing: tar$")
 
 
 def test_server_gives_few_sessions(bin_there: Path, keep: Keep) -> None:
-    """How many sessions the server gives is counted, and told where it is less than our budget."""
+    """How many sessions the server grants is counted, and reported if it is less than max_sessions."""
     node = keep(healthy(bin_there, server={"MaxSessions": "3"}))
     found = examined(logged_in(node), node.host)
-    only(found, "sessions", "warning", "the server gives 3, our budget is 8")
+    only(found, "sessions", "warning", "the server grants 3, max_sessions is 8")
     assert found["sessions"]["advice"] == "set max_sessions = 3 in config.toml"
     write_settings(f"[host.{node.host}]\nmax_sessions = 3\n")
     assert examined(node.ssh_config, node.host)["sessions"]["state"] == "fine"

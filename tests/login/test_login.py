@@ -206,7 +206,9 @@ def test_what_a_jump_host_said(make_chain: MakeChain, style: Style) -> None:
     config = chain.config(style)
     done = ossh("login", "-F", config, "target")
     assert done.returncode == 255
-    _, _, command = done.stderr.decode().strip().partition("ssh hides what was said on the way; see it by: ")
+    _, _, command = (
+        done.stderr.decode().strip().partition("ssh hides what the jump host said; to see it, run: ")
+    )
     assert command == f"ssh -F {config} -S none target true"
     said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert "Permission denied (publickey)" in said.stderr
@@ -363,7 +365,7 @@ def test_several_hosts(own_node: Sandbox, keep: Keep, isolated: Path) -> None:
     ossh("login", "-F", both, own_node.host, "second")
     done = ossh("logout", "--all")
     assert (done.returncode, done.stderr) == (0, b"sandbox: logged out\nsecond: logged out\n")
-    assert ossh("logout", "--all").stderr == b"there were no masters\n"
+    assert ossh("logout", "--all").stderr == b"no masters were running\n"
     for wrong in (["logout"], ["logout", "--all", "second"]):
         assert ossh(*wrong).returncode == 255
 
@@ -407,7 +409,7 @@ def test_logout_twice(own_node: Sandbox) -> None:
     ossh("login", "-F", own_node.ssh_config, own_node.host)
     assert ossh("logout", "-F", own_node.ssh_config, own_node.host).stderr == b"sandbox: logged out\n"
     assert (
-        ossh("logout", "-F", own_node.ssh_config, own_node.host).stderr == b"sandbox: there was no master\n"
+        ossh("logout", "-F", own_node.ssh_config, own_node.host).stderr == b"sandbox: no master was running\n"
     )
     assert not list(runtime().glob("*.json"))
 

@@ -81,7 +81,7 @@ def test_no_ticket(kerberos_node: KerberosNode) -> None:
     config, host = kerberos_node.ssh_config, kerberos_node.host
     error = report(config, host)
     assert error["error"] == "LoginNeeded"
-    assert "there is no Kerberos ticket, or it has ended" in error["message"]
+    assert "there is no Kerberos ticket, or it has expired" in error["message"]
     assert "Permission denied (gssapi-with-mic)" in error["message"]
     assert error["advice"]["words"] == "run: kinit"
     assert kerberos_node.authentications() == 0
@@ -97,7 +97,7 @@ def test_no_ticket_at_the_terminal(kerberos_node: KerberosNode) -> None:
     """A person reads the same at the terminal."""
     argv = ["login", "-F", str(kerberos_node.ssh_config), kerberos_node.host]
     child = pexpect.spawn(str(OSSH), argv, timeout=30, encoding="utf-8", dimensions=(24, 500))
-    child.expect("there is no Kerberos ticket, or it has ended")
+    child.expect("there is no Kerberos ticket, or it has expired")
     child.expect("; run: kinit\r\n")
     child.expect(pexpect.EOF)
     child.close()
@@ -112,7 +112,7 @@ def test_ticket_has_ended(kerberos_node: KerberosNode) -> None:
     next_second()
     error = report(kerberos_node.ssh_config, kerberos_node.host)
     assert error["error"] == "LoginNeeded"
-    assert "there is no Kerberos ticket, or it has ended" in error["message"]
+    assert "there is no Kerberos ticket, or it has expired" in error["message"]
     assert error["advice"]["words"] == "run: kinit"
 
 
@@ -125,7 +125,7 @@ def test_refused_with_a_ticket(kerberos_node: KerberosNode, isolated: Path) -> N
     assert "User nobody" in config.read_text()
     error = report(config, kerberos_node.host)
     assert "Permission denied (gssapi-with-mic)" in error["message"]
-    assert "ticket, or it has ended" not in error["message"]
+    assert "ticket, or it has expired" not in error["message"]
     assert error["advice"]["words"] != "run: kinit"
 
 

@@ -390,7 +390,7 @@ class TestLogError:
         error = log_error(kept("mux-log-kill9PP", CLIENTS)[version], "daint")
         assert isinstance(error, ConnectionLost)
         assert error.started is True
-        assert error.message == "the connection was lost while the command ran"
+        assert error.message == "the connection was lost while the command was running"
 
     @pytest.mark.parametrize("version", kept("mux-log-exit3", CLIENTS))
     def test_status(self, version: str) -> None:
