@@ -1,4 +1,4 @@
-"""The errors of this package, and what ssh's own words mean.
+"""The errors of this package; which of them ssh's own words mean is in `openssh.diagnosis`.
 
 The tree::
 

@@ -1,4 +1,4 @@
-"""`Transport` and `AsyncTransport`: the objects that users hold. They delegate; the work is done below."""
+"""`Transport`: the object that users hold. It delegates; the work is done below."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ LEFT_OUT: frozenset[str] = frozenset(
         "faults/test_clocks.py::test_codes",
         "faults/test_clocks.py::test_pauses",
         "master/test_status.py::test_a_copy_fills_the_link",
-        "setup/test_configure.py::test_from_an_empty_home_directory",
+        "setup/test_setup.py::test_from_an_empty_home_directory",
         "transfer/test_transfer.py::test_cut_until_it_is_through",
         "transfer/test_transfer.py::test_memory_is_flat",
     }
@@ -60,7 +60,7 @@ SAMPLED: Mapping[str, int] = {
     "remote/test_wrapper.py": 3,
     "sessions/test_channel.py": 2,
     "sessions/test_shell.py": 2,
-    "setup/test_configure.py": 2,
+    "setup/test_setup.py": 2,
     "test_install.py": 3,
     "test_sandbox.py": 2,
     "test_security.py": 7,

@@ -25,7 +25,7 @@ from tests.conftest import Keep, MakeConversationNode, MakeUser, require
 from tests.login.test_agent import _end_agents, key_of
 from tests.login.test_mistyping import answer
 from tests.login.test_second_factor import PASSWORD, finish, settings
-from tests.setup.test_configure import PasswordNode, known, place
+from tests.setup.test_setup import PasswordNode, known, place
 from tests.support.advice import all_advice
 from tests.support.nodes import missing_programs
 from tests.support.pam_nodes import asks, missing_for_pam, stored

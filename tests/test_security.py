@@ -28,10 +28,10 @@ import pytest
 from opensshtransport import AsyncTransport, OpenSshTransportError, Transport
 from opensshtransport.commands import process
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, SettingsError, printable
-from opensshtransport.master import master, slots
+from opensshtransport.master import master
 from opensshtransport.openssh import destination
 from opensshtransport.sandbox import Sandbox
-from opensshtransport.sessions import shell
+from opensshtransport.sessions import attempts, shell
 from opensshtransport.sessions import stream as session
 from opensshtransport.transfer import archive, unpacking
 from opensshtransport.transfer.bar import _shown
@@ -757,7 +757,7 @@ def test_endless_noise(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start-up files that print without end: little is kept of it, and each call ends with an error."""
     monkeypatch.setattr(shell, "_READY_WITHIN", 0.7)
     monkeypatch.setattr(process, "_READY_FOR_INPUT_WITHIN", 0.7)
-    monkeypatch.setattr(slots, "PATIENCE", 2.0)
+    monkeypatch.setattr(attempts, "PATIENCE", 2.0)
     assert ossh("login", "-F", liar.node.ssh_config, liar.node.host).returncode == 0
     (liar.user.home / "more").write_text(ENDLESS + "\n")
     with little_memory(32 << 20), Transport(liar.node.host, ssh_config=liar.node.ssh_config) as transport:

@@ -1,4 +1,4 @@
-"""AiiDA's file operations, in terms of ours; with its paths, errors and coroutines.
+"""AiiDA's file operations, in terms of ours; what moves files is in `transfers`.
 
 If AiiDA's transports differ, the rules of `core.local` apply. The trap: AiiDA takes `FileNotFoundError` for
 "nothing to copy", and any `OSError` for a reason to skip a stash or to report a directory as removed. So a

@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from opensshtransport.cli.commands import SUMMARIES, parser_of
+from opensshtransport.cli.command_table import SUMMARIES, parser_of
 from opensshtransport.errors import OpenSshTransportError, SettingsError
 from opensshtransport.master.control_socket import listens
 from opensshtransport.master.master import Master

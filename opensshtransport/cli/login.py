@@ -31,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unattended", action="store_true", help="never ask, even at a terminal")
     # how a library's login process is called
     parser.add_argument("--report", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--steps", help=argparse.SUPPRESS)
     parser.add_argument("--no-login", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--settings", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("hosts", metavar="HOST", nargs="+")
@@ -40,6 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Log in to each host."""
     from opensshtransport.login.window import somebody
 
+    if arguments.steps:
+        from opensshtransport.master import login_process
+
+        login_process.pass_on_steps(arguments.steps)
     with somebody(unattended=arguments.unattended) as person:
         return for_each(arguments, lambda host: _log_in(host, arguments, person))
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from opensshtransport.cli import commands
+from opensshtransport.cli import command_table
 from opensshtransport.cli.options import FAILED, TIMED_OUT
 from opensshtransport.cli.output import complain, sentence, tell_steps
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy, printable
@@ -31,18 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_what_is_closed()
     if argv[:2] == ["complete", "--"]:
         return _complete(argv[2:])
-    if not argv or not commands.is_command(argv[0]):
+    if not argv or not command_table.is_command(argv[0]):
         if argv and (argv[0] == "--" or not argv[0].startswith("-")):
             _refuse(argv[0])
-        commands.parser_of_all().parse_all(argv)
-    return _run(commands.parser_of(argv[0]).parse_all(argv[1:]))
+        command_table.parser_of_all().parse_all(argv)
+    return _run(command_table.parser_of(argv[0]).parse_all(argv[1:]))
 
 
 def _refuse(name: str) -> NoReturn:
     """Say that there is no such command, and which one may be meant; then end."""
     import difflib
 
-    near = difflib.get_close_matches(name, commands.SUMMARIES, 1)
+    near = difflib.get_close_matches(name, command_table.SUMMARIES, 1)
     advice = f"did you mean: ossh {near[0]}" if near else "see: ossh --help"
     print(printable(f"ossh: there is no command {name!r}; {advice}"), file=sys.stderr)
     raise SystemExit(FAILED)
@@ -61,9 +61,9 @@ def _run(arguments: argparse.Namespace) -> int:
             traceback.print_exc()
         error = _as_ours(reason, getattr(arguments, "host", None))
         if getattr(arguments, "report", False):
-            from opensshtransport.master import ensure
+            from opensshtransport.master import login_process
 
-            print(json.dumps(ensure.dismantle(error)))
+            print(json.dumps(login_process.dismantle(error)))
         elif not (arguments.command == "run" and arguments.quiet):
             complain(arguments.command, sentence(error, arguments))
         return TIMED_OUT if isinstance(error, CommandTimeout) else FAILED

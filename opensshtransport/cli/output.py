@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from opensshtransport.cli.commands import program
+from opensshtransport.cli.command_table import program
 from opensshtransport.errors import LoginNeeded, OpenSshTransportError, Remedy, printable
 
 # Advice to do the same once more.

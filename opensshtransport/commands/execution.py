@@ -1,4 +1,4 @@
-"""Running commands through channels: warm ones, spares, and what may be tried again.
+"""Running commands through channels, warm ones and spares.
 
 A command gets a channel that was opened in advance, so that it takes one round trip; spares are opened in the
 background. Nothing runs twice: only what is known not to have started is tried again.

@@ -24,13 +24,13 @@ from opensshtransport.local.descriptors import Typed, opened_anew, wait_for_term
 from opensshtransport.master import aliases, control_socket, ensure
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
-from opensshtransport.master.slots import Patience, Slots
+from opensshtransport.master.slots import Slots
 from opensshtransport.openssh import command_lines
 from opensshtransport.openssh.destination import Destination
 from opensshtransport.openssh.diagnosis import log_error, logged_status
 from opensshtransport.openssh.run_log import RunLog
 from opensshtransport.remote.wrapper import wrapper
-from opensshtransport.sessions.attempts import attempt
+from opensshtransport.sessions.attempts import Patience, attempt
 from opensshtransport.sessions.remote_kill import NO_STATUS, end_group
 
 # One argument of a command line holds 131,071 bytes on Linux (execve(2), MAX_ARG_STRLEN).

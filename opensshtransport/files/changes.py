@@ -1,7 +1,8 @@
 """File operations of a destination, one request each: one round trip, whatever it does on the host.
 
-What only reads is in `queries`; these operations change something, and are never sent twice. The host needs
-POSIX sh with GNU coreutils, busybox, or a mix of them.
+What only reads is in `queries`; these operations change something, and are never sent twice. Each has a
+function in `remote/files.sh`, and methods in `transport` and `async_transport`. The host needs POSIX sh with
+GNU coreutils, busybox, or a mix of them.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from opensshtransport.login.budget import MOST_FAILURES
 from opensshtransport.login.person import Person, terminal_size
 from opensshtransport.login.secrets import resolve_answer
 from opensshtransport.prompts.answers import Ask, Secret
-from opensshtransport.prompts.prompt import Prompt, PromptKind, Way, read_prompt
+from opensshtransport.prompts.recognition import Prompt, PromptKind, Way, read_prompt
 from opensshtransport.prompts.refusals import Refusals
 from opensshtransport.prompts.rules import Decision, Given, Outcome, Rule, choose, quoted
 from opensshtransport.prompts.screen import Message, MessageKind, Screen, message_kind

@@ -43,7 +43,7 @@ from opensshtransport.openssh.destination import Destination, Resolved, config_o
 from opensshtransport.openssh.diagnosis import NOTHING_TAKEN, connection_error, tells_cause
 from opensshtransport.openssh.hops import answering, can_ask_by_program
 from opensshtransport.openssh.notation import parse_address
-from opensshtransport.prompts.prompt import Way
+from opensshtransport.prompts.recognition import Way
 from opensshtransport.prompts.refusals import Refusals
 from opensshtransport.prompts.rules import Rule
 

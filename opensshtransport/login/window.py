@@ -21,7 +21,7 @@ from opensshtransport.login.asking import Desk, Question
 from opensshtransport.login.conversation import Conversation
 from opensshtransport.login.person import Person, person_at_terminal
 from opensshtransport.prompts.answers import Ask, Secret
-from opensshtransport.prompts.prompt import PromptKind, read_prompt
+from opensshtransport.prompts.recognition import PromptKind, read_prompt
 from opensshtransport.prompts.rules import Outcome, choose
 
 _MOST_HOST_KEY_QUESTIONS = 3

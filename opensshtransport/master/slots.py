@@ -11,16 +11,13 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from opensshtransport.errors import SessionRefused
 from opensshtransport.local.locks import replace_file
 from opensshtransport.local.trust import open_ours, read_ours
 from opensshtransport.master.master import Master
-
-# Seconds within which another program may give back a session.
-PATIENCE = 120.0
 
 _POLL = 0.02
 
@@ -33,9 +30,6 @@ _LEARNED_FOR = 30.0
 
 # Seconds that the remote side may need to end a session whose ssh was killed.
 _LINGERS = 1.0
-
-# Seconds before asking again a server that has refused a session: the first time, and at most.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 class Slots:
@@ -136,36 +130,6 @@ class Slots:
         table = _table(self._path)
         with table.guard:
             return table.waiters > 0 or table.taken(_WAITERS)
-
-
-class Patience:
-    """How long, and how often, to ask again for a session that the server has refused."""
-
-    def __init__(self, slots: Slots, until: float | None = None) -> None:
-        """Nothing is waited for yet.
-
-        Args:
-            slots: the budget.
-            until: when it ends, on the monotonic clock; by default after `PATIENCE`.
-        """
-        self._slots, self._pause = slots, _FIRST_PAUSE
-        self._until = time.monotonic() + PATIENCE if until is None else until
-
-    def wait(self, reason: SessionRefused, pause: Callable[[float], object] = time.sleep) -> None:
-        """Wait a while, longer each time; meanwhile processes with idle sessions give them back.
-
-        Args:
-            reason: the refusal.
-            pause: waits so many seconds.
-
-        Raises:
-            SessionRefused: the given reason, if the time is over.
-        """
-        if time.monotonic() + self._pause > self._until:
-            raise reason
-        with self._slots.waiting():
-            pause(self._pause)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 class _Table:

@@ -1,6 +1,6 @@
-"""The OpenSSH programs: where they are, what ssh_config resolves to, and every command line.
+"""Every command line of the OpenSSH programs.
 
-Command lines are pure functions of values. All but the master's are *guarded*: with a live master the guard
+They are pure functions of values. All but the master's are *guarded*: with a live master the guard
 changes nothing; without one ssh ends in some milliseconds and dials nobody. Unguarded, a missing or stale
 socket, or a refused session, leads to a new login by ssh itself, with exit status 0.
 """

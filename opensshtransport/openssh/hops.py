@@ -21,7 +21,7 @@ from opensshtransport.errors import OpenSshTransportError
 from opensshtransport.local.settings import load
 from opensshtransport.openssh import programs
 from opensshtransport.openssh.destination import MOST_JUMPS, Destination, Resolved, ask_resolved, jump_options
-from opensshtransport.prompts.prompt import Way
+from opensshtransport.prompts.recognition import Way
 from opensshtransport.prompts.rules import Rule
 
 # ssh's own programs, in all releases (ssh.c).

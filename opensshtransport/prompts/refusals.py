@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-from opensshtransport.prompts.prompt import Prompt, PromptKind
+from opensshtransport.prompts.recognition import Prompt, PromptKind
 from opensshtransport.prompts.rules import wanted
 
 # Checked on this machine, before anything is sent.

@@ -27,7 +27,7 @@ from opensshtransport.prompts.answers import (
     text_value,
     wrong,
 )
-from opensshtransport.prompts.prompt import Prompt, PromptKind
+from opensshtransport.prompts.recognition import Prompt, PromptKind
 
 # What a prompt may ask for, as far as its words show. In `One-time password` the first word asks for a code,
 # and the second one belongs to it.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 
 from opensshtransport.prompts.answers import Secret
-from opensshtransport.prompts.prompt import (
+from opensshtransport.prompts.recognition import (
     CONTROL,
     ENDS_LIKE_PROMPT,
     TOO_LONG,

@@ -8,18 +8,55 @@ again, unless it only reads.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from opensshtransport.errors import ConnectionLost, MasterGone, SessionRefused
-from opensshtransport.master.slots import Patience
+from opensshtransport.master.slots import Slots
 
 _T = TypeVar("_T")
+
+# Seconds within which another program may give back a session.
+PATIENCE = 120.0
+
+# Seconds before asking again a server that has refused a session: the first time, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 # How many dead masters are replaced for one piece of work.
 _MOST_LOGINS = 2
 
 _log = logging.getLogger(__name__)
+
+
+class Patience:
+    """How long, and how often, to ask again for a session that the server has refused."""
+
+    def __init__(self, slots: Slots, until: float | None = None) -> None:
+        """Nothing is waited for yet.
+
+        Args:
+            slots: the budget.
+            until: when it ends, on the monotonic clock; by default after `PATIENCE`.
+        """
+        self._slots, self._pause = slots, _FIRST_PAUSE
+        self._until = time.monotonic() + PATIENCE if until is None else until
+
+    def wait(self, reason: SessionRefused, pause: Callable[[float], object] = time.sleep) -> None:
+        """Wait a while, longer each time; meanwhile processes with idle sessions give them back.
+
+        Args:
+            reason: the refusal.
+            pause: waits so many seconds.
+
+        Raises:
+            SessionRefused: the given reason, if the time is over.
+        """
+        if time.monotonic() + self._pause > self._until:
+            raise reason
+        with self._slots.waiting():
+            pause(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 def attempt(

@@ -19,8 +19,8 @@ from opensshtransport.master.control_socket import listens, responds
 from opensshtransport.master.ensure import ensure
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
-from opensshtransport.master.slots import PATIENCE, Patience, Slots
-from opensshtransport.sessions.attempts import attempt
+from opensshtransport.master.slots import Slots
+from opensshtransport.sessions.attempts import PATIENCE, Patience, attempt
 from opensshtransport.sessions.channel import Channel
 from opensshtransport.sessions.spares import Spares
 

@@ -13,8 +13,8 @@ import threading
 import time
 
 from opensshtransport.errors import ConnectionFailed
-from opensshtransport.master.slots import PATIENCE
 from opensshtransport.remote.scripts import serving
+from opensshtransport.sessions.attempts import PATIENCE
 from opensshtransport.sessions.connection import NO_SHELL, Connection
 from opensshtransport.sessions.requests import Deadline, Ended, Pending, Reply, Request, watch
 from opensshtransport.sessions.shell import RemoteShell

@@ -1,6 +1,6 @@
 """What `ossh setup` is asked to do, and how that is written in ssh_config and config.toml.
 
-Pure values and texts: nothing here asks, writes or runs anything. `configure` does that.
+Pure values and texts: nothing here asks, writes or runs anything. `setup` does that.
 
 The trap: ssh takes the first value that it finds for an option. So only `ssh -G` shows whether a block has
 the intended effect (`lacking`), not the block itself.

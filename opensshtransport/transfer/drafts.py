@@ -63,10 +63,15 @@ def ours_alone(seen: os.stat_result, kind: int) -> bool:
     )
 
 
+def draft_beside(parent: Path, key: str) -> Path:
+    """The draft of what will be in a directory; files.sh (`beside`) names those on the remote side."""
+    return parent / f".ossh-{key}"
+
+
 def own_key(parent: Path, key: str, kind: int) -> str:
     """The name of a draft, or another one if somebody else could write to what has that name."""
     try:
-        seen = (parent / f".ossh-{key}").lstat()
+        seen = draft_beside(parent, key).lstat()
     except OSError:
         return key
     return key if ours_alone(seen, kind) else secrets.token_hex(8)

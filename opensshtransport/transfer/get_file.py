@@ -78,7 +78,7 @@ class FileGetting(SourceFinder):
         if final.exists() and not final.is_file():
             final.write_bytes(content)
         else:
-            draft = final.parent / f".ossh-{secrets.token_hex(8)}"
+            draft = drafts.draft_beside(final.parent, secrets.token_hex(8))
             try:
                 descriptor = opened(draft, os.O_EXCL, final)
                 with os.fdopen(descriptor, "r+b") as file:
@@ -108,7 +108,7 @@ class FileGetting(SourceFinder):
     def _stripes(self, found: Found, final: Path, key: str, job: Job) -> None:
         if final.exists() and not final.is_file():
             raise OSError(errno.EINVAL, "not a regular file", str(final))
-        draft = final.parent / f".ossh-{key}"
+        draft = drafts.draft_beside(final.parent, key)
         if not job.how.resume:
             draft.unlink(missing_ok=True)
         descriptor = _own(draft, final)

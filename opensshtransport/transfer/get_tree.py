@@ -70,7 +70,7 @@ class Getting(FileGetting):
             drafts.anchored(final.parent if new else final, shown=final) as parent,
         ):
             top = parent / final.name if new else parent
-            draft = parent / f".ossh-{drafts.own_key(parent, key, modes.S_IFDIR)}"
+            draft = drafts.draft_beside(parent, drafts.own_key(parent, key, modes.S_IFDIR))
             try:
                 problems = self._again(job, lambda: self._filled(found, items, draft, final, job))
                 drafts.arrange(draft, top, job.how, shown=final, new=new, failed=problems.append)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from opensshtransport.errors import ConnectionFailed, SettingsError
-from opensshtransport.remote.paths import PathLike, path_text
+from opensshtransport.errors import SettingsError
+from opensshtransport.remote.paths import PathLike
 from opensshtransport.transfer.items import Exclude
 from opensshtransport.transfer.progress import Progress
 
@@ -81,35 +80,4 @@ def listed(source: Sources) -> list[PathLike]:
     found = [source] if isinstance(source, str | bytes | os.PathLike) else list(source)
     if not found:
         raise SettingsError("no source", advice="name one")
-    return found
-
-
-def local_sources(source: Sources, failures: list[OSError]) -> list[str]:
-    """Local paths, with patterns and `~` expanded.
-
-    Args:
-        source: as they are named.
-        failures: if there are several sources, missing ones are added here.
-
-    Raises:
-        FileNotFoundError: the only one does not exist, or a pattern matches nothing.
-        SettingsError: there is none.
-    """
-    found: list[str] = []
-    named = listed(source)
-    for one in named:
-        text = os.path.expanduser(path_text(one))
-        try:
-            if not os.path.lexists(text) and WILD & set(text):
-                matched = sorted(glob.glob(text, recursive=True))
-                if not matched:
-                    raise FileNotFoundError(errno.ENOENT, "nothing matches the pattern", text)
-                found += matched
-            else:
-                os.stat(text)
-                found.append(text)
-        except OSError as reason:
-            if isinstance(reason, ConnectionFailed) or len(named) == 1:
-                raise
-            failures.append(reason)
     return found

@@ -21,8 +21,9 @@ from opensshtransport.remote.paths import PathLike, path_text
 from opensshtransport.sessions.shell_pool import Shells
 from opensshtransport.transfer.get_tree import Getting
 from opensshtransport.transfer.job import Job
+from opensshtransport.transfer.local_sources import local_sources
 from opensshtransport.transfer.meter import Meter, Transferred
-from opensshtransport.transfer.options import How, Sources, Way, listed, local_sources
+from opensshtransport.transfer.options import How, Sources, Way, listed
 from opensshtransport.transfer.outcome import outcome
 from opensshtransport.transfer.put_tree import Putting
 from opensshtransport.transfer.without_shell import Sftp, missing_sftp

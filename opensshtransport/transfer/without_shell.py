@@ -30,18 +30,19 @@ from opensshtransport.errors import (
     SettingsError,
 )
 from opensshtransport.master.control_socket import listens
-from opensshtransport.master.slots import PATIENCE
 from opensshtransport.openssh import command_lines, programs, versions
 from opensshtransport.openssh.diagnosis import classify, connection_error
-from opensshtransport.remote.listings import SHOWS, decoded, left_out, parse_listing, utf8_locale
 from opensshtransport.remote.paths import quoted
+from opensshtransport.remote.sftp_listings import SHOWS, decoded, left_out, parse_listing, utf8_locale
 from opensshtransport.remote.strerror import errno_of
+from opensshtransport.sessions.attempts import PATIENCE
 from opensshtransport.sessions.channel import Client
 from opensshtransport.sessions.connection import Connection
 from opensshtransport.transfer.drafts import (
     anchored,
     arrange,
     claimed,
+    draft_beside,
     followed,
     held,
     own_key,
@@ -402,7 +403,7 @@ class Sftp:
     def _draft(self, source: str, target: Path) -> Iterator[Path]:
         """A directory next to what it will become, with the same name as that of a killed try."""
         with claimed("sftp", self._host, source, target) as key:
-            draft = target.parent / f".ossh-{own_key(target.parent, key, modes.S_IFDIR)}"
+            draft = draft_beside(target.parent, own_key(target.parent, key, modes.S_IFDIR))
             remove(draft)
             try:
                 with held(draft) as inside:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from opensshtransport import Transport, cli
-from opensshtransport.cli.commands import SUMMARIES, is_command, parser_of
+from opensshtransport.cli.command_table import SUMMARIES, is_command, parser_of
+from opensshtransport.errors import Unreachable
 from opensshtransport.sandbox import Sandbox
 from tests.support.programs import ossh
 
 # What several commands use.
-SHARED = {"__init__", "commands", "main", "masters", "options", "output", "start"}
+SHARED = {"__init__", "command_table", "main", "masters", "options", "output", "start"}
 
 
 def test_each_file_is_a_command() -> None:
@@ -32,7 +33,7 @@ def test_parsers(name: str) -> None:
 
 def test_what_is_loaded() -> None:
     """A command loads no other one, and finding it loads none."""
-    find = "from opensshtransport.cli import commands; commands.parser_of('run')"
+    find = "from opensshtransport.cli import command_table; command_table.parser_of('run')"
     program = f"{find}; import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name.rpartition("opensshtransport.cli.")[2] for name in done.stdout.split()}
@@ -102,6 +103,27 @@ def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> 
     with Transport(host, ssh_config=config) as transport, caplog.at_level("DEBUG", "opensshtransport"):
         transport.run("true")
     assert "opening a session" in caplog.text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_steps_of_a_login_process(
+    own_node: Sandbox, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    """A login that `Transport` has made in another process tells its steps to the loggers of this one."""
+    if fails:
+        own_node.stop()
+    with Transport(own_node.host, ssh_config=own_node.ssh_config) as transport:
+        with caplog.at_level("INFO", "opensshtransport"):
+            if fails:
+                with pytest.raises(Unreachable):
+                    transport.login()
+            else:
+                transport.login()
+        steps = [f"{record.name} {record.getMessage()}" for record in caplog.records]
+        login = f"opensshtransport.login.login {own_node.host}: "
+        assert f"{login}logging in unattended" in steps
+        assert (f"{login}the login failed: Unreachable" if fails else f"{login}logged in") in steps
+    assert capfd.readouterr() == ("", "")
 
 
 def test_options_of_forward_come_anywhere() -> None:

@@ -13,7 +13,7 @@ import pexpect
 import pytest
 
 from opensshtransport.cli import completion
-from opensshtransport.cli.commands import SUMMARIES, parser_of
+from opensshtransport.cli.command_table import SUMMARIES, parser_of
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import require
 from tests.support.nodes import missing_programs

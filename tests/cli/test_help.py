@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import opensshtransport
 from opensshtransport.cli import help as manual
-from opensshtransport.cli.commands import SUMMARIES
+from opensshtransport.cli.command_table import SUMMARIES
 from opensshtransport.errors import ConnectionFailed, OpenSshTransportError
 from opensshtransport.local.settings import config_file
 from tests.support.programs import OSSH, ossh, ossh_run

@@ -358,6 +358,12 @@ class World:
 
     def sweep(self) -> None:
         """Remove what killed processes have left in the runtime directory: names that nobody holds."""
+        # an ssh that they have just started makes its log once more
+        self.wait_until(
+            lambda: not set(self.named_after()) - set(self.masters()),
+            "what they had started to end",
+            found=lambda: [(pid, _words(pid)) for pid in self.named_after()],
+        )
         master_master.sweep(self.master.directory)
         sweep_logs(self.master.directory, older=0)
         for name in self.master.directory.glob("moving/*"):

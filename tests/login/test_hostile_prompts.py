@@ -20,7 +20,7 @@ from opensshtransport.login.conversation import Conversation
 from opensshtransport.openssh import destination, hops
 from opensshtransport.prompts.answers import Command, Secret, Text
 from opensshtransport.prompts.profiles import profile_rules
-from opensshtransport.prompts.prompt import Prompt, PromptKind, Way, read_prompt
+from opensshtransport.prompts.recognition import Prompt, PromptKind, Way, read_prompt
 from opensshtransport.prompts.rules import Given, Outcome, Rule, choose
 from opensshtransport.prompts.screen import Screen
 from tests.conftest import MakeConversationNode

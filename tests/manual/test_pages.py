@@ -255,9 +255,9 @@ _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
         )
     },
     # change ~/.ssh, and want a person; a centre of its own is there
-    f"ossh setup {HOST}": lambda _: _is_tested_by("test_configure.py", "test_from_an_empty_home_directory"),
+    f"ossh setup {HOST}": lambda _: _is_tested_by("test_setup.py", "test_from_an_empty_home_directory"),
     f"ossh setup {HOST} --hostname {HOST}.example.org --user alice --jump alice@front.example.org": (
-        lambda _: _is_tested_by("test_configure.py", "test_dry_run", "test_by_options_alone")
+        lambda _: _is_tested_by("test_setup.py", "test_dry_run", "test_by_options_alone")
     ),
     # not on the stage: a forced command is what a doctor warns of
     f"ossh doctor --login {HOST}": lambda _: _is_tested_by("test_doctor.py", "test_all_is_well"),

@@ -1,4 +1,4 @@
-"""`opensshtransport.errors`: the tree of errors, and what ssh's own words mean.
+"""The tree of errors, and what ssh's own words mean (`openssh.diagnosis`).
 
 The words are those of servers that really fail (`capture_stderr.py`), asked of the installed ssh now, and
 kept in `tests/support/stderr`, by version.

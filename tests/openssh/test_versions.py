@@ -14,7 +14,7 @@ import pytest
 
 from opensshtransport.openssh import destination, programs, versions
 from opensshtransport.openssh.destination import parse_resolved
-from opensshtransport.remote.listings import left_out
+from opensshtransport.remote.sftp_listings import left_out
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.setup import plan
 from tests.conftest import require

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opensshtransport.prompts.answers import Keyring, Secret
-from opensshtransport.prompts.prompt import Prompt, PromptKind
+from opensshtransport.prompts.recognition import Prompt, PromptKind
 from opensshtransport.prompts.rules import Outcome, Rule, choose
 from opensshtransport.prompts.screen import Message, MessageKind, Screen, message_kind
 from tests.support.screens import DUO, FAILLOCK, HOST_KEY, shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opensshtransport.prompts.prompt import Prompt, Way
+from opensshtransport.prompts.recognition import Prompt, Way
 from opensshtransport.prompts.screen import Screen
 
 FAILLOCK = (

@@ -1,4 +1,4 @@
-"""What sftp prints, read as names; recorded output of eight versions is in `tests/clients`."""
+"""What sftp prints, read as names; recorded output of eight versions is in `tests/support/clients`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensshtransport.remote.listings import decoded, left_out, parse_listing, utf8_locale
+from opensshtransport.remote.sftp_listings import decoded, left_out, parse_listing, utf8_locale
 
 CLIENTS = Path(__file__).parents[1] / "support" / "clients"
 VERSIONS = ("7.4p1", "8.0p1", "8.7p1", "8.9p1", "9.2p1", "9.6p1", "9.9p2", "10.5p1")
