@@ -127,7 +127,7 @@ def candidates(words: Sequence[str]) -> list[str]:
         words: the command line up to the cursor, as typed; the last word may be empty.
 
     Returns:
-        Whole words; `FILES` among them stands for local files.
+        Whole words; `FILES` among them means local files.
     """
     typed = [_unquoted(word) for word in words]
     current = typed[-1]

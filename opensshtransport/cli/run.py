@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs=argparse.REMAINDER,
         help="joined by spaces, as ssh does; a login shell if not given",
     )
-    # argparse before Python 3.13 would name it as missing beside HOST
+    # argparse before Python 3.13 would report it as missing together with HOST
     words.required = False
 
 

@@ -15,7 +15,7 @@ ossh_nl='
 
 # Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, K SECONDS (see finish), P
 # (answer by `heard`), or Q (all is done). Empty lines are for start-up files that read one; G has been heard. Where they end without Q,
-# whoever sent them has died, or the connection has: then the command goes too, unless A came.
+# the sender or the connection has died: then the command is ended too, unless A came.
 feed() {
 	own_pid
 	trap '' HUP INT QUIT ALRM TERM USR1 USR2

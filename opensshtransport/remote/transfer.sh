@@ -452,7 +452,8 @@ keeping() {
 	if [ -g "$2" ]; then chmod "$(printf %o $((0$1 | 1024)))" "$2"; else chmod "$1" "$2"; fi
 }
 
-# join NAME: moves the draft, whose `t` is the present directory, into the directory of this name beside it, and follows.
+# join NAME: moves the draft, whose `t` is the current directory, into the directory of this name next to it, and
+# follows.
 join() {
 	to=../..
 	if cd -P ../.. && [ ! -L "$1" ] && cd -P -- "$1" && mv -f -T "../$name" "$name" && mine directory "$name"; then

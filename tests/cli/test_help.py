@@ -99,7 +99,7 @@ def test_a_page_at_a_terminal_is_formatted(monkeypatch: pytest.MonkeyPatch, page
 
 
 def test_a_table_is_aligned() -> None:
-    """The columns of a narrow table stand below one another; the rows of a wide one become paragraphs."""
+    """The columns of a narrow table are aligned; the rows of a wide one become paragraphs."""
     narrow = "| a | b |\n|---|---|\n| long cell | `x` |\n"
     assert manual.formatted(narrow).splitlines() == ["a          b", "long cell  \x1b[1mx\x1b[0m"]
     wide = f"| key | meaning |\n|---|---|\n| `k` | {'word ' * 30}|\n"

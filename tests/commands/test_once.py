@@ -99,7 +99,7 @@ def test_bytes_input_and_signals(node: Sandbox, keep: Keep, state: Path) -> None
 
 
 def test_commands_of_any_length(node: Sandbox, keep: Keep, tmp_path: Path, state: Path) -> None:
-    """A command of megabytes runs under a key as well."""
+    """A command of megabytes runs under a key too."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     command = f": {'x' * 2_000_000}\n{counting(tmp_path / 'count', 'echo end; exit 3')}"
     for _ in range(2):
@@ -309,7 +309,7 @@ def test_a_run_that_lives_is_waited_for(node: Sandbox, keep: Keep, tmp_path: Pat
 
 
 def test_timeout_ends_the_first_run(node: Sandbox, keep: Keep, tmp_path: Path, state: Path) -> None:
-    """A timeout ends the run itself, and its end is what is told later."""
+    """A timeout ends the run itself, and later calls report that end."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     command = counting(tmp_path / "count", "echo up; sleep 300")
     there.run("true")

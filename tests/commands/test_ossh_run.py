@@ -34,7 +34,7 @@ MEBIBYTE = 1 << 20
 
 
 def lonely(directory: Path) -> Path:
-    """`ossh-run` with no `ossh` beside it: it works only where it needs no Python."""
+    """`ossh-run` with no `ossh` next to it: it works only if it needs no Python."""
     copy = directory / "ossh-run"
     shutil.copy(OSSH_RUN, copy)
     return copy
@@ -56,7 +56,7 @@ def test_first_run_logs_in_and_further_ones_share_it(own_node: Sandbox) -> None:
 
 
 def test_no_python_with_a_live_master(own_node: Sandbox, isolated: Path) -> None:
-    """With a live master the script alone does the work, and does not even look for `ossh`."""
+    """With a live master the script does all the work, and does not even look for `ossh`."""
     alone = lonely(isolated)
     config = own_node.ssh_config
     cold = subprocess.run([alone, "-F", config, own_node.host, "echo x"], capture_output=True, check=False)
@@ -615,5 +615,5 @@ def test_a_long_command(node: Sandbox) -> None:
 
 
 def test_python_is_the_tests_own() -> None:
-    """`ossh` beside the script is that of the Python under test."""
+    """The `ossh` next to the script belongs to the Python under test."""
     assert OSSH.read_text().startswith(f"#!{Path(sys.executable).parent}/python")

@@ -139,7 +139,7 @@ def test_colour_at_a_terminal(node: Sandbox) -> None:
 
 
 def test_text_is_aligned() -> None:
-    """States, links and what was seen stand below each other; advice stands on a line of its own."""
+    """States, links and what was seen are aligned; advice is on a line of its own."""
     one = doctor.text(Finding("fine", "well", link="keys"), colour=False)
     two = doctor.text(Finding("warning", "late", Remedy("hurry"), link="login shell"), colour=False)
     assert len(doctor.text(Finding("fine", "x" * 100, link="keys"), width=80)) == 80
@@ -375,7 +375,7 @@ def test_key_has_a_passphrase(isolated: Path, keep: Keep) -> None:
     ids=["ended", "ends"],
 )
 def test_certificate_ends(authority_node: AuthorityNode, validity: str, state: str, seen: str) -> None:
-    """A certificate that has ended, or will soon, is named with its end."""
+    """A certificate that has expired, or soon will, is named with its expiry."""
     top = authority_node.directory
     sign: list[str | Path] = [
         "ssh-keygen",
@@ -464,7 +464,7 @@ def logged_in(node: Sandbox, config: Path | None = None) -> Path:
 
 
 def test_master_is_frozen(bin_there: Path, keep: Keep) -> None:
-    """A master that answers no more is told from one that is not there."""
+    """A master that no longer answers is distinguished from a missing one."""
     node = keep(healthy(bin_there))
     write_settings(f"[host.{node.host}]\ncheck_timeout = 1\n")
     config = logged_in(node)

@@ -1,4 +1,4 @@
-"""What dead processes of ours leave: slots, locks, logs and a login of which nobody knows the end."""
+"""What dead processes of ours leave behind: slots, locks, logs, and a login with an unknown outcome."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class TestCertificateEnd:
 
     @pytest.mark.parametrize("zone", ["UTC0", "IST-5:30", "NST3:30", "<-12>12"])
     def test_in_every_zone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
-        """The moment is the same wherever the computer stands."""
+        """The moment is the same in every time zone."""
         monkeypatch.setenv("TZ", zone)
         time.tzset()
         try:
@@ -397,7 +397,7 @@ class TestTickets:
         assert tools.ticket_end() == end
 
     def test_end_of_a_renewable_one(self, kerberos_node: KerberosNode) -> None:
-        """The time until which it can be renewed is not its end."""
+        """The time until which it can be renewed is not its expiry."""
         before = now()
         kerberos_node.get_ticket("10m", renewable="2h")
         end = tools.ticket_end()
@@ -408,7 +408,7 @@ class TestTickets:
     def test_in_every_zone(
         self, kerberos_node: KerberosNode, monkeypatch: pytest.MonkeyPatch, zone: str
     ) -> None:
-        """The moment is the same wherever the computer stands, and whatever the person's language."""
+        """The moment is the same in every time zone and language."""
         kerberos_node.get_ticket("2h")
         monkeypatch.setenv("TZ", zone)
         monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
@@ -492,7 +492,7 @@ class TestTickets:
         ],
     )
     def test_both_klists(self, listing: str, end: str | None) -> None:
-        """What klist of MIT and of Heimdal 7.8 wrote; the ticket of a server beside it does not count."""
+        """What klist of MIT and of Heimdal 7.8 wrote; another ticket, for a server, does not count."""
         found = tools.ticket_end_in(listing)
         assert found == (None if end is None else datetime.datetime.fromisoformat(end).astimezone())
 

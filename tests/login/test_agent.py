@@ -334,7 +334,7 @@ def test_it_outlives_its_terminal(isolated: Path) -> None:
 
 
 def test_it_holds_nobodys_output(isolated: Path) -> None:
-    """A pipe that `ossh agent` wrote to ends with it, though the agent lives on."""
+    """A pipe that `ossh agent` wrote to ends with it, although the agent keeps running."""
     done = subprocess.run(
         ["sh", "-c", f"{OSSH} agent 2>&1 | cat"], capture_output=True, check=True, timeout=30
     )

@@ -49,7 +49,7 @@ def failures() -> int:
 
 
 def test_second_factor(make_oath_node: MakeOathNode, askpass: Askpass) -> None:
-    """A real second factor by a window: the prompt names who asks, and the login works."""
+    """A real second factor through a window: the prompt names the host that asks, and the login works."""
     node = make_oath_node(key=True)
     done = ossh("login", "-F", node.ssh_config, node.host, env=askpass.answers(f"echo {node.code()}"))
     assert done.returncode == 0, done.stderr

@@ -289,7 +289,7 @@ def test_errors_reach_the_caller_whole(own_node: Sandbox) -> None:
 
 
 def test_status(own_node: Sandbox) -> None:
-    """`ossh status` tells live, unreachable and none apart, counts sessions, and has a table for people."""
+    """`ossh status` distinguishes live, unreachable and none, counts sessions, and has a table for people."""
     config, host = own_node.ssh_config, own_node.host
     assert status(config) == []
     (row,) = status(config, host)

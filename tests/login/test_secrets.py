@@ -32,7 +32,7 @@ from tests.support.pam_nodes import ConversationNode, questions, rule, stored
 from tests.support.programs import OSSH, ossh, ossh_run, runtime, until, write_settings
 from tests.support.relay import Relay
 
-# A real plug-in for the keyring library: entries are files beside it.
+# A real plug-in for the keyring library: entries are files next to it.
 KEYRING = """
 from pathlib import Path
 import keyring.backend, keyring.errors

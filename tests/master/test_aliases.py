@@ -350,7 +350,7 @@ class TestUnchanged:
     def test_where_includes_are(
         self, config: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
     ) -> None:
-        """As for ssh, a relative path means ~/.ssh with -F as well, and home is that of the account."""
+        """As for ssh, a relative path is below ~/.ssh even with -F, and home is that of the account."""
         monkeypatch.setenv("HOME", str(isolated))
         home = Path(pwd.getpwuid(os.getuid()).pw_dir)
         config.write_text(f"Include {pattern}\n{TEXT}")

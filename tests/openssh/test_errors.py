@@ -246,7 +246,7 @@ class TestClassify:
         assert (taken["8.9p1"], taken["9.6p1"]) == (Unreachable, ConfigurationError)
 
     @pytest.mark.parametrize(
-        # a file's name, which may be any, stands before some of the configuration's errors
+        # a file's name, which may be anything, precedes some of the configuration's errors
         "name",
         [name for name, case in CASES.items() if ConfigurationError not in case.errors],
     )
@@ -330,7 +330,7 @@ class TestConnectionError:
         assert "no reason (status 255)" in str(connection_error("", host="daint"))
 
     def test_cause_before_consequence(self) -> None:
-        """Of several lines that mean something, the cause decides, in whatever order they stand."""
+        """If several lines mean something, the cause decides, in whatever order they are."""
         cause = "Host key verification failed.\r\n"
         consequence = "kex_exchange_identification: Connection closed by remote host\r\n"
         for text in (cause + consequence, consequence + cause):

@@ -188,7 +188,7 @@ class TestCertain:
         ],
     )
     def test_certain(self, text: str) -> None:
-        """By its end, or by who asks: after ssh's own words and its prefix nothing else can come."""
+        """By its ending, or by who asks: nothing else can follow ssh's own words and its prefix."""
         assert shown(text).certain
 
     @pytest.mark.parametrize(

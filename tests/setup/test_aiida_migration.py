@@ -56,7 +56,7 @@ def test_from_paramiko() -> None:
     ],
 )
 def test_ways(given: dict[str, Any], options: dict[str, str | None]) -> None:
-    """The way to the host becomes the one of ssh_config, and the other one must not stand there."""
+    """The way to the host goes into ssh_config, and the other one must not be there."""
     found = planned("daint", OLD | given).options
     assert found.items() >= options.items()
 

@@ -369,13 +369,13 @@ class Both:
                         path.write_bytes(content)
 
     def each(self, change: Callable[[Path], object]) -> None:
-        """Do something by hand on both sides."""
+        """Do something directly on both sides."""
         for top in self.tops:
             with acting_as(self.uid):
                 change(top)
 
     def modes(self, files: Mapping[str, int]) -> None:
-        """Set permissions by hand on both sides, in their order."""
+        """Set permissions directly on both sides, in order."""
         for top in self.tops:
             with acting_as(self.uid):
                 for name, mode in files.items():

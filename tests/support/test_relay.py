@@ -336,7 +336,7 @@ def test_fault_counts_both_directions() -> None:
 
 
 def test_runs_as_a_program() -> None:
-    """Started by hand it prints its port, delays, and ends on SIGTERM with status 0."""
+    """Started as a program it prints its port, delays, and ends on SIGTERM with status 0."""
     program = Path(__file__).with_name("relay.py")
     argv = [sys.executable, str(program), "--delay", "0.01", "--target"]
     with (

@@ -42,7 +42,7 @@ def _restricted(passable: Path, options: dict[str, str]) -> Iterator[tuple[User,
     require(missing_for_users() or missing_programs("sshd"))
     with temporary_user(passable) as user, Sandbox("only", user.name, server_options=options) as node:
         with Transport("only", ssh_config=node.ssh_config) as transport:
-            # logged in before a test's own walls stand; scp cannot list
+            # logged in before the test's own directories are set up; scp cannot list
             with contextlib.suppress(OSError):
                 transport.listdir()
             yield user, transport

@@ -48,7 +48,7 @@ _sizes = st.integers(0, 80 * MIB)
 
 @given(_sizes, st.lists(st.sampled_from("ab"), max_size=90), st.sets(st.integers(0, 90)))
 def test_parts_are_what_is_missing(size: int, there: list[str], filled: set[int]) -> None:
-    """Each byte is in one part, or its block is known to be there, or a hole of which nothing is there."""
+    """Each byte is in one part, or its block is known to have arrived, or it is in a hole."""
     blocks = -(-size // MIB)
     there = there[:blocks]
     ours = ["a"] * len(there)

@@ -1,4 +1,4 @@
-"""put and get: numbered scenarios beside `cp -r`, options, names, and faults that are real.
+"""put and get: numbered scenarios compared with `cp -r`, options, names, and real faults.
 
 The host is another user, so that permissions count there; here everything is compared with what a local
 `cp` makes of the same names.
@@ -60,7 +60,7 @@ class Far:
 
 @pytest.fixture(scope="session")
 def far(passable: Path) -> Iterator[Far]:
-    """A remote side that is logged in to, before a test's own walls stand."""
+    """A remote side, logged in before the test's own directories are set up."""
     require(missing_for_users() or missing_programs("sshd"))
     with temporary_user(passable) as user, Sandbox("far", user.name) as node:
         with Transport("far", ssh_config=node.ssh_config) as transport:
@@ -479,7 +479,7 @@ def test_holes_stay_holes(in_tree: bool, direction: Direction, sides: Sides) -> 
 
 
 def test_without_splice(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system, or a file system, has no splice(2), a large file goes as well."""
+    """A large file is moved even if the system, or a file system, has no splice(2)."""
 
     def refuse(*_: object) -> int:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
