@@ -713,7 +713,7 @@ LONG = {
 
 @pytest.mark.parametrize("what", LONG)
 def test_endless_headers(what: str, tmp_path: Path) -> None:
-    """Headers of an archive without end are not kept: the archive is told to be broken."""
+    """Endless headers of an archive are not kept: the archive is reported as broken."""
     with little_memory(48 << 20), pytest.raises(archive.BrokenStream):
         unpacking.unpack(LONG[what], tmp_path, failed=lambda *_: None)
 

@@ -51,7 +51,7 @@ def test_a_page_is_printed() -> None:
 
 
 def test_an_unknown_topic_is_one_line() -> None:
-    """A topic that is not there is told in one line, with what lists them."""
+    """A missing topic is reported in one line, with the command that lists the topics."""
     done = ossh("help", "nonsense")
     assert (done.returncode, done.stdout) == (255, b"")
     assert done.stderr == b"ossh help: there is no topic 'nonsense'; run: ossh help\n"
@@ -115,13 +115,13 @@ def test_any_text_can_be_formatted(text: str) -> None:
 
 
 def test_version_names_openssh() -> None:
-    """`ossh --version` tells the package's version, and what the ssh on PATH says of its own."""
+    """`ossh --version` shows the package's version and that of the ssh on PATH."""
     done = ossh("--version")
     own = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr.strip()
     assert done.stdout.decode() == f"ossh {opensshtransport.__version__}, {own}\n"
 
 
 def test_version_without_openssh() -> None:
-    """Where there is no ssh, the package's own version is told all the same."""
+    """Without an ssh, the package's own version is shown all the same."""
     done = ossh("--version", env={"PATH": "/nonexistent"})
     assert done.stdout.decode() == f"ossh {opensshtransport.__version__}, no ssh on PATH\n"

@@ -367,7 +367,7 @@ def test_master_frozen(own_node: Sandbox) -> None:
 
 
 def state_of(pid: int) -> str:
-    """A process's state letter, "Z" where it has gone."""
+    """A process's state letter, "Z" where it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -545,7 +545,7 @@ def test_a_shell_without_a_terminal(node: Sandbox) -> None:
 
 
 def test_version() -> None:
-    """The versions, ours and that of OpenSSH, are told without a host."""
+    """The versions, ours and that of OpenSSH, are reported without a host."""
     told = ossh_run("--version").stdout.decode()
     assert told.startswith(f"ossh-run {opensshtransport.__version__}, OpenSSH_")
 
@@ -569,7 +569,7 @@ def test_options_mean_the_same(node: Sandbox, options: str) -> None:
 
 @PROGRAMS
 def test_no_such_option(program: list[Path | str]) -> None:
-    """An unknown option is told with those that there are."""
+    """An unknown option is reported, with the known ones."""
     done = subprocess.run([*program, "--x", "daint", "true"], capture_output=True, check=False)
     assert done.returncode == 255
     assert done.stderr.decode() == (

@@ -98,7 +98,7 @@ def test_signals_are_told(transport: Transport, whom: str, names: str) -> None:
 
 @pytest.mark.parametrize("name", ["KILL", "SEGV"])
 def test_a_killed_group_has_no_status(transport: Transport, name: str) -> None:
-    """Where the shell that reports the status is killed too, that is told, and nothing runs again."""
+    """If the shell that reports the status is killed too, the error says so, and nothing runs again."""
     ran: list[bytes] = []
     for given in (None, "not read"):
         with pytest.raises(

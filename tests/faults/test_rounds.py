@@ -64,7 +64,7 @@ class Round:
         )
 
     def play(self) -> str:
-        """Play it; tells what came of it in a word."""
+        """Play it; returns the outcome in a word."""
         if self.fault == "we are killed":
             return self.die()
         world = self.world
@@ -121,7 +121,7 @@ class Round:
         return f"now, before, after: {odd}"
 
     def judge(self, outcome: Outcome, now: Snapshot, *, struck: bool) -> None:
-        """Check what was told against what is there."""
+        """Compare what was reported with what exists."""
         error = outcome.error
         if error is None:
             assert outcome.value == self.expected, (

@@ -308,7 +308,7 @@ class World:
         return [pid for pid in children(os.getpid()) if pid not in {*self._others, self.node.server_pid}]
 
     def far_processes(self) -> list[int]:
-        """All that runs on the remote side, wherever it has gone."""
+        """All that runs on the remote side, wherever it is gone."""
         found = []
         sign = self.sign.encode()
         for entry in Path("/proc").glob("[0-9]*"):

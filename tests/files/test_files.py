@@ -263,7 +263,7 @@ def test_home_directories(far: FarSide) -> None:
 
 
 def test_copies_are_atomic(far: FarSide) -> None:
-    """A file is replaced by one rename: who has the old one open goes on reading it."""
+    """A file is replaced by one rename: a process that has the old one open goes on reading it."""
     far.sync.write_bytes("f", b"old")
     with (far.user.home / "f").open("rb") as file:
         far.sync.write_bytes("f", b"new")

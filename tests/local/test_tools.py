@@ -60,7 +60,7 @@ def agent(socket: Path) -> Iterator[Path]:
 
 
 def add_key(socket: Path, key: Path) -> None:
-    """Hand a key to an agent; its passphrase is told by a program, as ssh-add reads it from no pipe."""
+    """Add a key to an agent; a program supplies its passphrase, because ssh-add reads none from a pipe."""
     told = executable(key.with_name("askpass"), f"#!/bin/sh\necho '{PASSPHRASE}'\n")
     env = {"SSH_AUTH_SOCK": str(socket), "SSH_ASKPASS": str(told), "SSH_ASKPASS_REQUIRE": "force"}
     subprocess.run(
@@ -211,13 +211,13 @@ class TestMasterPid:
 
     @pytest.fixture
     def master(self, own_node: Sandbox) -> tuple[Path, int]:
-        """A live master: its socket, and its process id as `ossh status` tells it."""
+        """A live master: its socket, and its process id as `ossh status` shows it."""
         assert ossh("login", "-F", own_node.ssh_config, own_node.host).returncode == 0
         (socket,) = [path for path in runtime().iterdir() if path.is_socket()]
         return socket, int(status(own_node.ssh_config, own_node.host)[0]["pid"])
 
     def test_live(self, master: tuple[Path, int]) -> None:
-        """A live one tells its process id."""
+        """A live one reports its process id."""
         socket, pid = master
         assert tools.master_pid("ssh", socket) == pid
         assert b"ssh" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -375,7 +375,7 @@ End time:   Nov 26 01:47:31 2026
 
 
 class TestTickets:
-    """Kerberos tickets, as klist tells them."""
+    """Kerberos tickets, as klist shows them."""
 
     @pytest.mark.usefixtures("kerberos_node")
     def test_none(self) -> None:

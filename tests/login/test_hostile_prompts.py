@@ -87,7 +87,7 @@ class TestWhole:
 
     @pytest.mark.parametrize("words", FORGED)
     def test_forged(self, words: str) -> None:
-        """ssh's own prefix in front tells who asks; what follows it changes nothing."""
+        """ssh's own prefix says who asks; what follows it changes nothing."""
         assert not is_answered(read_prompt(f"(me@target) {words}", WAY))
 
     @given(SCRAPS.map("".join))

@@ -105,7 +105,7 @@ def test_no_ticket_at_the_terminal(kerberos_node: KerberosNode) -> None:
 
 
 def test_ticket_has_ended(kerberos_node: KerberosNode) -> None:
-    """An expired ticket is told as that."""
+    """An expired ticket is reported as such."""
     kerberos_node.get_ticket("2s")
     until(lambda: not lives(), "the ticket to end")
     # the clocks may differ by a second (clockskew)
@@ -238,7 +238,7 @@ def test_status_tells_the_certificate(authority_node: AuthorityNode) -> None:
 
 
 def test_status_of_several_certificates(authority_node: AuthorityNode, isolated: Path) -> None:
-    """Of a dead certificate and a living one, the living one's end is told, as it is what lets in."""
+    """Of an expired and a valid certificate, the valid one's expiry is shown, because that one lets in."""
     node = authority_node
     key = node.directory / "id_ed25519.pub"
     sign = ["ssh-keygen", "-q", "-s", str(node.directory / "ca"), "-I", "x", "-n", node.user]

@@ -180,7 +180,7 @@ def furnish(stage: Stage) -> None:
 
 
 def _has_help(script: str) -> None:
-    """It would install packages and make an environment: here it only tells its usage."""
+    """It would install packages and make an environment: here it only prints its usage."""
     done = subprocess.run([TREE / script, "--help"], capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: {script}")

@@ -264,7 +264,7 @@ def test_a_copy_fills_the_link(own_node: Sandbox, keep: Keep, tmp_path: Path) ->
 
 
 def test_broken_settings(own_node: Sandbox) -> None:
-    """A broken config.toml is told once, with status 255; the masters are shown, and can be ended."""
+    """A broken config.toml is reported once, with status 255; masters are still shown and can be ended."""
     config, host = own_node.ssh_config, own_node.host
     ossh("login", "-F", config, host)
     write_settings('[host."*"]\nno_such_key = 1\n')

@@ -804,7 +804,7 @@ class TestGuard:
     def test_mark(
         self, asking: Destination, isolated: Path, monkeypatch: pytest.MonkeyPatch, shell: str
     ) -> None:
-        """By whatever shell of the person ssh starts a ProxyCommand, the mark comes and tells the case."""
+        """Whatever shell ssh uses to start a ProxyCommand, the mark is printed and identifies the case."""
         require(missing_programs(shell))
         monkeypatch.setenv("SHELL", locate(shell))
         monkeypatch.chdir(isolated)

@@ -241,7 +241,7 @@ class TestClassify:
         assert all(versions <= set(said) for said in _KEPT.values())
 
     def test_names_that_old_versions_take(self) -> None:
-        """A name that no host has is asked for before 9.6: what is told is what became of it."""
+        """Before 9.6, ssh looks up a name that no host can have; the error reports the result."""
         taken = {version: classify(text, 255) for version, text in _KEPT["bad-name"].items()}
         assert (taken["8.9p1"], taken["9.6p1"]) == (Unreachable, ConfigurationError)
 
@@ -339,7 +339,7 @@ class TestConnectionError:
             assert "Host key verification failed" in error.message
 
     def test_login_needed_is_never_guessed(self) -> None:
-        """No words of ssh mean that a person is needed: that is for the one that knows who is there."""
+        """No words of ssh mean that a person is needed: only the caller knows whether one is there."""
         assert all(LoginNeeded not in case.errors for case in CASES.values())
 
 

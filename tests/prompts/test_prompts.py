@@ -170,7 +170,7 @@ class TestSecret:
             dataclasses.asdict(Holder(Secret(WORDS)))
 
     def test_equality_is_identity(self) -> None:
-        """Comparing secrets tells nothing about their texts."""
+        """Comparing secrets reveals nothing about their texts."""
         secret = Secret(WORDS)
         assert secret == secret
         assert secret != Secret(WORDS)

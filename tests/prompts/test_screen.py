@@ -304,7 +304,7 @@ class TestMessages:
         ],
     )
     def test_kinds(self, line: str, kind: MessageKind) -> None:
-        """Each line is told apart by its words, on the screen as in ssh's log."""
+        """Each line is classified by its words, on the screen as in ssh's log."""
         assert message_kind(line) is kind
         assert Screen().feed(line + "\r\n") == [Message(line.rstrip(), kind)]
 

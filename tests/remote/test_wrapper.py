@@ -56,7 +56,7 @@ class Line:
 
     @property
     def posix(self) -> bool:
-        """What the package makes of the login shell."""
+        """How the package classifies the login shell."""
         return Facts(
             host="",
             ssh_config=None,

@@ -46,7 +46,7 @@ _bytes = st.lists(st.binary(max_size=20) | _tricky, max_size=12).map(b"".join).f
 
 
 def parted(pieces: list[bytes], mark: str = MARK) -> tuple[bytes, list[Event], bytes]:
-    """What a stream makes of pieces: the bytes, the events, the rest."""
+    """The result of reading pieces of a stream: the bytes, the events, the rest."""
     stream = Stream(mark)
     out, events = b"", []
     for piece in pieces:
@@ -190,7 +190,7 @@ def test_slots_are_counted_over_processes(node: Sandbox, slots: Slots) -> None:
 
 
 def test_sigkill_frees_slots(node: Sandbox, slots: Slots) -> None:
-    """A process that is killed holds nothing, and who waits gets it."""
+    """A killed process holds nothing, and a waiting one gets it."""
     with holder(node, "print([slots.take() for _ in range(4)], flush=True); time.sleep(300)") as child:
         assert line(child) == b"[0, 1, 2, 3]"
         with pytest.raises(SessionRefused, match="all 4 sessions are in use"):

@@ -232,7 +232,7 @@ def test_dry_run(isolated: Path, config: Path) -> None:
 
 
 def test_an_answer_that_cannot_be_used(isolated: Path, config: Path) -> None:
-    """At a terminal what cannot be used is told, and asked again; what was answered before is kept."""
+    """At a terminal an unusable answer is reported and asked again; previous answers are kept."""
     before = config.read_bytes()
     argv = ["setup", "--dry-run", "-F", str(config), "centre"]
     child = pexpect.spawn(str(OSSH), argv, encoding="utf-8", timeout=30)

@@ -584,7 +584,7 @@ class FilesContract:
             assert both("walk", at(place)) == []
 
     def test_08_walk_tells_errors(self, both: Both) -> None:
-        """8: what cannot be read is told to `onerror` with its errno, and passed over."""
+        """8: what cannot be read is passed to `onerror` with its errno, and skipped."""
         both.given({"a/b/c": b"", "a/closed/x": b"", "z/y": b""})
         both.each(lambda top: (top / "a/closed").chmod(0))
         told: list[OSError] = []
@@ -991,7 +991,7 @@ class FilesContract:
         both.modes(dict.fromkeys(modes_of, 0o700))
 
     def test_40_special_files(self, both: Both) -> None:
-        """40: pipes and devices are told, written to in place and never replaced."""
+        """40: pipes and devices are reported, written to in place and never replaced."""
         both.each(lambda top: os.mkfifo(top / "pipe"))
         both("stat", at("pipe"))
         both("stat", "/dev/null")

@@ -1,4 +1,4 @@
-"""The relay carries bytes intact, delays them by what was asked, and strikes where it was told to."""
+"""The relay passes bytes intact, delays them as requested, and strikes where it was told to."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def test_a_tree_survives(preserve: bool, tree: Path, tmp_path: Path) -> None:
 
 
 def test_tar_reads_ours(tree: Path, tmp_path: Path) -> None:
-    """GNU tar makes of our stream what we make of it, so the remote side gets the same."""
+    """GNU tar unpacks our stream as we do, so the host gets the same."""
     top = tmp_path / "top"
     top.mkdir()
     items = tar_streams.opened(list_tree(str(tree), failed=lambda _: None))
@@ -443,7 +443,7 @@ def test_a_cut_archive_is_an_error_of_its_own(size: int, tmp_path: Path) -> None
 
 
 def test_a_lost_connection_is_no_failure_of_a_file(tmp_path: Path) -> None:
-    """What the reader raises of the connection ends it all, and is not told of the file on its way."""
+    """What the reader raises of the connection ends it all, and is not reported of the file on its way."""
     raw = crafted(member("a", content=b"x" * (1 << 20)))
 
     class Cut:

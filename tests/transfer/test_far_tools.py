@@ -93,7 +93,7 @@ def test_a_large_file(
     sides.give(source)
 
     class Enough(Exception):
-        """Half of it has gone."""
+        """Half of it is gone."""
 
     def until_half(progress: Progress) -> None:
         if progress.bytes > 12 * MIB:

@@ -136,7 +136,7 @@ def test_holes_are_found(tmp_path: Path) -> None:
 
 
 def test_the_errno_of_several_lines() -> None:
-    """The last line that tells an errno counts."""
+    """The last line that shows an errno counts."""
     said = "dd: error writing 'x': No space left on device\n1+0 records in\nnothing"
     assert os.strerror(reply_errno(Reply(b"", said, 1))) == "No space left on device"
 
