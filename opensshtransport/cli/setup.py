@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh setup` takes; at a terminal it asks for what is not given."""
     add_ssh_config(parser)
     parser.add_argument("--hostname", metavar="NAME[:PORT]", help="the login node's real name")
-    parser.add_argument("--user", metavar="USER", help="your user name on it")
+    parser.add_argument("--user", metavar="USER", help="your user name on the login node")
     parser.add_argument(
         "--jump",
         dest="jumps",

@@ -71,7 +71,7 @@ def examine(
     )
     far = FarSide(Master(destination), facts[0]) if destination and facts else None
     for name, remote in after_login.LINKS:
-        yield told(name, lambda ask=remote: ask(far) if far else skipped("needs a live master"))  # type: ignore[misc]
+        yield told(name, lambda ask=remote: ask(far) if far else skipped("needs a running master"))  # type: ignore[misc]
 
 
 def _or_broken(ask: Callable[[], Finding]) -> Finding:

@@ -298,8 +298,8 @@ def test_what_rsync_says_of_a_file(line: str, path: str, what: int) -> None:
 def test_sync_without_a_master_any_more(own_node: Sandbox) -> None:
     """If the connection breaks, that is reported, with ssh's status."""
     said = rsync.Said("host", NOBODY, upward=True)
-    said.read_errors([b"ossh-run: host: there is no live master; run: ossh login host\n"])
-    with pytest.raises(ConnectionFailed, match=r"^host: there is no live master; run: ossh login host$"):
+    said.read_errors([b"ossh-run: host: no master is running; run: ossh login host\n"])
+    with pytest.raises(ConnectionFailed, match=r"^host: no master is running; run: ossh login host$"):
         said.raise_for(255)
 
 

@@ -142,7 +142,7 @@ def test_outcomes_are_told_apart(own_node: Sandbox) -> None:
     assert dead.returncode == refused.returncode == 255
     assert dead.stdout == refused.stdout == b""
     advice = f"run: ossh login -F {config} sandbox"
-    what = "there is no live master (ossh help one-master)"
+    what = "no master is running (ossh help one-master)"
     assert dead.stderr.decode() == f"ossh-run: sandbox: {what}; {advice}\n"
     assert refused.stderr.startswith(b"ossh-run: sandbox: the server refused the connection (ssh: connect to")
     assert refused.stderr.count(b"\n") == 1

@@ -103,8 +103,8 @@ def test_what_is_skipped_shares_a_line(node: Sandbox) -> None:
     done = ossh("doctor", "-F", node.ssh_config, node.host)
     lines = done.stdout.decode().splitlines()
     assert len(lines) <= 24 - 2
-    (line,) = (line for line in lines if "needs a live master" in line)
-    assert line == f"skipped {', '.join(name for name, _ in after_login.LINKS)}: needs a live master"
+    (line,) = (line for line in lines if "needs a running master" in line)
+    assert line == f"skipped {', '.join(name for name, _ in after_login.LINKS)}: needs a running master"
 
 
 def test_no_login_unless_asked_for(bin_there: Path, keep: Keep) -> None:
