@@ -298,9 +298,9 @@ def test_only_a_person_confirms_a_host_key(node: Sandbox, config: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "lacking"),
     [
-        ((), "--hostname and --user not given"),
-        (("--hostname", "a.example"), "--user not given"),
-        (("--user", "me"), "--hostname not given"),
+        ((), "nobody to ask for --hostname and --user"),
+        (("--hostname", "a.example"), "nobody to ask for --user"),
+        (("--user", "me"), "nobody to ask for --hostname"),
         (("--hostname", "a.example", "--user", "me"), "a person must type the new key's passphrase"),
         (("--yes",), "a person must type the new key's passphrase"),
         (
