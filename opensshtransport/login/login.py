@@ -1,4 +1,4 @@
-"""The login process's whole work: make `ssh HOST` possible, log in once, and publish the way to the master.
+"""The work of the login process: make `ssh HOST` possible, log in once, publish the way to the master.
 
 Everything happens under the destination's lock, and in this order: is there a live master after all? may
 another login be tried (budget)? must a key, certificate or ticket be obtained first? Then ssh, once.
@@ -223,7 +223,7 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
 
 
 def _raise_descriptors() -> None:
-    """Let the master have as many files as may be: each session takes three, and a shell's limit is 1024."""
+    """Let the master open as many files as possible: a session takes three, and a shell's limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -471,7 +471,7 @@ def test_wrong_password_is_counted(by_password: PasswordNode, config: Path) -> N
 
 
 def test_apple_s_keychain() -> None:
-    """On macOS a key's passphrase is kept in the keychain, and other programs are told to look away."""
+    """On macOS a key's passphrase is kept in the keychain, and other programs ignore the option."""
     options = list(plan.method_options("key", "darwin").items())
     assert options[-2:] == [("IgnoreUnknown", "UseKeychain"), ("UseKeychain", "yes")]
     assert "UseKeychain" not in plan.method_options("key", "linux")
