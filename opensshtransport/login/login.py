@@ -216,7 +216,7 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
         refusals = conversation.refusals
         if refusals.told and (refusals.known or refusals.local):
             # by a jump host, whose ssh's words are lost
-            error = AuthenticationRefused(f"{NOTHING_TAKEN} ({error.message})", host=destination.host)
+            error = AuthenticationRefused(f"{NOTHING_TAKEN}: {error.message}", host=destination.host)
             raise _explained(error, destination, conversation, env)
         error = _found_out(error, destination)
     raise error
@@ -390,7 +390,7 @@ def _explained(
     if refused:
         general, told, rest = message.partition(NOTHING_TAKEN)
         message = f"{refused}{rest}" if told else f"{refused}, and {general}"
-    message = f"{why} ({message})" if why else message
+    message = f"{why}: {message}" if why else message
     if kind is LoginNeeded:
         message = f"a person must log in: {message}"
     return kind(
