@@ -8,7 +8,7 @@ from collections import Counter
 
 
 def test_names_of_functions() -> None:
-    """No two scripts define a function of one name: the later one would replace the other where both are sent."""
+    """No two scripts define a function of one name: one would replace the other."""
     home = importlib.resources.files("opensshtransport.remote")
     scripts = [entry.read_text() for entry in home.iterdir() if entry.name.endswith(".sh")]
     assert len(scripts) > 3
