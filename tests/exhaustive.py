@@ -1,7 +1,7 @@
-"""What `scripts/test` leaves out unless `--all` is given, as CI gives it.
+"""What `scripts/test` leaves out without `--all`, which CI uses.
 
-What is left out takes long, and shows with more cases what is shown with few. A test that is named on the
-command line by its id always runs.
+These tests are slow, and show with more cases what a few show already. A test named by its id on the command
+line always runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-# Whole tests, by their file and name: nothing of them is run.
+# Whole tests, by file and name: none of them is run.
 LEFT_OUT: frozenset[str] = frozenset(
     {
         "aiida/test_aiida.py::test_configure",
@@ -31,7 +31,7 @@ LEFT_OUT: frozenset[str] = frozenset(
     }
 )
 
-# Files that take more than half a minute: of their tests, each with its parameters, one of so many is run.
+# Files that take more than half a minute: only one of this many of their tests (with parameters) is run.
 SAMPLED: Mapping[str, int] = {
     "aiida/test_aiida.py": 6,
     "cli/test_completion.py": 2,

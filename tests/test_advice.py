@@ -263,7 +263,7 @@ def test_chmod(own_node: Sandbox, isolated: Path, file: str) -> None:
 
 
 def test_old_host_key_is_forgotten(own_node: Sandbox, isolated: Path) -> None:
-    """The command that forgets an old host key names the file in which it stands."""
+    """The command that forgets an old host key names the file that contains it."""
     (own_node.directory / "known_hosts").write_text(
         f"{own_node.host} {(own_node.directory / 'id_ed25519.pub').read_text()}"
     )

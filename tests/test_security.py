@@ -71,7 +71,7 @@ HOSTS = (
 
 @pytest.fixture
 def naive(isolated: Path) -> Path:
-    """An `ssh_config` that hands whatever host and user it gets to a shell."""
+    """An `ssh_config` that passes any host and user to a shell."""
     config = isolated / "naive"
     config.write_text("Host * !sandbox\n    ProxyCommand echo %h %r %n >/dev/null; false\n")
     return config
@@ -495,7 +495,7 @@ def test_config_of_others(own_node: Sandbox, isolated: Path, make_user: MakeUser
 
 
 def test_a_strangers_process_is_left_alone(make_shell_node: MakeShellNode, make_user: MakeUser) -> None:
-    """Who sees the mark of a command on the remote side cannot keep it alive by showing the mark as well."""
+    """A user who sees the mark of a command on the host cannot keep it running by using the same mark."""
     node, user = make_shell_node("bash")
     stranger = make_user()
     word = stranger.home / "word"
@@ -713,7 +713,7 @@ LONG = {
 
 @pytest.mark.parametrize("what", LONG)
 def test_endless_headers(what: str, tmp_path: Path) -> None:
-    """Headers of an archive without end are not kept: the archive is told to be broken."""
+    """Endless headers of an archive are not kept: the archive is reported as broken."""
     with little_memory(48 << 20), pytest.raises(archive.BrokenStream):
         unpacking.unpack(LONG[what], tmp_path, failed=lambda *_: None)
 
@@ -734,7 +734,7 @@ def test_endless_headers(what: str, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE])
 def test_senseless_headers(fields: dict[str, str], kind: bytes, tmp_path: Path) -> None:
-    """Numbers and names that make no sense are refused in an orderly way, and nothing is written beside."""
+    """Numbers and names that make no sense are refused properly, and nothing is written outside."""
     raw = io.BytesIO()
     info = tarfile.TarInfo("file")
     info.type, info.linkname, info.pax_headers = kind, "x", fields

@@ -18,7 +18,7 @@ from opensshtransport.errors import SettingsError
 from opensshtransport.local.settings import parse_duration
 from opensshtransport.openssh import destination
 
-# What an option says that is not set; as in `core.ssh_async`.
+# The value of an option that is not set; as in `core.ssh_async`.
 UNSET = "None"
 
 
@@ -151,8 +151,8 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
 
 _BY_CONFIG = "it belongs in ssh_config, where `ossh aiida migrate` writes it"
 
-# Options of AiiDA's own transports that have nothing to say here. They are accepted where an exported
-# configuration has them, so that it can be used as it is.
+# Options of AiiDA's own transports that have no meaning here. They are accepted in an exported configuration,
+# so that it can be used unchanged.
 IGNORED = {
     # core.ssh_async
     "backend": "",
@@ -168,7 +168,7 @@ IGNORED = {
 
 
 def _ignored(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    """Say that an option counts for nothing, if it was given and says something."""
+    """Warn that an option is ignored, if it was given and is set."""
     given = {click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP}
     name = str(parameter.name)
     if context.get_parameter_source(name) in given and value not in (None, "", UNSET):
@@ -197,7 +197,7 @@ SETTINGS = ("authentication_script", "min_validity", "persist", "login_hook")
 
 
 def plain(value: object) -> Any:
-    """What a setting is, as config.toml would have it: from `verdi` comes text, from Python any value."""
+    """The value of a setting, as in config.toml: `verdi` passes text, Python any value."""
     if value is None or value in ("", UNSET):
         return None
     if isinstance(value, os.PathLike):
@@ -218,7 +218,7 @@ def at_least_one(value: object) -> int:
     """How many operations may run at once.
 
     Raises:
-        SettingsError: it is no number, or below 1.
+        SettingsError: it is not a number, or below 1.
     """
     number = plain(value)
     if number is None:
@@ -229,6 +229,6 @@ def at_least_one(value: object) -> int:
 
 
 def chosen(computer: Any, name: str, otherwise: object) -> object:
-    """What a computer is configured to, where that may be a false value: AiiDA asks for a suggestion then."""
+    """What a computer is configured to if that may be a false value: AiiDA asks for a suggestion then."""
     value = computer.get_configuration().get(name)
     return otherwise if value is None else value

@@ -1,4 +1,4 @@
-"""`ossh aiida migrate COMPUTER`: let a computer of AiiDA go over to this transport."""
+"""`ossh aiida migrate COMPUTER`: move a computer of AiiDA to this transport."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Change the computer, or tell what would change."""
+    """Change the computer, or show what would change."""
     from opensshtransport.setup import aiida_migration as migration
 
     migration.migrate(

@@ -6,8 +6,8 @@
 - `add_options(parser)`: its options and operands;
 - `run(arguments)`: what it does; returns the exit status.
 
-The trap: completion loads a module at each TAB for its parser alone. What only `run` needs and takes long to
-load is imported there.
+The trap: completion loads a module at each TAB for its parser alone. Slow imports that only `run` needs
+belong inside it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ SUMMARIES = {
     "sandbox": "start a throw-away login node on loopback",
 }
 
-# How our own programs call us; not for people.
+# For our own programs, not for users.
 _HIDDEN = {
     "end": "end what ossh-run has started on the remote side",
     "ride": "decide for ossh-hook what a plain ssh may do",
 }
 
-# What a command is called in its own messages, where that is not `ossh NAME`.
+# What a command is called in its own messages, if not `ossh NAME`.
 _PROGRAMS = {"run": "ossh-run", "ride": "ossh-hook"}
 
 
@@ -57,7 +57,7 @@ def program(name: str) -> str:
 
 
 def parser_of(name: str) -> Parser:
-    """The parser of a command; `run` in what it returns is what does the work."""
+    """The parser of a command; the `run` that it sets does the work."""
     module = importlib.import_module(f"opensshtransport.cli.{name.replace('-', '_')}")
     summary = SUMMARIES.get(name) or _HIDDEN[name]
     parser = Parser(
@@ -71,7 +71,7 @@ def parser_of(name: str) -> Parser:
 
 
 def parser_of_all() -> Parser:
-    """The parser of `ossh` itself, which knows the commands by their names alone."""
+    """The parser of `ossh` itself, which knows only the names of the commands."""
     parser = Parser(
         prog="ossh",
         description="One OpenSSH login shared by everything that runs on this machine.",

@@ -49,12 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def telling_of_files(command: str, work: Callable[[], object], of_directories: str = "") -> int:
-    """Do it, and tell of files in the way of cp(1): each on its line, status 1.
+    """Do the work, and report failed files as cp(1) does: one line each, status 1.
 
     Args:
         command: of `ossh`.
         work: what is done.
-        of_directories: what to do where a directory is refused.
+        of_directories: what to do if a directory is refused.
     """
     try:
         work()
@@ -63,7 +63,7 @@ def telling_of_files(command: str, work: Callable[[], object], of_directories: s
     except OSError as error:
         for one in getattr(error, "failures", ()) or (error,):
             name = f"{one.filename}: " if one.filename else ""
-            # what a program there has said may have several lines
+            # a program's message may have several lines
             words = str(one.strerror).splitlines()
             if of_directories and isinstance(one, IsADirectoryError):
                 words.append(of_directories)

@@ -56,7 +56,7 @@ def add_options(parser: Parser) -> None:
         "--cancel", metavar="SPEC", help="end the forward with this local port, or as --list shows it"
     )
     parser.add_argument("--all", action="store_true", help="end all forwards of this host's master")
-    # how what watches a program calls us
+    # how the process that watches a program calls us
     parser.add_argument("--sweep", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("host", metavar="HOST", nargs="?")
     parser.add_argument(
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _forward(destination: Destination, wanted: list[Wanted], arguments: argparse.Namespace) -> int:
     with somebody() as person:
         facts = login.open_master(destination, person)
-    # a signal is to end what was begun, wherever it comes
+    # a signal must end what was begun, whenever it arrives
     with _ended_by_signals(), contextlib.ExitStack() as opened:
         for one in wanted:
             if arguments.background:

@@ -1,4 +1,4 @@
-"""`ossh login HOST...`: log in, once for everybody."""
+"""`ossh login HOST...`: log in, once for all programs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _log_in(host: str, arguments: argparse.Namespace, person: Person | Window | 
 
 
 def for_each(arguments: argparse.Namespace, work: Callable[[str], int]) -> int:
-    """Do it for each host; one that fails keeps the others from nothing. The worst status counts."""
+    """Do it for each host; a failure does not stop the others. The worst status counts."""
     statuses, told = [0], set()
     for host in arguments.hosts:
         status = FAILED

@@ -64,14 +64,14 @@ def _log_out(host: str, ssh_config: str | None) -> int:
             return 1
         ended = shared.end()
         aliases.withdraw(shared.directory, host, destination.ssh_config)
-    # those too that the name does not lead to any more
+    # including those that the name does not lead to any more
     ended = any([ended, *(_end_noted(facts, ssh) for facts in noted)])
     print(f"{printable(host)}: {'logged out' if ended else 'no master was running'}", file=sys.stderr)
     return 0
 
 
 def _end_noted(facts: Facts, ssh: str) -> bool:
-    """End a master as it was noted when it was opened, wherever its name leads now."""
+    """End a master as recorded when it was opened, wherever its name leads now."""
     socket = Path(facts.socket)
     ended = control_socket.end_at(socket, ssh)
     aliases.withdraw(socket.parent, facts.host, None if facts.ssh_config is None else Path(facts.ssh_config))

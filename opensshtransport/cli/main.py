@@ -1,6 +1,6 @@
-"""`ossh`, also where the script `ossh-run` cannot go on alone: finds the command, runs it, tells its errors.
+"""`ossh`, which the script `ossh-run` calls too: finds the command, runs it, prints its errors.
 
-The trap: `ossh run` must start fast, so nothing is imported here that one command alone needs.
+The trap: `ossh run` must start fast, so nothing is imported here that only one command needs.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _complete(words: Sequence[str]) -> int:
-    """What the shells ask at a TAB; never an error, and never a login."""
+    """What the shells call at a TAB; it never prints an error, and never logs in."""
     from opensshtransport.cli import completion
 
     for word in completion.candidates(words) if words else ():
-        # one a line; what a terminal would take for a command is not offered
+        # one per line; what a terminal would take for a control sequence is not offered
         if word.isprintable():
             print(word)
     return 0
@@ -83,9 +83,9 @@ def _complete(words: Sequence[str]) -> int:
 def _open_what_is_closed() -> None:
     """Open those of stdin, stdout and stderr that are closed to nothing, as ssh does.
 
-    Else the next file that is opened gets their number, and with it what is meant for them.
+    Otherwise the next file that is opened gets their number, and their output.
     """
-    # the lowest number that is free is what is given
+    # open(2) returns the lowest free number
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         name = ("stdin", "stdout", "stderr")[number]
         setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
@@ -93,7 +93,7 @@ def _open_what_is_closed() -> None:
 
 
 def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:
-    """An error as one of ours, which is told in one line."""
+    """An error as one of ours, which takes one line."""
     if isinstance(reason, OpenSshTransportError):
         return reason
     if isinstance(reason, OSError):

@@ -1,4 +1,4 @@
-"""What the parsers of several commands share."""
+"""What the parsers of several commands have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-# What scripts can rely on: ssh's own 255 for everything that is not the command's, 124 as timeout(1).
+# Statuses that scripts can rely on: ssh's own 255 for all failures of ours, 124 as timeout(1).
 FAILED = 255
 
 TIMED_OUT = 124
@@ -17,7 +17,7 @@ TIMED_OUT = 124
 # How argparse says which operands are missing.
 _MISSING = "the following arguments are required: "
 
-# No usage is as wide, so that none is wrapped.
+# Wider than any usage, so that none is wrapped.
 _ONE_LINE = 1000
 
 
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     intermixed = False
 
     def error(self, message: str) -> NoReturn:
-        """Say in one line how the command is called, and in another what is wrong; then end."""
+        """Print one line with the usage and one with the mistake; then end."""
         # the options would take several lines; --help lists them
         options = " [OPTION ...]" if any(action.option_strings for action in self._actions) else ""
         formatter = argparse.HelpFormatter(f"{self.prog}{options}", width=_ONE_LINE)
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_all(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse all words; what is unknown ends the program in one line."""
+        """Parse all words; an unknown one ends the program with one line."""
         parse = self.parse_known_intermixed_args if self.intermixed else self.parse_known_args
         arguments, unknown = parse(words)
         if unknown:
@@ -66,7 +66,7 @@ def add_ssh_config(parser: argparse.ArgumentParser) -> None:
 
 
 class _Version(argparse.Action):
-    """`--version`: ours, and that of the OpenSSH that would be used, which is asked only then."""
+    """`--version`: ours, and that of the OpenSSH in use, which is only asked here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import opensshtransport

@@ -1,4 +1,4 @@
-"""`ossh run HOST COMMAND...`: what `ossh-run` does where its script cannot go on alone."""
+"""`ossh run HOST COMMAND...`: what `ossh-run` does if its script cannot go on alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs=argparse.REMAINDER,
         help="joined by spaces, as ssh does; a login shell if not given",
     )
-    # argparse before Python 3.13 would name it as missing beside HOST
+    # argparse before Python 3.13 would report it as missing together with HOST
     words.required = False
 
 
@@ -72,11 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _earlier_log() -> str | None:
-    """What ssh noted where `ossh-run` has started it for this command; None where it has not."""
+    """What ssh logged if `ossh-run` has started it for this command; None if it has not."""
     number = os.environ.pop("OSSH_RUN_LOG", None)
     if number is None:
         return None
-    # a log that cannot be read is one that tells nothing: it is not known then what became of the command
+    # an unreadable log proves nothing: it is not known then what happened to the command
     try:
         with open(int(number), "rb") as log:  # noqa: PTH123 - a descriptor
             log.seek(0)

@@ -17,10 +17,10 @@ EXAMPLE = "ossh setup daint --hostname login.daint.example.org --user me --jump 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `ossh setup` takes; what is not given is asked at a terminal."""
+    """Add what `ossh setup` takes; at a terminal it asks for what is not given."""
     add_ssh_config(parser)
     parser.add_argument("--hostname", metavar="NAME[:PORT]", help="the login node's real name")
-    parser.add_argument("--user", metavar="USER", help="your user name on it")
+    parser.add_argument("--user", metavar="USER", help="your user name on the login node")
     parser.add_argument(
         "--jump",
         dest="jumps",
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     from opensshtransport.openssh.notation import parse_address
     from opensshtransport.setup import plan, setup
 
-    # a `Host` block is for a host alone; what else the name says is what the block is to say
+    # a `Host` block is for the host alone; the block says what else is in the name
     address = parse_address(check_destination(arguments.host))
     hostname = None if address.port is None else f"{address.operand}:{address.port}"
     request = plan.SetupRequest(

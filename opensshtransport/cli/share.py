@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
-    """What `ossh share` and `ossh unshare` are to do."""
+    """The request for `ossh share` or `ossh unshare`."""
     confirm = (lambda _: True) if arguments.yes else confirmed if sys.stdin.isatty() else None
     return Request(
         tuple(dict.fromkeys(arguments.hosts)),

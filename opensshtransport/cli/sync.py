@@ -64,6 +64,6 @@ def _print(line: bytes) -> None:
 
 
 def _draw(line: bytes) -> None:
-    # over the one before; what is printed next begins in a clean line
+    # replaces the previous one; what is printed next begins on a clean line
     sys.stderr.buffer.write(b"\r" + line + b"\x1b[K\r")
     sys.stderr.buffer.flush()

@@ -89,7 +89,7 @@ def pass_through(
 
     def revive() -> Facts:
         if options.verbose:
-            _tell(f"{destination.host}: looking for a live master, logging in if there is none")
+            _tell(f"{destination.host}: looking for a running master, logging in if there is none")
         return ensure.ensure(destination, login=options.login, person=options.person)
 
     def once() -> int:

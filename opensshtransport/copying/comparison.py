@@ -27,7 +27,7 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """What one side has, and of which names, and of all below these, it is not known ("" for the top)."""
+    """What one side has, and the names about which, and below which, nothing is known ("" for the top)."""
 
     items: Mapping[str, Item]
     unknown: Mapping[str, OSError] = field(default_factory=dict)

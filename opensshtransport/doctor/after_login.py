@@ -1,11 +1,12 @@
-"""The links beyond the login: what `ossh doctor` finds on the remote side, over a live master.
+"""The links after the login: what `ossh doctor` finds on the host, over a live master.
 
-Sessions that show what other programs would see (noise, sftp, how many there may be) are plain guarded ssh
-processes. All else is one POSIX sh script, for one round trip, whose answer is a line `NAME=VALUE` for each
-question.
+Sessions that show what other programs would see (noise, sftp, the number of sessions) are plain guarded ssh
+processes. Everything else is one POSIX sh script, in one round trip, which answers each question with a line
+`NAME=VALUE`.
 
 The trap: a queue command of a busy scheduler, or a file system that hangs, may take forever; so each of the
-script's slow questions has a deadline of its own where the host has timeout(1), and all have one of ours.
+script's slow questions has its own deadline if the host has timeout(1), and all of them together have one of
+ours.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ _FULL = 95
 
 _PATIENCE, _PAUSE = 2.0, 0.2
 
-# Without these our own commands and transfers cannot work there.
+# Without these, our own commands and transfers cannot work on the host.
 _NEEDED = ("sh", "ps", "cat", "dd", "mkdir", "mv", "rm", "tar")
 
 _WELCOME = ("scp", "rsync", "sha256sum", "timeout")
 
-# Each scheduler by its queue command, and how to ask that about nobody but us.
+# Each scheduler's queue command, and how to ask it about our own jobs only.
 _SCHEDULERS = {
     "squeue": ("Slurm", 'squeue -h -u "$me"'),
     "qstat": ("PBS or Grid Engine", 'qstat -u "$me"'),
@@ -66,7 +67,7 @@ _SCHEDULERS = {
     "flux": ("Flux", "flux jobs"),
 }
 
-# What some of them say, with a status that is not 0, where all is well.
+# What some of them say, with a status other than 0, although all is well.
 _EMPTY_QUEUE = re.compile(r"No (?:unfinished )?jobs? found", re.IGNORECASE)
 
 _SCRIPT = f"""\
@@ -102,7 +103,7 @@ done
 
 @dataclass(frozen=True, slots=True)
 class FarSide:
-    """A live master, and what was asked through it so far.
+    """A live master, and the answers so far.
 
     Attributes:
         master: of the destination.
@@ -140,19 +141,19 @@ class FarSide:
         return command_lines.literal(Path(self.facts.socket))
 
 
-# By stdin, as not every login shell lets newlines through; and what it starts must not read on there.
+# Through stdin, because not every login shell lets newlines through; and its children must not read on there.
 _READER = ["/bin/sh", "-c", 'script=$(cat); exec </dev/null; eval "$script"']
 
 
 def parse_answers(text: str) -> dict[str, str]:
-    """The answers of the script by their names."""
+    """The answers of the script, by name."""
     return dict(re.findall(r"^(\w+)=(.*?) *$", text, re.MULTILINE))
 
 
 def round_trip(far: FarSide) -> Finding:
-    """The time of a round trip, and how many bytes a second come."""
+    """The time of a round trip, and the throughput in bytes a second."""
     with far.transport() as transport:
-        # the first one opens a session, for which the start-up files run
+        # the first one opens a session, which runs the start-up files
         begin = time.monotonic()
         transport.exists(".")
         opening = time.monotonic() - begin
@@ -259,7 +260,7 @@ def sftp(far: FarSide) -> Finding:
 
 
 def programs(far: FarSide) -> Finding:
-    """What our own commands need there."""
+    """What our own commands need on the host."""
     answers = far.ask()
     if not answers:
         return broken("sh does not run scripts there", "use an account whose login shell runs commands")
@@ -278,7 +279,7 @@ def programs(far: FarSide) -> Finding:
 
 
 def sessions(far: FarSide) -> Finding:
-    """How many sessions the server gives us at once, up to our budget."""
+    """How many sessions the server grants at once, up to our budget."""
     settings = far.master.destination.settings
     slots = Slots(far.master)
     taken: list[int] = []
@@ -311,9 +312,9 @@ def sessions(far: FarSide) -> Finding:
 
 @contextlib.contextmanager
 def _session(far: FarSide) -> Iterator[str]:
-    """Open a session until the end of the block; gives why it did not open, or ""."""
+    """Open a session until the end of the block; yields why it did not open, or ""."""
     mark = secrets.token_hex(8)
-    # a file: what the master still holds of a session must not keep us
+    # a file: a pipe that the master still holds would block us
     with tempfile.TemporaryFile() as said:
         argv = far.ssh(f"echo {mark}; cat")
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as ssh:
@@ -373,7 +374,7 @@ def _size(count: float) -> str:
 
 
 def scheduler(far: FarSide) -> Finding:
-    """Which scheduler is there, and whether its queue command works."""
+    """Which scheduler exists, and whether its queue command works."""
     answers = far.ask()
     queue = answers.get("queue", "")
     if not queue:

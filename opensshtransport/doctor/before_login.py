@@ -1,8 +1,8 @@
-"""The links of the chain from here to a server that has not let us in yet: programs, files, host keys.
+"""The links before the login: programs, files, network, host keys.
 
-Each link is a function that gives one `Finding` for `ossh doctor`. Nothing here logs in, and nothing is sent
-to a server but what anybody may ask it: its greeting and its host key. Questions to local programs fork
-(`tools`): so these links are walked before anything that starts a thread.
+Each link is a function that returns one `Finding` for `ossh doctor`. Nothing here logs in, and servers are
+only asked what anybody may ask: their greeting and their host keys. Questions to local programs fork
+(`tools`): so these links are checked before anything that starts a thread.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def runtime() -> Finding:
     return fine(f"{directory}, sockets of {len(os.fsencode(directory)) + 17} bytes")
 
 
-# Where a mistake in config.toml is told by another link.
+# Used if another link reports a mistake in config.toml.
 _OF_SCRIPT = re.compile(r"\.authentication_script\b")
 
 
 def settings_file(host: str) -> tuple[Finding, Finding, Settings]:
-    """config.toml: what is found of it and of the authentication script, and what to go on with."""
+    """config.toml: findings about it and about the authentication script, and the settings to go on with."""
     file = config_file()
     try:
         settings = load(host)
@@ -104,7 +104,7 @@ def configuration(
     try:
         destinations.append(resolve(host, file, settings=settings))
     except OpenSshTransportError as error:
-        # ssh refuses files of the person's own that others can write to (readconf.c), but none given by -F
+        # ssh refuses the user's own files if others can write to them (readconf.c), but not one given by -F
         if told and "Bad owner or permissions" in error.message:
             return broken(*told)
         return broken(error.message, error.remedy)
@@ -116,7 +116,7 @@ def configuration(
 
 
 def _permissions(file: Path | None) -> tuple[str, str] | None:
-    """What is wrong with the permissions of ssh's files, and what to do; None where nothing is."""
+    """What is wrong with the permissions of ssh's files, and how to fix it; None if nothing is."""
     top = ssh_config.home() / ".ssh"
     if file is None and top.is_dir() and (told := _writable(top)):
         return told, f"run: chmod 700 {shlex.quote(str(top))}"
@@ -130,12 +130,12 @@ def _writable(path: Path) -> str:
     about = path.stat()
     if about.st_uid not in {0, os.getuid()}:
         return f"{path} belongs to user {about.st_uid}"
-    # a group of one's own is what some systems give to each user
+    # some systems give each user a private group
     by_group = about.st_mode & stat.S_IWGRP and about.st_gid != os.getgid()
     return f"{path} can be written by others" if by_group or about.st_mode & stat.S_IWOTH else ""
 
 
-# Options of ssh_config that disturb us: the values that do, what they do, what to do about it.
+# Options of ssh_config that disturb us: the harmful values, their effect, and how to fix it.
 _TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
     (
         "sessiontype",
@@ -187,9 +187,9 @@ _TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
 
 
 def resolution(destination: Destination) -> Finding:
-    """Where the name leads, by which way, and which options would disturb us."""
+    """Where the name leads, through which hosts, and which options would disturb us."""
     found: list[tuple[State, str, str]] = []
-    # -T, with which we ask, hides what ssh_config says of RequestTTY
+    # -T, with which we ask, hides what ssh_config says about RequestTTY
     argv = resolve_command(destination.ssh, destination.host, destination.ssh_config)
     words = [word for word in argv if word != "-T"]
     said = tools.ask(*words, timeout=30, env=bypass.unshared()).stdout
@@ -220,7 +220,7 @@ def resolution(destination: Destination) -> Finding:
 
 
 def hops(destination: Destination) -> list[tuple[str, Resolved]]:
-    """Each hop, the target last: its name, and what ssh_config makes of that."""
+    """Each hop, the target last: its name, and what that resolves to."""
     asked = [(destination.host, destination.resolved)]
     left = list(destination.resolved.jumps)
     while left:
@@ -285,7 +285,7 @@ _REFUSED: Mapping[Greeting, tuple[str, Remedy | str]] = {
 
 
 def host_keys(destination: Destination) -> Finding:
-    """Whether each hop's host key is known, and the first hop's is the one that it shows now."""
+    """Whether each hop's host key is known, and whether the first hop still shows the known one."""
     seen = []
     for number, (name, resolved) in enumerate(hops(destination)):
         if resolved.get("knownhostscommand"):
@@ -297,7 +297,7 @@ def host_keys(destination: Destination) -> Finding:
                 f"the host key of {name} is not known",
                 Remedy("compare its fingerprint with your centre's pages: ", "ossh login"),
             )
-        # behind a jump host nobody can be asked without a login, which checks it anyway
+        # hosts behind a jump host cannot be asked without a login, which checks their keys anyway
         shown = _shown_keys(resolved) if number == 0 and not resolved.get("proxycommand") else {}
         for kind, key in shown.items():
             if any(marker == "@revoked" and key == other for marker, _, other in known):
@@ -320,7 +320,7 @@ def _known_as(resolved: Resolved) -> str:
 
 
 def _known_lines(resolved: Resolved) -> Iterator[tuple[Path, str]]:
-    """The lines about a hop in the files of known hosts, the person's own files first."""
+    """The lines about a hop in the files of known hosts, the user's own files first."""
     for option in ("userknownhostsfile", "globalknownhostsfile"):
         for name in resolved.get(option).split():
             path = Path(os.path.expanduser(name))  # noqa: PTH111 - as ssh writes it
@@ -341,7 +341,7 @@ def _known_keys(resolved: Resolved) -> list[tuple[str, str, str]]:
 
 
 def _to_forget(resolved: Resolved) -> str:
-    """What removes the known keys of a hop, from whatever files they are in."""
+    """The command that removes the known keys of a hop from all files that have them."""
     files = dict.fromkeys(path for path, _ in _known_lines(resolved))
     return " && ".join(
         shlex.join(["ssh-keygen", "-R", _known_as(resolved), "-f", str(path)]) for path in files
@@ -354,7 +354,7 @@ def host_key_is_known(resolved: Resolved) -> bool:
 
 
 def _shown_keys(resolved: Resolved) -> dict[str, str]:
-    """The host keys that a server shows to anybody, by kind; none where it does not answer."""
+    """The host keys that a server shows to anybody, by type; none if it does not answer."""
     if shutil.which("ssh-keyscan") is None:
         return {}
     seconds = f"{_PROBE_TIMEOUT / 2:.0f}"
@@ -364,7 +364,7 @@ def _shown_keys(resolved: Resolved) -> dict[str, str]:
     return {words[1]: words[2] for words in rows if len(words) == 3}
 
 
-# In the order in which a connection meets them.
+# In the order in which a connection depends on them.
 LINKS: tuple[tuple[str, Callable[[Destination], Finding]], ...] = (
     ("resolution", resolution),
     ("name", name_resolution),

@@ -74,7 +74,7 @@ def open_master(destination: Destination, person: Person | Window | None, *, log
         # somebody else may have opened it while we waited for the lock
         socket, opened = master.check(), False
         if socket is None and not login:
-            raise MasterGone("there is no live master", host=destination.host)
+            raise MasterGone("no master is running", host=destination.host)
         if socket is None:
             _log.info("%s: no master answers; ending what is left of one", destination.host)
             # ended, frozen, cut off from the network, or a stale socket

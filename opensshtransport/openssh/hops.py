@@ -70,7 +70,7 @@ def can_ask_by_program(destination: Destination) -> bool:
 
 
 def _names_askers(destination: Destination) -> bool:
-    """Whether what ssh asks tells who asks: a server's words are marked, or no server can ask in its own."""
+    """Whether ssh's prompts show who asks: servers' words are marked, or no server can ask in its own."""
     if programs.version(destination.ssh) >= (8, 5):
         return True
     resolved = destination.resolved

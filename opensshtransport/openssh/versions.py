@@ -63,7 +63,7 @@ def files_read(argv: Sequence[str]) -> list[Path]:
 
 
 def system_files(argv: Sequence[str]) -> list[Path]:
-    """The system-wide files of an ssh, of which each build has its own, such as PREFIX/etc/ssh_config.
+    """The system-wide files of an ssh; each build has its own, such as PREFIX/etc/ssh_config.
 
     With `-v`, ssh names it if it exists. If it does not exist yet, its path is in the program's own bytes;
     for a script, the usual path is returned.

@@ -1,8 +1,8 @@
-"""`ossh setup HOST`: what a centre's how-to page makes people do by hand, safe to run again.
+"""`ossh setup HOST`: does what a centre's how-to page asks people to do by hand; safe to run again.
 
 In this order: the key, the `Host` blocks of ssh_config, the agent, and then for each hop, from the first jump
-host on, its host key and the public key there; at last secrets and config.toml. Each step looks first whether
-its work is done.
+host on, its host key and the public key; finally secrets and config.toml. Each step first checks whether its
+work is done.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def setup(request: SetupRequest, person: Person | None, say: Callable[[str], Non
 
     Raises:
         SettingsError: something is wrong in the request, or cannot be written.
-        ConfigurationError: ssh_config does not come out as wanted.
+        ConfigurationError: ssh_config does not have the intended effect.
         LoginNeeded: only a person can go on.
-        ConnectionFailed: another of its kinds, where a hop cannot be reached.
+        ConnectionFailed: another of its kinds, if a hop cannot be reached.
     """
     check_destination(request.host)
     # what is typed passes through this process
@@ -69,7 +69,7 @@ def setup(request: SetupRequest, person: Person | None, say: Callable[[str], Non
 def write_block(
     request: SetupRequest, name: str, options: Mapping[str, str | None], say: Callable[[str], None]
 ) -> None:
-    """Write the `Host` block of a name alone; all else as for `setup`."""
+    """Write only the `Host` block of a name; otherwise as `setup`."""
     Blocks(request, None, say).write_block(name, options)
 
 
@@ -77,7 +77,7 @@ class _Setup(Blocks, Keys):
     """All steps."""
 
     def _refuse_guesses(self, now: Resolved) -> None:
-        """Refuse to take ssh's own defaults for what nobody has said, where nobody can be asked."""
+        """Refuse to use ssh's own defaults for missing options if nobody can be asked."""
         request = self.request
         if self.interactive or request.yes or request.host in ssh_config.names(request.ssh_config):
             return
@@ -140,7 +140,7 @@ class _Setup(Blocks, Keys):
         )
 
     def look_ahead(self, plan: Plan) -> None:
-        """Refuse, before anything is written, what only a person could answer later, where nobody is there.
+        """Before anything is written, refuse what would need a person later, if nobody is there.
 
         Raises:
             LoginNeeded, HostKeyUnknown, SettingsError: a secret, a fingerprint or a yes is needed.
@@ -183,7 +183,7 @@ class _Setup(Blocks, Keys):
         wanted: dict[str, str] = {}
         if plan.script is not None:
             wanted["authentication_script"] = toml(str(plan.script))
-            # perhaps by the table of a pattern
+            # perhaps in the table of a pattern
             if _script_of(request.host) == plan.script:
                 self.say(f"{request.host}: config.toml already says so")
                 wanted.clear()
@@ -229,7 +229,7 @@ def _script_of(host: str) -> Path | None:
 
 
 def _key_of(now: Resolved) -> Path | None:
-    """The key that ssh_config names; of ssh's defaults, one that is there."""
+    """The key that ssh_config names; of ssh's defaults, one that exists."""
     paths = [expanded(name) for name in now.options.get("identityfile", ())]
     named = [
         path for path in paths if not path.name.startswith("id_") or path.parent != ssh_config.home() / ".ssh"

@@ -44,7 +44,7 @@ def is_there(username: str) -> bool:
 
 
 def ask_for(kind: str, host: str, username: str) -> None:
-    """Ask the person at the terminal for a secret, and put it into the keyring.
+    """Ask the person at the terminal for a secret, and store it in the keyring.
 
     Raises:
         ToolMissing, SettingsError: there is no keyring, it cannot be used, or nothing was typed.

@@ -61,7 +61,7 @@ class Item:
         mode: permission bits.
         mtime_ns: nanoseconds since the epoch.
         top: where the tree is, on this side or on the other.
-        skip: how many characters of the name stand for the top.
+        skip: how many characters at the beginning of the name belong to the top.
         twin: the same value for hard links of one file, or None.
     """
 

@@ -55,7 +55,7 @@ def pack(
         items: what goes in.
         writer: where the stream goes.
         prefix: a directory that is put before all names.
-        further: gives, when all else is packed, files that stand beside it.
+        further: returns, when all else is packed, files that go next to it.
         preserve: keep exact times, and hard links within the tree.
         failed: called for what cannot be read, or changed meanwhile: if any of it arrives, it must not be
             used.

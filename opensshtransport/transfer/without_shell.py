@@ -309,7 +309,7 @@ class Sftp:
         job.meter.done(target, len(files) + links)
 
     def _new(self, files: Sequence[tuple[str, str]], failures: list[OSError]) -> list[tuple[str, str]]:
-        """Those of which there is none yet."""
+        """Those that do not exist yet."""
         there: dict[str, set[str]] = {}
         kept = []
         for source, place in files:

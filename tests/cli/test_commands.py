@@ -77,7 +77,7 @@ def test_unknown_command(words: list[str], told: str) -> None:
     ],
 )
 def test_mistakes_are_told_shortly(words: list[str], usage: str, told: str) -> None:
-    """What is wrong with a call is told in two lines, without a list of all options."""
+    """A wrong call is answered with two lines, without a list of all options."""
     done = ossh(*words)
     assert (done.returncode, done.stdout) == (255, b"")
     assert done.stderr.decode().splitlines() == [f"usage: {usage}", told]
@@ -93,7 +93,7 @@ def test_no_command(words: list[str]) -> None:
 
 
 def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
-    """-v tells the steps on stderr and stdout stays as it is; without it nothing is told."""
+    """-v reports the steps on stderr and stdout stays as it is; without it nothing is reported."""
     config, host = own_node.ssh_config, own_node.host
     done = ossh("login", "-v", "-F", config, host)
     assert f"ossh login: {host}: logged in\n" in done.stderr.decode()
@@ -109,7 +109,7 @@ def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> 
 def test_steps_of_a_login_process(
     own_node: Sandbox, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], fails: bool
 ) -> None:
-    """A login that `Transport` has made in another process tells its steps to the loggers of this one."""
+    """A login that `Transport` makes in another process passes its steps to the loggers of this one."""
     if fails:
         own_node.stop()
     with Transport(own_node.host, ssh_config=own_node.ssh_config) as transport:

@@ -87,7 +87,7 @@ class TestWhole:
 
     @pytest.mark.parametrize("words", FORGED)
     def test_forged(self, words: str) -> None:
-        """ssh's own prefix in front tells who asks; what follows it changes nothing."""
+        """ssh's own prefix says who asks; what follows it changes nothing."""
         assert not is_answered(read_prompt(f"(me@target) {words}", WAY))
 
     @given(SCRAPS.map("".join))
@@ -401,7 +401,7 @@ def test_whoever_adopts_the_program_is_left_alone(isolated: Path) -> None:
 
 
 def test_no_place_for_a_desk(isolated: Path) -> None:
-    """Where no program can be put, there is no desk, and the login goes by the terminal."""
+    """If the program cannot be put there, there is no desk, and the login uses the terminal."""
     (isolated / "file").touch()
     with desk(isolated / "file" / "ask") as opened:
         assert opened is None

@@ -164,7 +164,7 @@ class TestWhen:
     def test_of_several_certificates_the_living_one_counts(
         self, authority_node: AuthorityNode, isolated: Path
     ) -> None:
-        """A dead certificate beside a living one does not bring the script; alone it does."""
+        """An expired certificate next to a valid one does not run the script; alone it does."""
         node = authority_node
         certify(node, "-2h:-1h")
         living = certify(node, "+2h", "second")
@@ -449,7 +449,7 @@ class TestFailures:
             kill(tag)
 
     def test_what_it_leaves_in_the_background(self, own_node: Sandbox, isolated: Path) -> None:
-        """The script has ended when it has ended, though a browser that it opened lives on."""
+        """The script has ended when it exits, although a browser that it opened keeps running."""
         tag = new_tag()
         settings(own_node, write_script(isolated, f"{tag} & echo opened"), "script_timeout = 5")
         try:
@@ -518,7 +518,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("text", ["bin/script", "script", "./script", ""])
     def test_not_absolute(self, own_node: Sandbox, text: str) -> None:
-        """Any other than an absolute path is refused, for where would it begin?"""
+        """Any path but an absolute one is refused, because it would be relative to an unknown directory."""
         self.said(own_node, text)
 
     def test_home(self, own_node: Sandbox, isolated: Path) -> None:
@@ -551,7 +551,7 @@ class TestSettings:
 
 
 class TestCertificateThatEnded:
-    """An expired certificate, of which ssh says no more than that the key was refused."""
+    """An expired certificate, about which ssh says only that the key was refused."""
 
     def test_is_said(self, authority_node: AuthorityNode) -> None:
         """Without a script the error names the certificate and when it ended."""

@@ -32,7 +32,7 @@ from tests.support.pam_nodes import ConversationNode, questions, rule, stored
 from tests.support.programs import OSSH, ossh, ossh_run, runtime, until, write_settings
 from tests.support.relay import Relay
 
-# A real plug-in for the keyring library: entries are files beside it.
+# A real plug-in for the keyring library: entries are files next to it.
 KEYRING = """
 from pathlib import Path
 import keyring.backend, keyring.errors
@@ -348,7 +348,7 @@ def test_report_of_a_login(
 
 
 def test_traceback(make_conversation_node: MakeConversationNode, isolated: Path, store: Path) -> None:
-    """A surprise in the midst of a joined answer: it is told in one line, without a PIN or a seed."""
+    """An unexpected error within a joined answer is reported in one line, without a PIN or a seed."""
     node = make_conversation_node(questions("PASSCODE: "))
     chosen = Secrets()
     seed = stored(store, "seed", base32(chosen.key))

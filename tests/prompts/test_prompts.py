@@ -170,7 +170,7 @@ class TestSecret:
             dataclasses.asdict(Holder(Secret(WORDS)))
 
     def test_equality_is_identity(self) -> None:
-        """Comparing secrets tells nothing about their texts."""
+        """Comparing secrets reveals nothing about their texts."""
         secret = Secret(WORDS)
         assert secret == secret
         assert secret != Secret(WORDS)
@@ -315,7 +315,7 @@ class TestProfiles:
         ],
     )
     def test_code(self, text: str, answer: Answer) -> None:
-        """With all secrets at hand and codes as second factor, each system's prompt gets its own."""
+        """With all secrets available and codes as second factor, each system's prompt gets its own."""
         assert chosen(profile_rules(ALL, second_factor="code"), text) == answer
 
     @pytest.mark.parametrize(

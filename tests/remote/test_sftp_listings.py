@@ -29,7 +29,7 @@ def test_listings_of_all_versions(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_is_left_out_by_all_versions(version: str) -> None:
-    """Each version tells what it leaves out of a tree; those before 8.9 in other words."""
+    """Each version says what it leaves out of a tree; those before 8.9 in other words."""
     left = left_out(_said(version, "sftp-get-tree-with-links"))
     assert sorted(left) == [f"/home/me/tree/{name}" for name in ("dangling", "fifo", "link")]
 

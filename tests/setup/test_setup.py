@@ -232,7 +232,7 @@ def test_dry_run(isolated: Path, config: Path) -> None:
 
 
 def test_an_answer_that_cannot_be_used(isolated: Path, config: Path) -> None:
-    """At a terminal what cannot be used is told, and asked again; what was answered before is kept."""
+    """At a terminal an unusable answer is reported and asked again; previous answers are kept."""
     before = config.read_bytes()
     argv = ["setup", "--dry-run", "-F", str(config), "centre"]
     child = pexpect.spawn(str(OSSH), argv, encoding="utf-8", timeout=30)
@@ -378,7 +378,7 @@ def test_what_precedes_wins(node: Sandbox, config: Path) -> None:
 
 
 def test_block_in_an_included_file(node: Sandbox, config: Path, isolated: Path) -> None:
-    """A block is changed in the file in which it stands; and a link to a file stays one."""
+    """A block is changed in the file that contains it, and a link to a file stays a link."""
     known(node, config)
     real = isolated / "dotfiles"
     real.write_text("Host centre\n    HostName old.example\n")
@@ -439,7 +439,7 @@ def by_password(make_user: MakeUser, config: Path, keep: Keep) -> PasswordNode:
 
 
 def unattended(node: PasswordNode, config: Path, password: str) -> tuple[int, str, str]:
-    """Set up without a person; a rule answers with this password."""
+    """Set up unattended; a rule answers with this password."""
     stored = config.parent / "password"
     stored.write_text(f"{password}\n")
     answer = f'answer = {{ command = ["cat", "{stored}"] }}'
@@ -553,7 +553,7 @@ _NEW = {"HostName": "new", "User": None}
         # options above the first block belong to no block, and a comment to what follows it
         ("Include x\n\n# all\nHost *\n", "Include x\n\nHost a\n    HostName new\n\n# all\nHost *\n"),
         ("Compression yes\n", "Compression yes\n\nHost a\n    HostName new\n"),
-        # ours: values change, what must not stand there goes, the rest stays
+        # ours: values change, what must not be there is removed, the rest stays
         ("Host a\n\tUser x\n\tPort 3\n\n# b\nHost b\n", "Host a\n\tPort 3\n\tHostName new\n\n# b\nHost b\n"),
         ("Host=a\n  hostname = old\n", "Host=a\n  HostName new\n"),
         ("Host a\n  HostName new # why\n", "Host a\n  HostName new # why\n"),
@@ -562,7 +562,7 @@ _NEW = {"HostName": "new", "User": None}
     ],
 )
 def test_blocks(before: str, after: str) -> None:
-    """A block is added above all others, or changed where it stands."""
+    """A block is added above all others, or changed in its place."""
     assert with_block(before, "a", _NEW) == after
     assert with_block(after, "a", _NEW) == after
 
