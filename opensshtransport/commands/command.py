@@ -137,7 +137,7 @@ class CommandRequest:
         text = self.text(shell)
         lines = []
         if self.cwd is not None:
-            lines.append(f"enter {_directory(os.fspath(self.cwd))}")
+            lines.append(f"start_in {_directory(os.fspath(self.cwd))}")
         for name, value in (self.env or {}).items():
             if not _NAME.fullmatch(name) or "\0" in value:
                 raise SettingsError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import threading
 import time
@@ -34,12 +33,10 @@ from opensshtransport.openssh.diagnosis import log_error, logged_status
 from opensshtransport.remote.marks import Event, Stream
 from opensshtransport.sessions import remote_kill
 from opensshtransport.sessions.channel import Channel
+from opensshtransport.sessions.reader import Reader
 from opensshtransport.sessions.remote_kill import NO_STATUS, end_group, signal_group
 
 _PIECE = 1 << 18
-
-# Seconds between a reader's checks whether ssh is still running.
-_LOOK = 0.25
 
 # Seconds after which a slow start-up file is assumed to wait for input.
 _READY_WITHIN = 10.0
@@ -129,16 +126,16 @@ class RemoteProcess(Generic[T]):
 
     def _read(self, name: str, stream: Stream, pipe: BinaryIO, sink: Sink) -> None:
         try:
+            reader = Reader(self._channel.ssh, pipe)
             while not self._stopping.is_set():
-                ready = _readable(pipe, _LOOK)
+                ready = reader.ready()
                 if name == "out" and not self._state.asked and self._channel.ssh.poll() is None:
                     # start-up files may print endlessly
                     self._look_why()
-                if not ready:
-                    if self._channel.ssh.poll() is None or _readable(pipe, 0):
-                        continue
-                    # ssh has ended, and the master keeps the pipe open
+                if ready is None:
                     break
+                if not ready:
+                    continue
                 piece = os.read(pipe.fileno(), _PIECE)
                 if not piece:
                     break
@@ -487,9 +484,3 @@ class RemoteProcess(Generic[T]):
             started=None,
             stderr=words,
         )
-
-
-def _readable(pipe: BinaryIO, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(pipe.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(timeout * 1000))

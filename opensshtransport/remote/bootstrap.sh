@@ -117,7 +117,8 @@ refuse() {
 	exit 0
 }
 
-enter() {
+# start_in DIRECTORY: the command begins there.
+start_in() {
 	CDPATH='' cd -- "$1" && return
 	[ ! -d "$1" ] || refuse EACCES
 	[ ! -e "$1" ] || refuse ENOTDIR

@@ -24,6 +24,7 @@ from opensshtransport.openssh.diagnosis import log_error
 from opensshtransport.remote.marks import Event
 from opensshtransport.remote.scripts import serving
 from opensshtransport.sessions.channel import Channel, reads_stdin
+from opensshtransport.sessions.reader import Reader
 from opensshtransport.sessions.remote_kill import end_group
 from opensshtransport.sessions.requests import (
     FOREVER,
@@ -236,23 +237,17 @@ class RemoteShell:
         ssh = self._channel.ssh
         if ssh.stdout is None or ssh.stderr is None:
             raise AssertionError("a channel has pipes")
-        poll = select.poll()
         try:
             number = ssh.stdout.fileno()
-            for descriptor in (woken, number, ssh.stderr.fileno()):
-                poll.register(descriptor, select.POLLIN)
+            reader = Reader(ssh, woken, ssh.stdout, ssh.stderr)
             while not self._closed:
-                ready = poll.poll(_LOOK * 1000)
+                ready = reader.ready(_LOOK)
                 # start-up files may print endlessly
                 if not self._opened.is_set() and time.monotonic() - began > _READY_WITHIN:
                     raise reads_stdin(self._channel.host, "or does not end")
-                if not ready:
-                    if ssh.poll() is not None:
-                        break
-                    if self._give_back():
-                        break
-                    continue
-                for descriptor, _ in ready:
+                if ready is None or (not ready and self._give_back()):
+                    break
+                for descriptor in ready:
                     if descriptor == woken:
                         # this ends the loop
                         continue
@@ -260,7 +255,7 @@ class RemoteShell:
                     if not piece and descriptor == number:
                         return
                     if not piece:
-                        poll.unregister(descriptor)
+                        reader.drop(descriptor)
                     if descriptor == number:
                         self._take(piece)
         except (OSError, ValueError) as reason:

@@ -20,6 +20,7 @@ from opensshtransport.openssh.diagnosis import log_error
 from opensshtransport.remote.scripts import far_half
 from opensshtransport.sessions.channel import Channel, reads_stdin
 from opensshtransport.sessions.connection import Connection
+from opensshtransport.sessions.reader import Reader
 from opensshtransport.sessions.requests import Reply
 
 _PIECE = 1 << 18
@@ -91,7 +92,7 @@ class Session:
         if ssh.stdout is None or ssh.stdin is None or ssh.stderr is None:
             raise AssertionError("a channel has pipes")
         self._out, self._in = ssh.stdout, ssh.stdin
-        self._err: IO[bytes] | None = ssh.stderr
+        self._reader = Reader(ssh, ssh.stdout, ssh.stderr)
         _enlarged(self._out)
         self._gather = _enlarged(self._in) / _FASTEST
         try:
@@ -156,22 +157,18 @@ class Session:
         Raises:
             ConnectionFailed: the deadline for the start is over.
         """
-        poll = select.poll()
-        poll.register(self._out.fileno(), select.POLLIN)
-        # what start-up files print must not fill the pipe
-        if self._err is not None:
-            poll.register(self._err.fileno(), select.POLLIN)
         while True:
             if deadline is not None and time.monotonic() > deadline:
                 raise reads_stdin(self._channel.host, "or does not end")
-            ready = [descriptor for descriptor, _ in poll.poll(_LOOK * 1000)]
+            ready = self._reader.ready()
+            if ready is None:
+                return False
             if self._out.fileno() in ready:
                 return True
-            if self._err is not None and ready and not os.read(self._err.fileno(), _PIECE):
-                poll.unregister(self._err.fileno())
-                self._err = None
-            if not ready and self._channel.ssh.poll() is not None and not poll.poll(0):
-                return False
+            # what start-up files print on stderr must not fill its pipe
+            for err in ready:
+                if not os.read(err, _PIECE):
+                    self._reader.drop(err)
 
     def _take(self, piece: bytes) -> None:
         for part in self._channel.out.feed(piece):
