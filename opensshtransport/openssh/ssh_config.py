@@ -152,7 +152,7 @@ def quoted(value: str) -> str:
         SettingsError: ssh_config has no way to write it.
     """
     if re.search(r'["\x00-\x1f\x7f]', value) or not value.strip():
-        raise SettingsError(f"{value!r} cannot stand in ssh_config", advice="use another name")
+        raise SettingsError(f"{value!r} cannot be written in ssh_config", advice="use another name")
     return f'"{value}"' if re.search(r"[\s#]", value) else value
 
 
