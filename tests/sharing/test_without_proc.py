@@ -33,7 +33,7 @@ class Without:
 
     def ssh(self, *words: str | Path, **options: str) -> Done:
         """Run a plain `ssh`."""
-        hide = ["unshare", "--mount", "sh", "-c", _HIDE, "sh", self.place]
+        hide: list[str | Path] = ["unshare", "--mount", "sh", "-c", _HIDE, "sh", self.place]
         return run([*hide, "ssh", "-F", self.plain.config, *words], None, 60, options)
 
 

@@ -1,0 +1,171 @@
+"""Programs that run ssh, each with a small piece of work, in a home directory where `daint` is shared.
+
+The home directory is one that ssh takes for the person's own, so each program is called as people call it,
+with nothing set in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensshtransport.sandbox import Sandbox
+from tests.support.homes import Home, empty_home, missing_for_homes
+from tests.support.nodes import missing_programs
+from tests.support.programs import OSSH, until
+from tests.support.users import User, missing_for_users, temporary_user
+
+__all__ = ["CALLERS", "Caller", "World", "world"]
+
+WORDS = "words of daint\n"
+
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A login node that is shared as `daint`, and a home directory whose ssh_config knows it.
+
+    Attributes:
+        node: the server.
+        user: who logs in there; `words`, `tree` and repositories are in their home directory.
+        home: of the person here; `words` and `tree` are there too.
+    """
+
+    node: Sandbox
+    user: User
+    home: Home
+
+    def run(self, *argv: str | Path) -> Done:
+        """Run a program."""
+        return self.home.run(*argv)
+
+    def sh(self, line: str) -> Done:
+        """Run a line of sh in the home directory."""
+        return self.home.run("sh", "-c", f'cd "$HOME" && {line}')
+
+    def master(self) -> int | None:
+        """The process id of the running master."""
+        said = self.home.run("ssh", "-O", "check", "daint").stderr
+        return int(said.partition("pid=")[2].partition(")")[0]) if "pid=" in said else None
+
+    def kill_master(self) -> None:
+        """Kill the running master, as nobody should; its socket stays behind."""
+        pid = self.master()
+        assert pid, "a master is running"
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{pid}").exists(), "the master to be gone")
+
+    def logins(self) -> int:
+        """How many logins there were so far; there must be no connection besides."""
+        assert self.node.connections() == self.node.authentications()
+        return self.node.authentications()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A program that runs ssh.
+
+    Attributes:
+        name: of the program.
+        needs: the programs that must be installed.
+        line: its work, for sh; `{n}` is another number each time.
+        says: what it must say on stdout.
+        before: what must be done once before, for sh.
+        variables: for its environment.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    line: str
+    says: str = WORDS
+    before: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
+
+    def call(self, world: World, number: int) -> Done:
+        """Do the work once."""
+        return world.sh(self.line.replace("{n}", str(number)))
+
+
+CALLERS = (
+    Caller("ssh", ("ssh",), "ssh daint cat words"),
+    Caller("scp", ("scp",), "scp -q daint:words by-scp{n} && cat by-scp{n}"),
+    Caller("sftp", ("sftp",), "echo get words by-sftp{n} | sftp -q -b - daint >/dev/null && cat by-sftp{n}"),
+    Caller("rsync", ("rsync",), "rsync -a daint:tree/ by-rsync{n} && cat by-rsync{n}/words"),
+    Caller(
+        "git",
+        ("git",),
+        "git clone -q daint:code.git by-git{n} && cat by-git{n}/words",
+        before="git init -q -b main code && cd code && cp ../words . && git add words && git commit -q -m one"
+        " && ssh daint git init -q --bare -b main code.git && git push -q daint:code.git main",
+    ),
+    Caller(
+        "sshfs",
+        ("sshfs", "fusermount3"),
+        "mkdir by-sshfs{n} && sshfs daint: by-sshfs{n} && cat by-sshfs{n}/words"
+        " && fusermount3 -u by-sshfs{n}",
+    ),
+    Caller(
+        "restic",
+        ("restic",),
+        "restic -q -r sftp:daint:restic --no-cache --no-lock dump latest words",
+        before="restic -q -r sftp:daint:restic init"
+        " && restic -q -r sftp:daint:restic --no-cache backup words",
+        variables=(("RESTIC_PASSWORD", "password"),),
+    ),
+    Caller(
+        "borg",
+        ("borg",),
+        "borg --lock-wait 60 extract --stdout daint:borg::one words",
+        before="borg init -e none daint:borg && borg create daint:borg::one words",
+    ),
+    Caller(
+        "ansible",
+        ("ansible",),
+        "ansible -o -i daint, all -m raw -a 'cat words'",
+        says="words of daint",
+    ),
+)
+
+
+@contextlib.contextmanager
+def world(place: Path, passable: Path) -> Iterator[World]:
+    """Make a world.
+
+    Args:
+        place: an empty directory.
+        passable: one that other users can pass through.
+    """
+    with temporary_user(passable) as user, Sandbox("daint", user.name) as node:
+        home = empty_home(place)
+        variables = dict(pair for caller in CALLERS for pair in caller.variables)
+        names = ("AUTHOR", "COMMITTER")
+        git = {f"GIT_{name}_{what}": "me@here" for name in names for what in ("NAME", "EMAIL")}
+        home = dataclasses.replace(home, environment={**home.environment, **variables, **git})
+        (home.path / ".ssh").mkdir(mode=0o700)
+        (home.path / ".ssh/config").write_text(node.ssh_config.read_text())
+        for top in (home.path, user.home):
+            (top / "tree").mkdir()
+            for name in ("words", "tree/words"):
+                (top / name).write_text(WORDS)
+        for path in (user.home / "words", *(user.home / "tree").rglob("*"), user.home / "tree"):
+            shutil.chown(path, user.name)
+        made = World(node, user, home)
+        done = made.run(OSSH, "share", "--yes", "daint")
+        assert done.returncode == 0, done.stderr
+        try:
+            yield made
+        finally:
+            made.run(OSSH, "logout", "daint")
+
+
+def missing_for_world() -> str:
+    """Why no world can be made here; empty if one can."""
+    return missing_for_users() or missing_for_homes() or missing_programs("sshd", "ssh-keygen")

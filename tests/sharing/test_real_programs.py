@@ -1,0 +1,36 @@
+"""Real programs with nothing set in them: they ride the shared master, log in by it alone, and never dial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+from tests.sharing.callers import CALLERS, Caller, World, missing_for_world, world
+from tests.support.nodes import missing_programs
+
+
+@pytest.fixture(scope="module")
+def daint(passable: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world that the tests of one process share."""
+    require(missing_for_world())
+    with world(tmp_path_factory.mktemp("world"), passable) as made:
+        yield made
+
+
+@pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: caller.name)
+def test_program(daint: World, caller: Caller) -> None:
+    """It logs in once where no master is running, and not at all where one is."""
+    require(missing_programs(*caller.needs))
+    if daint.master() is None:
+        assert daint.sh("ssh daint true").returncode == 0
+    before = daint.sh(caller.before or "true")
+    assert before.returncode == 0, before.stderr
+    logins = daint.logins()
+    daint.kill_master()
+    for number in range(2):
+        done = caller.call(daint, number)
+        assert (caller.says in done.stdout, done.returncode) == (True, 0), done
+        assert daint.logins() == logins + 1
