@@ -6,6 +6,8 @@ than the name has; whatever goes wrong is an error, and ends ssh.
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import stat
 import subprocess
 from dataclasses import dataclass
@@ -92,15 +94,13 @@ def _lead(call: Call, destination: Destination, socket: Path) -> None:
     if listens(path):
         # a master of the caller's, or ours already: nobody dials
         return
-    try:
-        if path.is_symlink() or stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
-    except FileNotFoundError:
-        pass
-    try:
-        path.symlink_to(socket)
-    except FileExistsError:
-        if not listens(path):
+    with contextlib.suppress(FileNotFoundError):
+        kind = stat.S_IFMT(path.lstat().st_mode)
+        if kind not in {stat.S_IFLNK, stat.S_IFSOCK}:
             raise SettingsError(
                 f"the ControlPath {path} is in the way", advice="let the program use another one"
-            ) from None
+            )
+    # at once: others that start at the same time may be on their way through it
+    draft = path.with_name(f".{secrets.token_hex(4)}")
+    draft.symlink_to(socket)
+    draft.replace(path)
