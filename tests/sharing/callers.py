@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import shutil
 import signal
@@ -16,13 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from opensshtransport.sandbox import Sandbox
+from opensshtransport.sandbox import Sandbox, SecondFactor
 from tests.support.homes import Home, empty_home, missing_for_homes
 from tests.support.nodes import missing_programs
 from tests.support.programs import OSSH, until
 from tests.support.users import User, missing_for_users, temporary_user
 
-__all__ = ["CALLERS", "Caller", "World", "world"]
+__all__ = ["CALLERS", "HEAVY_CALLERS", "Caller", "World", "missing_for_world", "world"]
 
 WORDS = "words of daint\n"
 
@@ -80,6 +81,7 @@ class Caller:
         says: what it must say on stdout.
         before: what must be done once before, for sh.
         variables: for its environment.
+        there: for sh, whether it can be tried, where a name does not tell.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Caller:
     says: str = WORDS
     before: str = ""
     variables: tuple[tuple[str, str], ...] = ()
+    there: str = ""
 
     def call(self, world: World, number: int) -> Done:
         """Do the work once."""
@@ -126,6 +129,8 @@ CALLERS = (
         "borg --lock-wait 60 extract --stdout daint:borg::one words",
         before="borg init -e none daint:borg && borg create daint:borg::one words",
     ),
+    Caller("lftp", ("lftp",), "lftp -c 'open sftp://daint; cat words'"),
+    Caller("parallel", ("parallel",), "parallel --will-cite -S 2/daint cat words {} ::: words words"),
     Caller(
         "ansible",
         ("ansible",),
@@ -134,21 +139,41 @@ CALLERS = (
     ),
 )
 
+_TRAMP = """(with-temp-buffer
+    (insert-file-contents "/ssh:daint:words")
+    (write-region nil nil "/ssh:daint:by-tramp{n}")
+    (princ (let ((default-directory "/ssh:daint:")) (shell-command-to-string "cat by-tramp{n}"))))"""
+
+# Those are not installed in CI. rclone has a client of its own unless it is told not to, since 1.63.
+HEAVY_CALLERS = (
+    Caller("tramp", (), f"TMPDIR=$PWD emacs --batch -Q -l tramp --eval '{_TRAMP}'", there="command -v emacs"),
+    Caller(
+        "rclone",
+        (),
+        'rclone --sftp-ssh "ssh daint" cat :sftp:words',
+        there="rclone help flags | grep -- --sftp-ssh",
+    ),
+)
+
 
 @contextlib.contextmanager
-def world(place: Path, passable: Path) -> Iterator[World]:
+def world(place: Path, passable: Path, factor: SecondFactor = "none") -> Iterator[World]:
     """Make a world.
 
     Args:
         place: an empty directory.
         passable: one that other users can pass through.
+        factor: what the server asks for after the key, as for `Sandbox`.
     """
-    with temporary_user(passable) as user, Sandbox("daint", user.name) as node:
+    with temporary_user(passable) as user, Sandbox("daint", user.name, factor) as node:
         home = empty_home(place)
         variables = dict(pair for caller in CALLERS for pair in caller.variables)
         names = ("AUTHOR", "COMMITTER")
         git = {f"GIT_{name}_{what}": "me@here" for name in names for what in ("NAME", "EMAIL")}
-        home = dataclasses.replace(home, environment={**home.environment, **variables, **git})
+        found = importlib.util.find_spec("rclone_api")
+        places = [f"{package}/bin" for package in (found and found.submodule_search_locations) or ()]
+        search = {"PATH": ":".join([*places, home.environment["PATH"]])}
+        home = dataclasses.replace(home, environment={**home.environment, **variables, **git, **search})
         (home.path / ".ssh").mkdir(mode=0o700)
         (home.path / ".ssh/config").write_text(node.ssh_config.read_text())
         for top in (home.path, user.home):
