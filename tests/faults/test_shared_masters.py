@@ -58,8 +58,7 @@ def test_killed_masters(tmp_path: Path, passable: Path, seed: int, request: pyte
     ended: list[Call] = []
     with world(tmp_path, passable) as there, ThreadPoolExecutor(AT_ONCE) as pool:
         for caller in CALLERS:
-            before = there.sh(caller.before or "true")
-            assert before.returncode == 0, before.stderr
+            there.prepare(caller)
         running = [
             pool.submit(call, there, caller, number) for number, caller in enumerate(deal(calls, seed))
         ]

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from opensshtransport.sandbox import Sandbox, SecondFactor
@@ -38,11 +38,13 @@ class World:
         node: the server.
         user: who logs in there; `words`, `tree` and repositories are in their home directory.
         home: of the person here; `words` and `tree` are there too.
+        prepared: the programs that have made what they need.
     """
 
     node: Sandbox
     user: User
     home: Home
+    prepared: set[str] = field(default_factory=set)
 
     def run(self, *argv: str | Path) -> Done:
         """Run a program."""
@@ -64,6 +66,13 @@ class World:
         os.kill(pid, signal.SIGKILL)
         until(lambda: not Path(f"/proc/{pid}").exists(), "the master to be gone")
 
+    def prepare(self, caller: Caller) -> None:
+        """Make what a program needs, once."""
+        if caller.name not in self.prepared:
+            done = self.sh(caller.before or "true")
+            assert done.returncode == 0, done
+            self.prepared.add(caller.name)
+
     def logins(self) -> int:
         """How many logins there were so far; there must be no connection besides."""
         assert self.node.connections() == self.node.authentications()
@@ -82,6 +91,7 @@ class Caller:
         before: what must be done once before, for sh.
         variables: for its environment.
         there: for sh, whether it can be tried, where a name does not tell.
+        named: the work by the program `$S` instead of ssh; "" where `line` does it with the variables.
     """
 
     name: str
@@ -91,16 +101,35 @@ class Caller:
     before: str = ""
     variables: tuple[tuple[str, str], ...] = ()
     there: str = ""
+    named: str = ""
 
     def call(self, world: World, number: int) -> Done:
         """Do the work once."""
         return world.sh(self.line.replace("{n}", str(number)))
 
+    def call_by(self, ssh: Path, world: World) -> Done:
+        """Do the work once, by a program that is named instead of ssh."""
+        names = ("S", "GIT_SSH_COMMAND", "RSYNC_RSH", "BORG_RSH", "ANSIBLE_SSH_EXECUTABLE", "PARALLEL_SSH")
+        variables = "".join(f"export {name}={ssh}; " for name in names)
+        # its sftp would run a plain ssh
+        variables += "export ANSIBLE_PIPELINING=True; "
+        return world.sh(variables + (self.named or self.line).replace("{n}", "-named"))
+
 
 CALLERS = (
-    Caller("ssh", ("ssh",), "ssh daint cat words"),
-    Caller("scp", ("scp",), "scp -q daint:words by-scp{n} && cat by-scp{n}"),
-    Caller("sftp", ("sftp",), "echo get words by-sftp{n} | sftp -q -b - daint >/dev/null && cat by-sftp{n}"),
+    Caller("ssh", ("ssh",), "ssh daint cat words", named="$S daint cat words"),
+    Caller(
+        "scp",
+        ("scp",),
+        "scp -q daint:words by-scp{n} && cat by-scp{n}",
+        named="scp -q -S $S daint:words by-scp{n} && cat by-scp{n}",
+    ),
+    Caller(
+        "sftp",
+        ("sftp",),
+        "echo get words by-sftp{n} | sftp -q -b - daint >/dev/null && cat by-sftp{n}",
+        named="echo get words by-sftp{n} | sftp -q -S $S -b - daint >/dev/null && cat by-sftp{n}",
+    ),
     Caller("rsync", ("rsync",), "rsync -a daint:tree/ by-rsync{n} && cat by-rsync{n}/words"),
     Caller(
         "git",
@@ -114,6 +143,8 @@ CALLERS = (
         ("sshfs", "fusermount3"),
         "mkdir by-sshfs{n} && sshfs daint: by-sshfs{n} && cat by-sshfs{n}/words"
         " && fusermount3 -u by-sshfs{n}",
+        named="mkdir by-sshfs{n} && sshfs -o ssh_command=$S daint: by-sshfs{n} && cat by-sshfs{n}/words"
+        " && fusermount3 -u by-sshfs{n}",
     ),
     Caller(
         "restic",
@@ -122,6 +153,8 @@ CALLERS = (
         before="restic -q -r sftp:daint:restic init"
         " && restic -q -r sftp:daint:restic --no-cache backup words",
         variables=(("RESTIC_PASSWORD", "password"),),
+        named='restic -q -r sftp:daint:restic -o sftp.command="$S daint -s sftp" --no-cache --no-lock'
+        " dump latest words",
     ),
     Caller(
         "borg",
@@ -129,13 +162,18 @@ CALLERS = (
         "borg --lock-wait 60 extract --stdout daint:borg::one words",
         before="borg init -e none daint:borg && borg create daint:borg::one words",
     ),
-    Caller("lftp", ("lftp",), "lftp -c 'open sftp://daint; cat words'"),
+    Caller(
+        "lftp",
+        ("lftp",),
+        "lftp -c 'open sftp://daint; cat words'",
+        named='lftp -c "set sftp:connect-program $S -a -x; open sftp://daint; cat words"',
+    ),
     Caller("parallel", ("parallel",), "parallel --will-cite -S 2/daint cat words {} ::: words words"),
     Caller(
         "ansible",
         ("ansible",),
-        "ansible -o -i daint, all -m raw -a 'cat words'",
-        says="words of daint",
+        "ansible -o -i daint, all -m ping",
+        says='"ping": "pong"',
     ),
 )
 
@@ -151,6 +189,7 @@ HEAVY_CALLERS = (
         "rclone",
         (),
         'rclone --sftp-ssh "ssh daint" cat :sftp:words',
+        named='rclone --sftp-ssh "$S daint" cat :sftp:words',
         there="rclone help flags | grep -- --sftp-ssh",
     ),
 )

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import require
 from tests.sharing.callers import CALLERS, HEAVY_CALLERS, Caller, World, missing_for_world, world
 from tests.support.nodes import missing_programs
+from tests.support.programs import OSSH
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,30 @@ def test_program(daint: World, caller: Caller) -> None:
         pytest.skip(f"{caller.name} is installed by: scripts/test --extra programs")
     if daint.master() is None:
         assert daint.sh("ssh daint true").returncode == 0
-    before = daint.sh(caller.before or "true")
-    assert before.returncode == 0, before.stderr
+    daint.prepare(caller)
     logins = daint.logins()
     daint.kill_master()
     for number in range(2):
         done = caller.call(daint, number)
         assert (caller.says in done.stdout, done.returncode) == (True, 0), done
         assert daint.logins() == logins + 1
+
+
+def test_ossh_ssh(daint: World) -> None:
+    """Where the name is not shared, programs that are told to use `ossh-ssh` need one login between them."""
+    # TRAMP would need a method of its own
+    callers = [caller for caller in (*CALLERS, *HEAVY_CALLERS) if caller.name != "tramp"]
+    there = [caller for caller in callers if daint.sh(caller.there or "true").returncode == 0]
+    for caller in there:
+        require(missing_programs(*caller.needs))
+        daint.prepare(caller)
+    logins = daint.logins()
+    daint.kill_master()
+    try:
+        assert daint.run(OSSH, "unshare", "--yes", "daint").returncode == 0
+        for caller in there:
+            done = caller.call_by(OSSH.with_name("ossh-ssh"), daint)
+            assert (caller.says in done.stdout, done.returncode) == (True, 0), done
+            assert daint.logins() == logins + 1, caller.name
+    finally:
+        assert daint.run(OSSH, "share", "--yes", "daint").returncode == 0
