@@ -40,11 +40,12 @@ def call(there: World, caller: Caller, number: int) -> Call:
 
 
 def deal(calls: int, seed: int) -> list[Caller]:
-    """So many calls in any order, of each program as many."""
+    """So many calls in any order, of each program as many, but of slow ones half."""
     chance = random.Random(seed)
+    each = [*CALLERS, *(caller for caller in CALLERS if not caller.slow)]
     dealt: list[Caller] = []
     while len(dealt) < calls:
-        dealt += chance.sample(CALLERS, len(CALLERS))
+        dealt += chance.sample(each, len(each))
     return dealt[:calls]
 
 

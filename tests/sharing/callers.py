@@ -91,6 +91,7 @@ class Caller:
         before: what must be done once before, for sh.
         variables: for its environment.
         there: for sh, whether it can be tried, where a name does not tell.
+        slow: whether a call takes more than half a second.
         named: the work by the program `$S` instead of ssh; "" where `line` does it with the variables.
     """
 
@@ -102,6 +103,7 @@ class Caller:
     variables: tuple[tuple[str, str], ...] = ()
     there: str = ""
     named: str = ""
+    slow: bool = False
 
     def call(self, world: World, number: int) -> Done:
         """Do the work once."""
@@ -155,11 +157,13 @@ CALLERS = (
         variables=(("RESTIC_PASSWORD", "password"),),
         named='restic -q -r sftp:daint:restic -o sftp.command="$S daint -s sftp" --no-cache --no-lock'
         " dump latest words",
+        slow=True,
     ),
     Caller(
         "borg",
         ("borg",),
         "borg --lock-wait 60 extract --stdout daint:borg::one words",
+        slow=True,
         before="borg init -e none daint:borg && borg create daint:borg::one words",
     ),
     Caller(
@@ -174,6 +178,7 @@ CALLERS = (
         ("ansible",),
         "ansible -o -i daint, all -m ping",
         says='"ping": "pong"',
+        slow=True,
     ),
 )
 
