@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from opensshtransport.errors import SettingsError
+from opensshtransport.errors import Remedy, SettingsError
 from opensshtransport.login import login
 from opensshtransport.login.person import Person
 from opensshtransport.login.window import Window
@@ -37,6 +37,7 @@ class Call:
         path: a ControlPath of the caller's own, or "".
         forwards: what ssh will ask the master for.
         owner: ssh's process id; 0 where that is not to be known, as it goes into the background.
+        alias: the file where the block looks for the way to a master; None without a block.
     """
 
     host: str
@@ -46,6 +47,7 @@ class Call:
     path: str = ""
     forwards: tuple[Forward, ...] = ()
     owner: int = 0
+    alias: Path | None = None
 
 
 def is_ours(call: Call, destination: Destination) -> bool:
@@ -60,9 +62,16 @@ def prepare(call: Call, destination: Destination, person: Person | Window | None
     """Make sure that ssh finds a running master.
 
     Raises:
-        OpenSshTransportError: of a login; or the caller's own ControlPath cannot lead there.
+        OpenSshTransportError: of a login; or the caller's own ControlPath cannot lead there, or the block's.
     """
     master = Master(destination)
+    if call.alias not in {None, aliases.file_of(master.directory, call.host, destination.ssh_config)}:
+        # else a login would be spent on a master that ssh does not find
+        raise SettingsError(
+            f"the block that shares {call.host} is of another installation or runtime directory",
+            host=call.host,
+            advice=Remedy("run: ", "ossh share"),
+        )
     facts = login.open_master(destination, person)
     socket = Path(facts.socket)
     # written with the alias, unless ssh_config was edited meanwhile

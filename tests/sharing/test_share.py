@@ -211,6 +211,22 @@ def test_hook_that_is_gone(daint: Plain) -> None:
     assert daint.node.connections() == 0
 
 
+def test_another_runtime_directory(daint: Plain, isolated: Path) -> None:
+    """The block's counts, whatever cron says; without it no login is spent on a master that ssh misses."""
+    (isolated / "other").mkdir(mode=0o700)
+    for other in (str(isolated / "other"), "", "/nonexistent"):
+        assert daint.ssh("daint", "echo words", XDG_RUNTIME_DIR=other).stdout == b"words\n"
+        assert daint.ssh("daint", "echo words").stdout == b"words\n"
+        kill_master(daint)
+    assert daint.logins() == 3
+    included = shared_file(daint.config)
+    names = f"{runtime()}/names/daint"
+    included.write_text(included.read_text().replace(f" {names}", f" /nonexistent{names}"))
+    done = daint.ssh("daint", "true")
+    assert (done.returncode, b"run: ossh share -F" in done.stderr) == (255, True)
+    assert daint.logins() == daint.node.connections() == 3
+
+
 def test_user_names_run_nothing(daint: Plain, tmp_path: Path) -> None:
     """Whatever a URL gives for a user's name, no shell of ours runs it."""
     trap = tmp_path / "trap"
