@@ -63,12 +63,15 @@ def test_killed_masters(tmp_path: Path, passable: Path, seed: int, request: pyte
         running = [
             pool.submit(call, there, caller, number) for number, caller in enumerate(deal(calls, seed))
         ]
-        for done in as_completed(running):
-            ended.append(done.result())
-            if len(ended) % FOR_EACH_KILL == FOR_EACH_KILL // 2:
-                until(lambda: there.master() is not None, "a master")
-                there.kill_master()
-                kills.append(time.monotonic())
+        try:
+            for done in as_completed(running):
+                ended.append(done.result())
+                if len(ended) % FOR_EACH_KILL == FOR_EACH_KILL // 2:
+                    until(lambda: there.master() is not None, "a master")
+                    there.kill_master()
+                    kills.append(time.monotonic())
+        finally:
+            pool.shutdown(cancel_futures=True)
         failed = [one for one in ended if not one.fine]
         print(f"--seed {seed}: {len(kills)} kills", dict(Counter(one.name for one in ended)))  # noqa: T201
         print("failed while it happened:", dict(Counter(one.name for one in failed)))  # noqa: T201
