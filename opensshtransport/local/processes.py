@@ -33,6 +33,22 @@ def end_family(root: int) -> None:
             time.sleep(_POLL)
 
 
+def began(pid: int) -> str | None:
+    """When a process began; None where there is none, "" where the system does not tell."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+        return None if words[0] in "ZX" else words[19]
+    except (OSError, IndexError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return None if Path("/proc/self/stat").exists() else ""
+
+
 def _processes() -> dict[int, tuple[int, str]]:
     """Every living process: its parent, and when it began, without which a number may mean another one."""
     if not Path("/proc/self/stat").exists():
