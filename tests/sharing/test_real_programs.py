@@ -56,3 +56,19 @@ def test_ossh_ssh(daint: World) -> None:
             assert daint.logins() == logins + 1, caller.name
     finally:
         assert daint.run(OSSH, "share", "--yes", "daint").returncode == 0
+
+
+def test_plain_command_lines(tmp_path: Path, passable: Path) -> None:
+    """`ssh NAME COMMAND` is told from a user that has the name in theirs, and from options after the name."""
+    require(missing_for_world())
+    with world(tmp_path, passable) as there:
+        for command in ("echo -l x", "echo -l daint@daint"):
+            assert there.run("ssh", "daint", command).stdout == f"{command[5:]}\n"
+        assert there.run("ssh", "daint", "-l", there.user.name, "echo", "words").stdout == "words\n"
+        assert there.logins() == 1
+        for words in ("daint@daint", "daintx@daint", "daint -lx", "daint -l x", "daint -p1"):
+            done = there.run("ssh", *words.split(), "-oBatchMode=yes", "true")
+            # ssh's own words of its own connection
+            assert done.returncode == 255, done
+            assert "Permission denied" in done.stderr or "Connection refused" in done.stderr
+        assert there.node.authentications() == 1
