@@ -68,7 +68,7 @@ def prepare(call: Call, destination: Destination, person: Person | Window | None
     if call.alias not in {None, aliases.file_of(master.directory, call.host, destination.ssh_config)}:
         # else a login would be spent on a master that ssh does not find
         raise SettingsError(
-            f"the block that shares {call.host} is of another installation or runtime directory",
+            f"the block that shares it names {call.alias}, where no master can be found now",
             host=call.host,
             advice=Remedy("run: ", "ossh share"),
         )
