@@ -18,7 +18,7 @@ from pathlib import Path
 from argparse_manpage.manpage import Manpage
 
 from opensshtransport.cli import help as manual
-from opensshtransport.cli.commands import SUMMARIES, parser_of, parser_of_all
+from opensshtransport.cli.command_table import SUMMARIES, parser_of, parser_of_all
 from opensshtransport.local.setting_table import CONNECTION, LOGIN, TYPES, Setting
 from opensshtransport.local.settings import Settings
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Moving files. Drafts lie beside what they will become, or in the tree that they will be part of, so that all of it
-# appears by rename(2). The functions of `files.sh` are there.
+# Moving files. Drafts are next to what they will become, or in the tree that they will be part of, so that everything
+# appears by rename(2). The functions of `files.sh` are available.
 # shellcheck disable=SC2154 # m, d, umask_, record and what files.sh sets are set before
 
 # place DESTINATION NAME: sets `final` to what a source of this name becomes, as `cp` has it.
@@ -40,14 +40,14 @@ whole() {
 	[ "$(stat -L -c %s "$2")" = "$1" ] || fail EIO
 }
 
-# settle SIZE MODE TIME EXIST_OK INODE FINAL: `draft`, which has this inode, becomes FINAL. Asked again after the
-# answer was lost, it finds it done.
+# settle SIZE MODE TIME EXIST_OK INODE FINAL: `draft`, which has this inode, becomes FINAL. If it is repeated after the
+# answer was lost, it finds the work done.
 # shellcheck disable=SC2094 # it is opened to be changed, not to be read
 settle() {
 	if [ ! -e "$draft" ] && [ -f "$6" ]; then
 		case $(stat -c %i,%s "$6") in
 		"$5,"*) return 0 ;;
-		# of one that was there already, nobody but this removes the draft
+		# if the file existed already, only this removes the draft
 		*,"$1") [ ! "$4" ] || return 0 ;;
 		esac
 	fi
@@ -66,7 +66,7 @@ aim() {
 	case $final in */) if there "${final%/}"; then fail ENOTDIR; else fail ENOENT; fi ;; esac
 	[ "$1" ] || ! there "$final" || fail EEXIST
 	target "$final"
-	# why it cannot be written, as a program that runs, the shell tells
+	# the shell says why it cannot be written, such as a running program
 	[ ! -f "$target" ] || : >>"$target" || exit
 }
 
@@ -111,7 +111,7 @@ prepare() {
 	[ ! -e "$target" ] || [ -f "$target" ] || fail EINVAL
 	other=$d d=$1
 	beside "$target"
-	# somebody else may have been here first
+	# another process may have been first
 	! there "$draft" || mine file "$draft" || { d=$other && beside "$target"; }
 	stale "$draft"
 	[ "$2" ] || rm -f "$draft"
@@ -277,7 +277,7 @@ beginnings() {
 	:
 }
 
-# placed DESTINATION NAME: prints what a tree becomes, since once it is there it would become another one below it.
+# placed DESTINATION NAME: prints what a tree becomes, because once it exists, a second try would put it below itself.
 placed() {
 	place "$1" "$2"
 	! there "$final" || [ -d "$final" ] || fail ENOTDIR
@@ -309,7 +309,7 @@ tree() {
 	fi
 	draft=$up.ossh-$d
 	for p in "$draft" "$draft.old"; do
-		# somebody else may have been here first
+		# another process may have been first
 		! there "$p" || mine directory "$p" || draft=$up.ossh-$other
 	done
 	stale "$draft"
@@ -393,7 +393,7 @@ commit() {
 		words='' how=merge
 		inherit
 		if [ "$1" = new ] && ! there "$to" && words=$(mv -f -T ../t "$to" 2>&1); then
-			# the present directory has moved
+			# the current directory has moved
 			how=new to=.
 		elif [ -z "$words" ] || [ -d "$to" ]; then
 			# it is there, perhaps only since somebody else has moved one there
@@ -452,7 +452,8 @@ keeping() {
 	if [ -g "$2" ]; then chmod "$(printf %o $((0$1 | 1024)))" "$2"; else chmod "$1" "$2"; fi
 }
 
-# join NAME: moves the draft, whose `t` is the present directory, into the directory of this name beside it, and follows.
+# join NAME: moves the draft, whose `t` is the current directory, into the directory of this name next to it, and
+# follows.
 join() {
 	to=../..
 	if cd -P ../.. && [ ! -L "$1" ] && cd -P -- "$1" && mv -f -T "../$name" "$name" && mine directory "$name"; then

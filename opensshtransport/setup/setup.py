@@ -1,15 +1,14 @@
-"""`ossh setup HOST`: what a centre's how-to page makes people do by hand, safe to run again.
+"""`ossh setup HOST`: does what a centre's how-to page asks people to do by hand; safe to run again.
 
 In this order: the key, the `Host` blocks of ssh_config, the agent, and then for each hop, from the first jump
-host on, its host key and the public key there; at last secrets and config.toml. Each step looks first whether
-its work is done.
+host on, its host key and the public key; finally secrets and config.toml. Each step first checks whether its
+work is done.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -32,6 +31,9 @@ from opensshtransport.setup.plan import (
     expanded,
     method_of,
     parse_hop,
+    parse_jumps,
+    parse_method,
+    parse_user,
     with_port,
 )
 
@@ -46,9 +48,9 @@ def setup(request: SetupRequest, person: Person | None, say: Callable[[str], Non
 
     Raises:
         SettingsError: something is wrong in the request, or cannot be written.
-        ConfigurationError: ssh_config does not come out as wanted.
+        ConfigurationError: ssh_config does not have the intended effect.
         LoginNeeded: only a person can go on.
-        ConnectionFailed: another of its kinds, where a hop cannot be reached.
+        ConnectionFailed: another of its kinds, if a hop cannot be reached.
     """
     check_destination(request.host)
     # what is typed passes through this process
@@ -67,7 +69,7 @@ def setup(request: SetupRequest, person: Person | None, say: Callable[[str], Non
 def write_block(
     request: SetupRequest, name: str, options: Mapping[str, str | None], say: Callable[[str], None]
 ) -> None:
-    """Write the `Host` block of a name alone; all else as for `setup`."""
+    """Write only the `Host` block of a name; otherwise as `setup`."""
     Blocks(request, None, say).write_block(name, options)
 
 
@@ -75,7 +77,7 @@ class _Setup(Blocks, Keys):
     """All steps."""
 
     def _refuse_guesses(self, now: Resolved) -> None:
-        """Refuse to take ssh's own defaults for what nobody has said, where nobody can be asked."""
+        """Refuse to use ssh's own defaults for missing options if nobody can be asked."""
         request = self.request
         if self.interactive or request.yes or request.host in ssh_config.names(request.ssh_config):
             return
@@ -89,7 +91,8 @@ class _Setup(Blocks, Keys):
         ]
         if lacking_ones:
             raise SettingsError(
-                f"nobody is there to be asked, and {' and '.join(lacking_ones)} not given",
+                f"there is nobody to ask, and {' and '.join(lacking_ones)} not given",
+                topic="setup",
                 advice="run it at a terminal, or give each as an option, or --yes for ssh's defaults",
             )
 
@@ -98,44 +101,38 @@ class _Setup(Blocks, Keys):
         request = self.request
         now = self.resolved(request.host)
         self._refuse_guesses(now)
-        target = parse_hop(
-            self.ask("Host name of the login node", request.hostname, with_port(now.hostname, now.port))
+        address = with_port(now.hostname, now.port)
+        target = self.ask("Host name of the login node", request.hostname, address, parse_hop)
+        user = self.ask("User name on it", request.user, now.user, parse_user)
+        jumps = self.ask(
+            "Jump hosts in order, each [NAME=][USER@]HOST[:PORT]",
+            None if request.jumps is None else " ".join(request.jumps),
+            " ".join(now.jumps),
+            lambda words: parse_jumps(words, request.host),
         )
-        user = self.ask("User name there", request.user, now.user)
-        if not re.fullmatch(r"[^\s\"-][^\s\"]*", user):
-            raise SettingsError(f"{user!r} is no user name", advice="write it without blanks")
-        given = None if request.jumps is None else " ".join(request.jumps)
-        words = self.ask(
-            "Jump hosts in order, each [NAME=][USER@]HOST[:PORT]", given, " ".join(now.jumps)
-        ).replace(",", " ")
-        known = frozenset(ssh_config.names(request.ssh_config))
-        jumps = [parse_hop(word) for word in words.split() if word != "none"]
-        method = self.ask(f"Log in by ({', '.join(METHODS)})", request.method, method_of(now))
-        if method not in METHODS:
-            raise SettingsError(
-                f"{method!r} is no way to log in", advice=f"write one of {', '.join(METHODS)}"
-            )
+        method = self.ask(f"Log in by ({', '.join(METHODS)})", request.method, method_of(now), parse_method)
         by_key = method in {"key", "certificate"}
         key = None
         if by_key:
-            kind = f"~/.ssh/id_{request.kind}"
-            default = str(request.key or _key_of(now) or kind)
-            key = expanded(self.ask("Private key", str(request.key) if request.key else None, default))
+            default = str(request.key or _key_of(now) or f"~/.ssh/id_{request.kind}")
+            given = str(request.key) if request.key else None
+            key = self.ask("Private key", given, default, expanded)
         script = None
         if method == "certificate":
-            known_one = _script_of(request.host)
-            given = str(request.script) if request.script else None
-            word = self.ask("Program that gets the certificate", given, str(known_one or ""))
-            script = expanded(word) if word else None
-        hops = [Hop(hop.name, hop.hostname, hop.user or target.user or user, hop.port) for hop in jumps]
+            script = self.ask(
+                "Program that gets the certificate",
+                str(request.script) if request.script else None,
+                str(_script_of(request.host) or ""),
+                lambda word: expanded(word) if word else None,
+            )
+        hops = [
+            Hop(hop.name, hop.hostname, hop.user or target.user or user, hop.port) for hop in jumps.values()
+        ]
         last = Hop(request.host, target.hostname, target.user or user, target.port)
-        if len({hop.name for hop in (*hops, last)}) <= len(hops):
-            raise SettingsError("two hops have the same name", advice="write NAME=HOST for one of them")
+        names = ssh_config.names(request.ssh_config)
         return Plan(
             hops=(*hops, last),
-            known=frozenset(
-                hop.name for hop, word in zip(hops, words.split(), strict=False) if word in known
-            ),
+            known=frozenset(hop.name for word, hop in jumps.items() if word in names),
             method=method,
             key=key,
             certificate=None if request.certificate is None else expanded(str(request.certificate)),
@@ -143,7 +140,7 @@ class _Setup(Blocks, Keys):
         )
 
     def look_ahead(self, plan: Plan) -> None:
-        """Refuse, before anything is written, what only a person could answer later, where nobody is there.
+        """Before anything is written, refuse what would need a person later, if nobody is there.
 
         Raises:
             LoginNeeded, HostKeyUnknown, SettingsError: a secret, a fingerprint or a yes is needed.
@@ -186,13 +183,13 @@ class _Setup(Blocks, Keys):
         wanted: dict[str, str] = {}
         if plan.script is not None:
             wanted["authentication_script"] = toml(str(plan.script))
-            # perhaps by the table of a pattern
+            # perhaps in the table of a pattern
             if _script_of(request.host) == plan.script:
-                self.say(f"{request.host}: config.toml says so already")
+                self.say(f"{request.host}: config.toml already says so")
                 wanted.clear()
         kinds = list(request.store)
         may_store = plan.method == "password" and not kinds and not request.dry_run and stored.has_keyring()
-        question = "Keep the password in the keyring, to log in without you?"
+        question = "Keep the password in the keyring, for unattended logins?"
         if may_store and load(request.host).password is None and self.confirm(question, default=False):
             kinds.append("password")
         for kind in kinds:
@@ -205,7 +202,7 @@ class _Setup(Blocks, Keys):
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         after = with_settings(before, request.host, wanted)
         if after == before:
-            self.say(f"{request.host}: config.toml says so already")
+            self.say(f"{request.host}: config.toml already says so")
             return
         self.show(before, after, file)
         if request.dry_run:
@@ -218,7 +215,7 @@ class _Setup(Blocks, Keys):
         if self.request.dry_run:
             self.say(f"would ask for the {stored.WHAT[kind]}, and keep it in the keyring as {username!r}")
         elif stored.is_there(username):
-            self.say(f"{username}: in the keyring already")
+            self.say(f"{username}: already in the keyring")
         else:
             stored.ask_for(kind, self.request.host, username)
 
@@ -232,7 +229,7 @@ def _script_of(host: str) -> Path | None:
 
 
 def _key_of(now: Resolved) -> Path | None:
-    """The key that ssh_config names; of ssh's defaults, one that is there."""
+    """The key that ssh_config names; of ssh's defaults, one that exists."""
     paths = [expanded(name) for name in now.options.get("identityfile", ())]
     named = [
         path for path in paths if not path.name.startswith("id_") or path.parent != ssh_config.home() / ".ssh"

@@ -1,7 +1,7 @@
-"""What a plain ssh to a shared name may do, where its hook cannot decide alone: another account, no master.
+"""What a plain ssh to a shared name may do, if its hook cannot decide alone: another account, no master.
 
-The trap: "not ours" lets ssh dial by itself. So it is said only where ssh was asked for another user or port
-than the name has; whatever goes wrong is an error, and ends ssh.
+The trap: "not ours" lets ssh connect on its own. So it is the answer only if ssh was asked for another user
+or port than the name has; anything that goes wrong is an error, and ends ssh.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Call:
         user, port: as given, or "".
         path: a ControlPath of the caller's own, or "".
         forwards: what ssh will ask the master for.
-        owner: ssh's process id; 0 where that is not to be known, as it goes into the background.
+        owner: ssh's process id; 0 if it will be another one, because ssh goes into the background.
         alias: the file where the block looks for the way to a master; None without a block.
     """
 
@@ -70,6 +70,7 @@ def prepare(call: Call, destination: Destination, person: Person | Window | None
         raise SettingsError(
             f"the block that shares it names {call.alias}, where no master can be found now",
             host=call.host,
+            topic="other-programs",
             advice=Remedy("run: ", "ossh share"),
         )
     facts = login.open_master(destination, person)
@@ -83,7 +84,7 @@ def prepare(call: Call, destination: Destination, person: Person | Window | None
 
 
 def _note(call: Call, socket: Path) -> None:
-    """Note the forwards, and have somebody watch over them while ssh runs, as the hook does."""
+    """Register the forwards, and start a process that watches them while ssh runs, as the hook does."""
     forwards.note(socket, call.forwards, pid=call.owner)
     if call.owner:
         subprocess.Popen(
@@ -101,15 +102,17 @@ def _lead(call: Call, destination: Destination, socket: Path) -> None:
     resolved = ask_resolved(destination.ssh, call.host, destination.ssh_config, options)
     path = Path(resolved.get("controlpath"))
     if listens(path):
-        # a master of the caller's, or ours already: nobody dials
+        # a master of the caller's, or already ours: ssh will not connect on its own
         return
     with contextlib.suppress(FileNotFoundError):
         kind = stat.S_IFMT(path.lstat().st_mode)
         if kind not in {stat.S_IFLNK, stat.S_IFSOCK}:
             raise SettingsError(
-                f"the ControlPath {path} is in the way", advice="let the program use another one"
+                f"the ControlPath {path} is in the way",
+                topic="other-programs",
+                advice="let the program use another one",
             )
-    # at once: others that start at the same time may be on their way through it
+    # in one step: others that start at the same time may be using it
     draft = path.with_name(f".{secrets.token_hex(4)}")
     draft.symlink_to(socket)
     draft.replace(path)

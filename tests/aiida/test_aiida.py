@@ -69,7 +69,7 @@ def aiida(_walls_of_the_session: None) -> Iterator[None]:
             warnings.simplefilter("ignore")
             for name in ("aiida.transports.plugins.local", "opensshtransport.aiida.transport"):
                 importlib.import_module(name)
-            # whether deprecations are told stands there
+            # that is where deprecation warnings are configured
             settings = importlib.import_module("aiida.manage.configuration.settings")
             if hasattr(settings, "AiiDAConfigDir"):
                 settings.AiiDAConfigDir.set()
@@ -744,7 +744,7 @@ def test_submission_key(aiida: None, command: str, workdir: str | None, keyed: b
 
 @pytest.fixture
 def scheduler(isolated: Path) -> Path:
-    """The directory of a calculation, beside an `sbatch` that notes each run of it."""
+    """The directory of a calculation, and an `sbatch` that records each run."""
     where = isolated / CALCULATION
     where.mkdir(parents=True)
     program = isolated / "sbatch"

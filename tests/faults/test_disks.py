@@ -155,7 +155,7 @@ def test_disk_full(
 
 
 def test_once_without_room(isolated: Path, tmp_path: Path, disk: Path, keep: Keep, seed: int) -> None:
-    """Where a key's record finds no room, the command runs one time at most, and that is what is told."""
+    """If there is no space for a key's record, the command runs at most once, and the report says so."""
     world = keep(World(isolated, random.Random(f"{seed} once")))
     there = keep(world.transport())
     env = {"XDG_STATE_HOME": str(disk / "state")}

@@ -32,7 +32,7 @@ from tests.support.pam_nodes import ConversationNode, questions, rule, stored
 from tests.support.programs import OSSH, ossh, ossh_run, runtime, until, write_settings
 from tests.support.relay import Relay
 
-# A real plug-in for the keyring library: entries are files beside it.
+# A real plug-in for the keyring library: entries are files next to it.
 KEYRING = """
 from pathlib import Path
 import keyring.backend, keyring.errors
@@ -348,7 +348,7 @@ def test_report_of_a_login(
 
 
 def test_traceback(make_conversation_node: MakeConversationNode, isolated: Path, store: Path) -> None:
-    """A surprise in the midst of a joined answer: it is told in one line, without a PIN or a seed."""
+    """An unexpected error within a joined answer is reported in one line, without a PIN or a seed."""
     node = make_conversation_node(questions("PASSCODE: "))
     chosen = Secrets()
     seed = stored(store, "seed", base32(chosen.key))
@@ -473,9 +473,11 @@ def test_keyring(asking: ConversationNode, keyring: Path) -> None:
     secret = secrets.token_urlsafe(9)
     assert answered(asking, entry(keyring, "hpc", secret)) == secret
     missing = refused(asking, '{ keyring = "other", username = "me" }')
-    assert missing.endswith("the keyring's entry 'other' of 'me' is missing; run: keyring set other me")
+    assert missing.endswith(
+        "the keyring's entry 'other' of 'me' is missing (ossh help logging-in); run: keyring set other me"
+    )
     locked = refused(asking, '{ keyring = "locked", username = "me" }')
-    assert locked.endswith("(the collection is locked); unlock the keyring")
+    assert locked.endswith("(the collection is locked) (ossh help logging-in); unlock the keyring")
     assert "gave an empty answer" in refused(asking, entry(keyring, "empty", ""))
     until(asking.idle, "the server to see the end")
     assert asking.answers() == [secret]
@@ -601,7 +603,7 @@ def test_bad_seed(asking: ConversationNode, store: Path) -> None:
         ("0189-not-base32", "the seed of the one-time codes is not base32"),
         ("GEZDGNBVGY3TQOJÄ", "the seed of the one-time codes is not base32"),
         ("otpauth://totp/Centre:me?digits=6&issuer=s3cret", "the seed of the one-time codes is not base32"),
-        (counted, "the seed is for counted codes, not for timed ones"),
+        (counted, "the seed is for counter-based codes (HOTP), not for time-based ones (TOTP)"),
         ("otpauth://totp/x?secret=GEZDGNBV&digits=12", "the URI of the one-time codes.digits"),
         ("otpauth://totp/x?secret=GEZDGNBV&algorithm=MD5", "the URI of the one-time codes.digest"),
     ):
@@ -675,7 +677,7 @@ def test_next_code_comes_too_late(asking: ConversationNode, store: Path, isolate
     assert time.monotonic() - begin < 15
     assert done.returncode == 255
     assert re.search(
-        rb"the next one-time code comes in 1\d\d s only \(ossh help logging-in\); run it at a terminal\n",
+        rb"the next one-time code is due only in 1\d\d s \(ossh help logging-in\); run it at a terminal\n",
         done.stderr,
     )
     until(asking.idle, "the server to see the end")

@@ -169,10 +169,10 @@ def _check_stays(plain: Plain, inner: Sandbox) -> None:
 
 
 REFUSED = (
-    (["-S", "none"], b"ControlPath=none connects by itself"),
-    (["-oControlPath none"], b"ControlPath=none connects by itself"),
-    (["-M"], b"opens a master of its own"),
-    (["-o", "controlmaster=yes"], b"opens a master of its own"),
+    (["-S", "none"], b"ControlPath=none would connect on its own"),
+    (["-oControlPath none"], b"ControlPath=none would connect on its own"),
+    (["-M"], b"would open a master of its own"),
+    (["-o", "controlmaster=yes"], b"would open a master of its own"),
 )
 
 

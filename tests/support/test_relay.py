@@ -1,4 +1,4 @@
-"""The relay carries bytes intact, delays them by what was asked, and strikes where it was told to."""
+"""The relay passes bytes intact, delays them as requested, and strikes where it was told to."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ def test_fault_counts_both_directions() -> None:
 
 
 def test_runs_as_a_program() -> None:
-    """Started by hand it prints its port, delays, and ends on SIGTERM with status 0."""
+    """Started as a program it prints its port, delays, and ends on SIGTERM with status 0."""
     program = Path(__file__).with_name("relay.py")
     argv = [sys.executable, str(program), "--delay", "0.01", "--target"]
     with (
