@@ -102,7 +102,7 @@ def test_nobody_is_asked(otp: Plain, isolated: Path) -> None:
     # our own login, which nobody could go on with
     assert otp.node.connections() == 1
     for _ in range(3):
-        assert b"no login without a person for " in refused(otp.ssh("-oBatchMode=yes", "otp", "true", **told))
+        assert b"no unattended login for " in refused(otp.ssh("-oBatchMode=yes", "otp", "true", **told))
     assert (otp.node.connections(), failed(otp), askpass.asked) == (1, 0, [])
     child = terminal(otp, "ssh -oBatchMode=yes otp true")
     assert finish(child)[0] == 255

@@ -175,7 +175,7 @@ def test_the_other_way(daint: Plain) -> None:
     logged_in(daint)
     target = daint.node.port
     done = ossh("forward", "-F", daint.config, "daint", "-b", "-R", f"0:localhost:{target}")
-    found = re.search(rb"port (\d+) there", done.stdout)
+    found = re.search(rb"port (\d+) on the host", done.stdout)
     assert found, done
     assert greets(int(found[1]))
     proxy = free_port()
