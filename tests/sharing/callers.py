@@ -66,6 +66,10 @@ class World:
         os.kill(pid, signal.SIGKILL)
         until(lambda: not Path(f"/proc/{pid}").exists(), "the master to be gone")
 
+    def has(self, caller: Caller) -> bool:
+        """Whether a program can be tried here."""
+        return self.sh(caller.there or "true").returncode == 0
+
     def prepare(self, caller: Caller) -> None:
         """Make what a program needs, once."""
         if caller.name not in self.prepared:
@@ -90,7 +94,7 @@ class Caller:
         says: what it must say on stdout.
         before: what must be done once before, for sh.
         variables: for its environment.
-        there: for sh, whether it can be tried, where a name does not tell.
+        there: for sh, whether it can be tried here, if `needs` does not tell.
         slow: whether a call takes more than half a second.
         named: the work by the program `$S` instead of ssh; "" where `line` does it with the variables.
     """
@@ -145,6 +149,7 @@ CALLERS = (
         ("sshfs", "fusermount3"),
         "mkdir by-sshfs{n} && sshfs daint: by-sshfs{n} && cat by-sshfs{n}/words"
         " && fusermount3 -u by-sshfs{n}",
+        there="[ -e /dev/fuse ]",
         named="mkdir by-sshfs{n} && sshfs -o ssh_command=$S daint: by-sshfs{n} && cat by-sshfs{n}/words"
         " && fusermount3 -u by-sshfs{n}",
     ),

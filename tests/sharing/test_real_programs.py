@@ -25,8 +25,8 @@ def daint(passable: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_program(daint: World, caller: Caller) -> None:
     """It logs in once where no master is running, and not at all where one is."""
     require(missing_programs(*caller.needs))
-    if daint.sh(caller.there or "true").returncode != 0:
-        pytest.skip(f"{caller.name} is installed by: scripts/test --extra programs")
+    if not daint.has(caller):
+        pytest.skip(f"not here: {caller.there} (scripts/test --extra programs installs Emacs and rclone)")
     if daint.master() is None:
         assert daint.sh("ssh daint true").returncode == 0
     daint.prepare(caller)
@@ -42,7 +42,7 @@ def test_ossh_ssh(daint: World) -> None:
     """Where the name is not shared, programs that are told to use `ossh-ssh` need one login between them."""
     # TRAMP would need a method of its own
     callers = [caller for caller in (*CALLERS, *HEAVY_CALLERS) if caller.name != "tramp"]
-    there = [caller for caller in callers if daint.sh(caller.there or "true").returncode == 0]
+    there = [caller for caller in callers if daint.has(caller)]
     for caller in there:
         require(missing_programs(*caller.needs))
         daint.prepare(caller)
