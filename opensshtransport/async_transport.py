@@ -73,7 +73,7 @@ async def _in_thread(work: Callable[[], _T], *, give_up: Callable[[], object] = 
 
 
 class _Wanted:
-    """A process that somebody waits for, or no longer: then it is ended, also when it comes only later."""
+    """A process that somebody waits for. If nobody does any more, it is ended, even if it starts later."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

@@ -1,7 +1,7 @@
-"""Whole calculations through AiiDA's engine: ours beside `core.ssh_async`, in seconds and logins.
+"""Whole calculations through AiiDA's engine: ours compared with `core.ssh_async`, in seconds and logins.
 
-A daemon of two workers has them all at once: calculations with many files, jobs of aiida-shell, and jobs that
-a monitor ends. `scripts/bench --aiida` runs it, in an environment of its own.
+A daemon of two workers runs them all at once: calculations with many files, jobs of aiida-shell, and jobs
+that a monitor ends. `scripts/bench --aiida` runs it, in an environment of its own.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def test_by_its_relative_path(installed: Installed, own_node: Sandbox) -> None:
 
 
 def test_by_a_link(installed: Installed, own_node: Sandbox, tmp_path: Path) -> None:
-    """By a link in another directory, as pipx makes it, it finds the `ossh` beside what is linked to."""
+    """Called by a link in another directory, as with pipx, it finds the `ossh` next to the link's target."""
     (tmp_path / "ossh-run").symlink_to(installed.bin / "ossh-run")
     called(tmp_path / "ossh-run", node=own_node)
 

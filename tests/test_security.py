@@ -122,7 +122,7 @@ def test_hosts_in_python(nowhere: Path, naive: Path, host: str) -> None:
 
 
 def test_hosts_for_the_script(node: Sandbox, nowhere: Path, naive: Path) -> None:
-    """The script `ossh-run`, with a live master beside, neither runs nor reads anything by such a host."""
+    """The script `ossh-run`, even with a live master, runs and reads nothing because of such a host."""
     naive.write_text(f"{node.ssh_config.read_text()}\n{naive.read_text()}")
     assert ossh("login", "-F", naive, node.host).returncode == 0
     hosts = [*(host for host in HOSTS if "\n" not in host), ".", "..", "names/..", "sandbox,..", "*"]

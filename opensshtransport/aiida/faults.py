@@ -92,7 +92,7 @@ def within_portal() -> Any:
 
 
 def checked(method: _Method) -> _Method:
-    """A blocking method that tells faults of the connection from those of files, and never stops the loop.
+    """A blocking method that separates connection errors from file errors, and never stops the loop.
 
     AiiDA's schedulers and monitors call blocking methods within the loop. It opens a portal of greenback for
     them, through which the call waits for a thread while the loop goes on. Without a portal it blocks.

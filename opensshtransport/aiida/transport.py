@@ -1,4 +1,4 @@
-"""The AiiDA transport `openssh`: everything that AiiDA does with a computer, through the one shared login.
+"""The AiiDA transport `openssh`: AiiDA does everything with a computer through the one shared login.
 
 It derives from AiiDA's `Transport` itself: the blocking methods of its `AsyncTransport` ask the runner for
 its event loop, and so wait for a broker. Here the blocking methods do the work, and the async ones run them

@@ -237,7 +237,7 @@ def _read(kept: io.BytesIO | None, mode: TextMode | None) -> Any:
 def _pipe(
     unless_started: contextlib.ExitStack, target: Output, mode: TextMode | None
 ) -> tuple[Sink, IO[Any] | None, BinaryIO | None]:
-    """What takes a stream of a process, and the ends of a pipe: the caller's, and ours to be closed."""
+    """The sink of a process's stream, and the ends of a pipe: the caller's, and ours, to be closed."""
     sink = streams.sink_of(target, mode)
     if sink is not None:
         return sink, None, None

@@ -154,7 +154,7 @@ class RemoteProcess(Generic[T]):
                 self._changed.notify_all()
 
     def _note(self, name: str, event: Event) -> bool:
-        """Take note of a line of the bootstrap's; whether the command's part of the stream has ended."""
+        """Take note of a line of the bootstrap's; returns whether the command's output has ended."""
         if event.kind == "ready" and name == "out":
             self._ask()
         with self._changed:

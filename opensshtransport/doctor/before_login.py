@@ -82,7 +82,7 @@ def settings_file(host: str) -> tuple[Finding, Finding, Settings]:
 
 
 def script(settings: Settings) -> Finding:
-    """The authentication script: there and executable, as `load` has checked, and its interpreter."""
+    """The authentication script, which exists and is executable (see `load`), and its interpreter."""
     path = settings.authentication_script
     if path is None:
         return fine(NOT_USED)

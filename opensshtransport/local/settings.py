@@ -319,7 +319,7 @@ def _read(key: str, value: object, where: str) -> object:
     try:
         if key not in _READERS:
             known = ", ".join(sorted(_READERS))
-            raise SettingsError(f"{where} is not a setting", advice=f"known are: {known}")
+            raise SettingsError(f"{where} is not a setting", advice=f"known settings: {known}")
         return _READERS[key](value, where)
     except SettingsError as error:
         error.topic = "settings"

@@ -155,7 +155,7 @@ _TICKET_ENDS = (
 
 
 def ticket_end_in(listing: str) -> datetime.datetime | None:
-    """The end of the ticket-granting ticket in klist's listing, of MIT or Heimdal; None where it has none."""
+    """The expiry of the ticket-granting ticket in a listing of MIT's or Heimdal's klist; None without one."""
     for pattern, form in _TICKET_ENDS:
         if match := re.search(pattern, listing, re.MULTILINE):
             return datetime.datetime.strptime(" ".join(match[1].split()), form).astimezone()
@@ -233,7 +233,7 @@ def encrypted_keys(identity_files: Iterable[str], env: Mapping[str, str]) -> lis
 
 
 def agent_lives(socket: Path) -> bool:
-    """Whether an agent answers at a socket; a crashed one has left it, and a frozen one is no help."""
+    """Whether an agent answers at a socket: a crashed one has left it, and a frozen one never answers."""
     if not socket.is_socket():
         return False
     # 1 means that it holds no keys, 2 that none answers (ssh-add(1), EXIT STATUS)

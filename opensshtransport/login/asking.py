@@ -1,4 +1,4 @@
-"""What ssh asks without a terminal: each prompt as a whole, apart from all else that a server sends.
+"""What ssh asks without a terminal: each prompt as a whole, separate from what the server shows.
 
 The idea: with SSH_ASKPASS_REQUIRE=force (since 8.4) ssh passes each prompt to a program, here `askpass`,
 which asks us through a socket in a directory that only we can enter. Nothing is read back from a screen, so

@@ -53,7 +53,7 @@ def _ask(path: str, question: bytes) -> bytes:
 
 
 def _end(asker: int) -> None:
-    """End what has asked us, and wait for that. It is of our group; what adopts us after it is not."""
+    """End the ssh that asked us, and wait for that. It is in our group; a process that adopts us is not."""
     begin = time.monotonic()
     try:
         while os.getppid() == asker and os.getpgid(asker) == os.getpgrp():

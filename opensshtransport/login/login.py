@@ -1,4 +1,4 @@
-"""The login process's whole work: make `ssh HOST` possible, log in once, and publish the way to the master.
+"""The work of the login process: make `ssh HOST` possible, log in once, publish the way to the master.
 
 Everything happens under the destination's lock, and in this order: is there a live master after all? may
 another login be tried (budget)? must a key, certificate or ticket be obtained first? Then ssh, once.
@@ -216,14 +216,14 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
         refusals = conversation.refusals
         if refusals.told and (refusals.known or refusals.local):
             # by a jump host, whose ssh's words are lost
-            error = AuthenticationRefused(f"{NOTHING_TAKEN} ({error.message})", host=destination.host)
+            error = AuthenticationRefused(f"{NOTHING_TAKEN}: {error.message}", host=destination.host)
             raise _explained(error, destination, conversation, env)
         error = _found_out(error, destination)
     raise error
 
 
 def _raise_descriptors() -> None:
-    """Let the master have as many files as may be: each session takes three, and a shell's limit is 1024."""
+    """Let the master open as many files as possible: a session takes three, and a shell's limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -390,7 +390,7 @@ def _explained(
     if refused:
         general, told, rest = message.partition(NOTHING_TAKEN)
         message = f"{refused}{rest}" if told else f"{refused}, and {general}"
-    message = f"{why} ({message})" if why else message
+    message = f"{why}: {message}" if why else message
     if kind is LoginNeeded:
         message = f"a person must log in: {message}"
     return kind(

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def ensure(destination: Destination, *, login: bool = True, person: bool = True) -> Facts:
-    """Make sure that a master is running, by a login process if none is. For libraries: spawns, never forks.
+    """Make sure that a master is running; if not, start a login process. For libraries: spawns, never forks.
 
     Args:
         destination: where to.

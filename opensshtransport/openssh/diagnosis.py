@@ -211,8 +211,9 @@ def connection_error(
     line = ""
     if match is not None:
         line = stderr[match.start() :].splitlines()[0].strip().strip("@").strip()
+    said = line.removeprefix("ssh: ")
     return meaning.error(
-        f"{meaning.message} ({line})", host=host, argv=argv, returncode=returncode, stderr=stderr
+        f"{meaning.message} (ssh said: {said})", host=host, argv=argv, returncode=returncode, stderr=stderr
     )
 
 

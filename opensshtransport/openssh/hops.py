@@ -97,7 +97,7 @@ class _Hop:
 
 
 def _hops(destination: Destination, host: str, resolved: Resolved, left: int) -> tuple[_Hop, ...]:
-    """The hops to a host, itself the last; as `Destination.route`, and through a ProxyCommand that is ssh."""
+    """The hops to a host, itself the last; as `Destination.route`, and through an ssh in ProxyCommand."""
     before: tuple[_Hop, ...] = ()
     for number, jump in enumerate(resolved.jumps if left > 0 else ()):
         options, alias = jump_options(jump)

@@ -47,10 +47,10 @@ feed() {
 	exit
 }
 
-# own_pid: sets `me` to the number of this subshell.
+# own_pid: sets `me` to the process number of this subshell.
 own_pid() { read -r me _ </proc/self/stat || me=$(exec sh -c 'echo $PPID'); }
 
-# Where a command leaves its input unread, the end of the sender does not get through to feed. But what is
+# If a command leaves its input unread, the end of the sender does not reach feed. But what is
 # written comes back as an error when there is nobody to read it; the first time only to ssh's master.
 watch() {
 	trap 'printf "%s heard\n" "$ossh_mark"' USR1
@@ -60,7 +60,7 @@ watch() {
 	while :; do
 		(trap - HUP INT QUIT TERM && exec sleep 5 >/dev/null) &
 		wait $!
-		# the shell above may have been killed, and waits for nobody then; the session ends when we do
+		# the parent shell may have been killed, and does not wait then; the session ends when we do
 		kill -s 0 $$ || exit
 		printf '%s here\n' "$ossh_mark" || break
 	done
@@ -85,13 +85,13 @@ finish() {
 	kill -s KILL $$
 }
 
-# The processes of this session's group, but for the shell above the command and those of feed and watch.
+# The processes of this session's group, except for the command's parent shell and those of feed and watch.
 others() {
 	all=$(ps -A -o pid= -o pgid= -o ppid= || ps -o pid,pgid,ppid)
 	while read -r p g parent; do
 		[ "$g" = $$ ] || continue
 		case $p in "$$" | "$me" | "$ossh_watch") continue ;; esac
-		# the shell that does this, and the sleep of watch; the ps itself has gone by now
+		# the shell that does this, and the sleep of watch; the ps itself has ended by now
 		case $parent in "$me" | "$ossh_watch") continue ;; esac
 		kill -s 0 "$p" && echo "$p"
 	done <<-END
@@ -199,7 +199,7 @@ once() {
 	if ln "$ossh_draft" "$ossh_dir/$ossh_key"; then
 		rm -f "$ossh_draft"
 		ossh_stays=yes
-		# of a run that was swept while it lasted
+		# of a run whose record was removed while it lasted
 		rm -f "$ossh_dir/$ossh_key,status"
 		printf '%s started\n' "$ossh_mark"
 		SHLVL=1
@@ -248,7 +248,7 @@ born() {
 
 # secret: takes a mark that is in no command line, as others see those by ps.
 secret() {
-	# Linux makes one without another program
+	# Linux provides one without another program
 	IFS= read -r ossh_next </proc/sys/kernel/random/uuid || ossh_next=$(exec od -An -N16 -tx1 /dev/urandom)
 	IFS='- '
 	# shellcheck disable=SC2086 # words are wanted

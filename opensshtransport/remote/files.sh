@@ -6,7 +6,7 @@
 
 case $(stat -c %.9Y /) in
 *.*) times='%.9X %.9Y %.9Z' ;;
-# busybox prints nanoseconds only with the date
+# busybox prints nanoseconds only together with the date
 *) times='%X.%x %Y.%y %Z.%z' ;;
 esac
 record=" %f %h %i %d %s %u %g $times %n"
@@ -90,7 +90,7 @@ scan() {
 	below "$1" -maxdepth 1
 }
 
-# links are followed to the start only
+# only links to the start are followed
 scan_all() {
 	[ -d "$1" ] || { find "$1/" -maxdepth 0; exit 1; }
 	[ -r "$1" ] && [ -x "$1" ] || fail EACCES
@@ -98,7 +98,7 @@ scan_all() {
 	unreadable "$1"
 }
 
-# names PATH: with status 3 something was told of what is in it, and not of itself.
+# names PATH: status 3 means that messages were about its content, and not about itself.
 names() {
 	find "$1/" -mindepth 1 -maxdepth 1 -print0 && return
 	[ -d "$1" ] && exit 3
@@ -198,7 +198,7 @@ rename() {
 	ids=$(stat -c %d:%i "$1" "$up.") || exit
 	from=${ids%%[!0-9:]*} to=${ids##*[!0-9:]}
 	if there "$2"; then
-		# of two names of one file it takes none
+		# of two names of one file it removes none
 		[ "$from" != "$(stat -c %d:%i "$2")" ] || exit 0
 		if [ -d "$2" ] && [ ! -L "$2" ]; then
 			[ -d "$1" ] && [ ! -L "$1" ] || fail EISDIR
@@ -208,7 +208,7 @@ rename() {
 	fi
 	[ "${from%:*}" = "${to%:*}" ] || fail EXDEV
 	if { [ -L "$2" ] && [ -d "$2" ]; } || { [ -L "$1" ] && [ "$1" -ef "$2" ]; }; then
-		# busybox replaces no link to a directory, and nobody what a link leads to by the link
+		# busybox does not replace a link to a directory, and nothing replaces a link's target by the link
 		mv -f -T "$1" "$2" 2>/dev/null && exit
 		beside "$2"
 		mv -f -T "$2" "$draft" || exit
@@ -224,7 +224,7 @@ rename() {
 
 symlink() {
 	! there "$2" || fail EEXIST
-	# into a directory that has appeared since then it would be put
+	# it would be put into a directory that has appeared since
 	ln -s -n -- "$1" "$2"
 }
 
@@ -285,7 +285,7 @@ touch_() {
 		# open(2) with O_EXCL: only one of several creates it
 		(set -C && : >"$3") || { ! there "$3" || fail EEXIST; exit 1; }
 	fi
-	# neither of them makes programs
+	# neither of them creates executables
 	[ $((0$limit & 0111)) -eq 0 ] || chmod "$limit" "$3"
 }
 
@@ -304,7 +304,7 @@ foreign() {
 # `followed` goes nowhere else, even if somebody has put a link in its place since.
 trusted() {
 	followed=''
-	# what has been followed, what is left, how many links
+	# the part that was followed, the rest, the number of links
 	case $1 in /*) set -- / "$1" 40 ;; *) set -- '' "$1" 40 ;; esac
 	while [ "$2" ]; do
 		case $2 in */*) set -- "$1" "${2#*/}" "$3" "${2%%/*}" ;; *) set -- "$1" '' "$3" "$2" ;; esac
@@ -354,7 +354,7 @@ write() {
 		exit
 	fi
 	beside "$target"
-	# nobody reads what he may not, meanwhile
+	# meanwhile nobody can read what they must not
 	if [ -f "$target" ] || [ "$2" != 666 ]; then umask 077; fi
 	(set -C && keep "$1") || exit
 	if [ -f "$target" ] && [ ! -L "$target" ]; then
@@ -406,7 +406,7 @@ supplant() {
 over() {
 	# a link comes from somebody who was faster
 	[ ! -L "$1" ] || return
-	# of two that write at once, each is to be whole; not all know -w, and without it this could wait forever
+	# two that write at once must not mix; not every flock has -w, and without it this could wait forever
 	{
 		held "$1" || return
 		shift
@@ -488,7 +488,7 @@ copy_() {
 	trusted "$to"
 	if [ -d "$2" ] && { [ ! -L "$2" ] || [ "$follows" ]; }; then
 		there "$to" && [ ! -d "$to" ] && fail ENOTDIR
-		# into itself?
+		# a copy into itself?
 		enter "$2" || fail EACCES
 		outer=$where
 		inner=$to

@@ -35,7 +35,7 @@ exact() {
 serve() {
 	nl='
 '
-	# a start-up file may have gone elsewhere
+	# a start-up file may have changed the directory
 	cd -P -- "$HOME" || cd /
 	# shellcheck disable=SC2034 # for the file operations
 	home_=$PWD
@@ -60,7 +60,7 @@ serve() {
 				exec cat >/dev/null
 			}
 		elif [ "$payload" -gt 0 ]; then
-			# dd has read it all before it writes
+			# dd has read everything before it writes
 			dd bs="$payload" count=1 iflag=fullblock | answer "$request" 3>&1
 		else
 			answer "$request" 3>&1 </dev/null

@@ -62,7 +62,7 @@ class Wrapper:
 
 
 def for_any_shell(script: str) -> str:
-    """A script of sh as one line that bash, dash, zsh, tcsh, fish and busybox read alike, as login shells."""
+    """A script of sh as one line that any login shell (bash, dash, zsh, tcsh, fish, busybox) can read."""
     return f"exec /bin/sh -c 'eval \"$(printf %b \"$0\")\"' '{spelled(script)}'"
 
 

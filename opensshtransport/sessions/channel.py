@@ -258,7 +258,7 @@ class Channel:
         self.send(quoted_lines(request))
 
     def begin(self, request: str) -> None:
-        """Let the request begin, now that the remote side is there: this one, or that which it came with.
+        """Let the request begin, now that the remote side is ready: this one, or the one it was opened with.
 
         Raises:
             BrokenPipeError: ssh has gone.
@@ -294,7 +294,7 @@ class Channel:
         return self.words()
 
     def carried(self) -> bool:
-        """Whether its master is still running, by a round trip: then nothing of what came by it is lost."""
+        """Whether its master is still running, by a round trip: then nothing that came through it is lost."""
         lives = self._master.check(Path(self._facts.socket)) is not None
         # by now there may be a new one, with another socket
         return lives and _listener(self._facts) == self._listener is not None

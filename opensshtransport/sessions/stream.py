@@ -225,7 +225,7 @@ class Session:
         *,
         skips: Callable[[bytes], bool] | None = None,
     ) -> bool:
-        """Write so many bytes of the output into a regular file; the remote side's words are not looked for.
+        """Write this many bytes of the output into a regular file, without looking for final words.
 
         Args:
             descriptor: the file's, which can be read too.

@@ -91,7 +91,7 @@ class _Setup(Blocks, Keys):
         ]
         if lacking_ones:
             raise SettingsError(
-                f"there is nobody to ask, and {' and '.join(lacking_ones)} not given",
+                f"there is nobody to ask for {' and '.join(lacking_ones)}",
                 topic="setup",
                 advice="run it at a terminal, or give each as an option, or --yes for ssh's defaults",
             )

@@ -180,7 +180,7 @@ class Getting(FileGetting):
         return calm and lists
 
     def _rewritten(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
-        """What has come of files that were written to meanwhile, and is not their beginning."""
+        """Files that were written to meanwhile, if what arrived is not their beginning."""
         came = [item for item in items if item.kind == "file" and os.path.lexists(draft / item.name)]
         now = self._files.stat_many([item.path for item in came])
         unsure = [

@@ -75,7 +75,7 @@ def batch_word(path: str) -> str:
 
 
 def missing_sftp(reason: ConnectionFailed) -> bool:
-    """Whether an error of sftp's says that the remote side has no such subsystem, or that noise breaks it."""
+    """Whether an error of sftp's says that the host has no such subsystem, or that noise breaks it."""
     if type(reason) is not ConnectionFailed:
         return False
     said = reason.stderr or ""

@@ -780,7 +780,7 @@ def test_submission_runs_once(open_transport: Any, isolated: Path, scheduler: Pa
 
 @pytest.mark.usefixtures("shared")
 def test_submission_without_a_scheduler(open_transport: Any, isolated: Path, scheduler: Path) -> None:
-    """What `core.direct` starts tells its number late on a busy machine; that is waited for, not the job."""
+    """On a busy machine `core.direct` prints the job's number late; we wait for that, not for the job."""
     os.mkfifo(scheduler / "pipe")
     (scheduler / "job").write_text("exec 3<>pipe; read -r -u 3\n")
     (scheduler / "slow").write_text("sleep 1\n")

@@ -144,7 +144,9 @@ def test_outcomes_are_told_apart(own_node: Sandbox) -> None:
     advice = f"run: ossh login -F {config} sandbox"
     what = "no master is running (ossh help one-master)"
     assert dead.stderr.decode() == f"ossh-run: sandbox: {what}; {advice}\n"
-    assert refused.stderr.startswith(b"ossh-run: sandbox: the server refused the connection (ssh: connect to")
+    assert refused.stderr.startswith(
+        b"ossh-run: sandbox: the server refused the connection (ssh said: connect to"
+    )
     assert refused.stderr.count(b"\n") == 1
 
 

@@ -434,7 +434,7 @@ def test_many_processes_do_not_hold_up_the_loop(own_node: Sandbox, keep: Keep) -
 
 @pytest.mark.parametrize("given", [None, b"some"], ids=["no input", "input"])
 def test_the_shell_above_is_killed(transport: Transport, given: bytes | None) -> None:
-    """Without the shell that tells the status the outcome is a lost connection, and nobody waits forever."""
+    """Without the shell that reports the status, the connection counts as lost, and nothing waits forever."""
     with pytest.raises(ConnectionLost) as caught:
         transport.run("kill -9 $PPID; cat", input=given, timeout=60)
     assert caught.value.started is True

@@ -177,7 +177,7 @@ def test_once_without_room(isolated: Path, tmp_path: Path, disk: Path, keep: Kee
 
 
 def test_no_room_for_ours(isolated: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With our directories on a full disk commands over a live master run; a login works, or says why not."""
+    """With our directories on a full disk, commands over a live master run; a login works or says why not."""
     for name in ("RUNTIME_DIR", "STATE_HOME"):
         place = disk / name[:3]
         place.mkdir(mode=0o700)

@@ -307,8 +307,8 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("text", "what"),
         [
-            ("persist = 1\n", "there is no key 'persist'"),
-            ("[hosts.daint]\n", "there is no key 'hosts'"),
+            ("persist = 1\n", "unknown key 'persist'"),
+            ("[hosts.daint]\n", "unknown key 'hosts'"),
             ("host = 3\n", "host is not a table"),
             ("[host]\ndaint = 3\n", "host is not a table"),
             ("[[host]]\nssh = 'ssh'\n", "host is not a table"),

@@ -245,7 +245,7 @@ def test_nobody_and_no_agent(passphrase_node: Sandbox) -> None:
     error = json.loads(done.stdout)
     assert error["error"] == "LoginNeeded"
     assert error["message"].startswith(
-        f"a person must log in: the key {key_of(node)} is encrypted and no agent holds it (the server"
+        f"a person must log in: the key {key_of(node)} is encrypted and no agent holds it: the server"
     )
     advice = f'run: eval "$(ossh agent)" && ssh-add {key_of(node)}, or: '
     assert error["advice"] == {"words": advice, "command": "ossh login", "operands": ""}

@@ -69,7 +69,7 @@ def test_passphrase_is_wrong_three_times(passphrase_node: Sandbox) -> None:
         answer(child, f"Enter passphrase for key '{key}': ", wrong)
     status, shown = finish(child)
     assert (status, counted()) == (255, 0)
-    assert f"ossh login: sandbox: wrong passphrase for {key} (" in shown
+    assert f"ossh login: sandbox: wrong passphrase for {key} (ssh said: " in shown
     assert shown.rstrip().endswith("; try again")
     assert "accepted none" not in shown
     child = login(passphrase_node)
@@ -245,4 +245,4 @@ def test_wrong_passphrase_of_a_rule(passphrase_node: Sandbox, isolated: Path) ->
     answered = f'expect = "^Enter passphrase"\nanswer = {stored(isolated, "passphrase", "wrong")}'
     settings(f"[[host.sandbox.prompts]]\n{answered}", host="sandbox")
     done = ossh("login", "-F", passphrase_node.ssh_config, passphrase_node.host)
-    assert f"wrong passphrase for {key} (" in done.stderr.decode()
+    assert f"wrong passphrase for {key} (ssh said: " in done.stderr.decode()

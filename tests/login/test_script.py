@@ -240,7 +240,7 @@ class TestQuestions:
         settings(node, node.script, rules=rules_for(node))
         error = report(node)
         assert error["error"] == "UnexpectedPrompt"
-        assert "'Enter OTP (6-digit code):' is asked" in error["message"]
+        assert "no rule answers the prompt 'Enter OTP (6-digit code):'" in error["message"]
         assert node.password not in json.dumps(error)
         assert node.connections() == 0
 

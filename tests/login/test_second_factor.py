@@ -620,7 +620,7 @@ def test_ask_rule(make_conversation_node: MakeConversationNode, isolated: Path) 
     ossh("logout", "-F", node.ssh_config, node.host)
     done = ossh("login", "-F", node.ssh_config, node.host)
     assert done.returncode == 255
-    assert b"'Code:' is to be answered by a person" in done.stderr
+    assert b"only a person can answer the prompt 'Code:'" in done.stderr
     until(node.idle, "the server to see the end")
     assert node.answers()[2:] == [PASSWORD]
 

@@ -490,7 +490,8 @@ def test_no_keyring_here(asking: ConversationNode) -> None:
         '{ keyring = "hpc", username = "me" }',
         {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"},
     )
-    assert "there is no keyring that the package keyring can use here; start or install one" in line
+    why = "there is no keyring that the package keyring can use here (ossh help logging-in)"
+    assert f"{why}; start or install one" in line
     assert line.endswith("or name a command instead")
 
 
@@ -524,7 +525,8 @@ def test_missing_package(asking: ConversationNode, store: Path, isolated: Path, 
     )
     assert done.returncode == 255
     (line,) = done.stderr.splitlines()
-    assert f"the Python package {missing} is missing; run: {sys.executable} -m pip install {missing}" in line
+    why = f"the Python package {missing} is missing (ossh help logging-in)"
+    assert f"{why}; run: {sys.executable} -m pip install {missing}" in line
     until(asking.idle, "the server to see the end")
     assert asking.answers() == []
 

@@ -1,4 +1,4 @@
-"""`ossh status`: what it tells of masters that live, are at work, hang, or are led to no more."""
+"""`ossh status`: what it shows about masters that are live, busy or hang, or that no name leads to."""
 
 from __future__ import annotations
 

@@ -739,7 +739,7 @@ def asking(place: Place, isolated: Path) -> Destination:
 
 @pytest.mark.client
 class TestGuard:
-    """The guard on a real server: with a live master it changes nothing, without one nothing is dialled."""
+    """The guard on a real server: with a live master it changes nothing, without one nothing connects."""
 
     def test_live(self, place: Place, isolated: Path) -> None:
         """Over a live master ssh, scp and sftp do their work through the one connection there is."""

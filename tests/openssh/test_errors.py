@@ -315,7 +315,9 @@ class TestConnectionError:
         assert (error.host, error.argv, error.returncode) == ("daint", ("ssh", "daint"), 255)
         assert len(str(error).splitlines()) == 1
         assert str(error).startswith("daint: ")
-        quoted = re.search(r"\((.*)\)$", error.message) or re.search(r"^ssh failed: (.*)$", error.message)
+        quoted = re.search(r"\(ssh said: (.*)\)$", error.message) or re.search(
+            r"^ssh failed: (.*)$", error.message
+        )
         assert quoted
         assert quoted[1]
         assert quoted[1] in text

@@ -626,7 +626,7 @@ def test_signals(shell: list[str], name: str, status: int) -> None:
 def test_enter(shell: list[str], directory: str, why: str) -> None:
     """A directory that cannot be entered refuses the command with the reason."""
     with far_side(shell) as child:
-        out, events, err = outcome(child, quoted_lines(f"enter {directory}\nrun none echo ran") + b"Q\n")
+        out, events, err = outcome(child, quoted_lines(f"start_in {directory}\nrun none echo ran") + b"Q\n")
     assert (out, err) == (b"", b"")
     assert events == [Event("ready"), Event("refused", why)]
 

@@ -298,9 +298,9 @@ def test_only_a_person_confirms_a_host_key(node: Sandbox, config: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "lacking"),
     [
-        ((), "--hostname and --user not given"),
-        (("--hostname", "a.example"), "--user not given"),
-        (("--user", "me"), "--hostname not given"),
+        ((), "nobody to ask for --hostname and --user"),
+        (("--hostname", "a.example"), "nobody to ask for --user"),
+        (("--user", "me"), "nobody to ask for --hostname"),
         (("--hostname", "a.example", "--user", "me"), "a person must type the new key's passphrase"),
         (("--yes",), "a person must type the new key's passphrase"),
         (
@@ -471,7 +471,7 @@ def test_wrong_password_is_counted(by_password: PasswordNode, config: Path) -> N
 
 
 def test_apple_s_keychain() -> None:
-    """On macOS a key's passphrase is kept in the keychain, and other programs are told to look away."""
+    """On macOS a key's passphrase is kept in the keychain, and other programs ignore the option."""
     options = list(plan.method_options("key", "darwin").items())
     assert options[-2:] == [("IgnoreUnknown", "UseKeychain"), ("UseKeychain", "yes")]
     assert "UseKeychain" not in plan.method_options("key", "linux")

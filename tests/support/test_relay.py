@@ -246,7 +246,7 @@ def test_server_that_resets_is_passed_on() -> None:
 
 
 def test_silence_keeps_and_forwards_nothing() -> None:
-    """In silence old and new connections live without an answer; after it everything arrives in order."""
+    """During silence connections stay open without an answer; then everything arrives in order."""
     with serving(echo) as server, Relay(server.port) as relay, dial(relay) as old:
         round_trip(old)
         relay.silence()

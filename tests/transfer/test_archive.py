@@ -419,7 +419,7 @@ def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_excluded(patterns: Exclude, left: list[str], tmp_path: Path) -> None:
-    """Patterns of names hold at any depth, those with a slash from the top; a function tells by the path."""
+    """Patterns of names apply at any depth, those with a slash from the top; a function gets the path."""
     (tmp_path / "b").mkdir()
     for name in ("a.o", "x.c", "b/x.c", "b/y.o"):
         (tmp_path / name).touch()
