@@ -95,6 +95,7 @@ class Transport(Files):
         timeout: float | None = None,
         settings: Mapping[str, object] | None = None,
     ) -> None:
+        """Open nothing yet: the first call looks for a running master, and logs in if there is none."""
         self.host = host
         destination = resolve(host, ssh_config, overrides=settings)
         # as they were given, except for the file's name: another process may have another working directory

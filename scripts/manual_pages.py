@@ -143,7 +143,7 @@ def roff(text: str) -> str:
     """Inline Markdown in man(7): code is bold, links are their words."""
     text = re.sub(r"\[([^\]]+)\]\(([\w-]+)\.md(?:#[^)]*)?\)", r"\1 (`ossh help \2`)", text)
     text = re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", text)
-    text = text.replace("\\|", "|").replace("\\", r"\e").replace("-", r"\-")
+    text = text.replace("\\|", "|").replace("\\", r"\e").replace("-", r"\-").replace("…", "...")
     text = re.sub(r"`([^`]+)`|\*\*([^*]+)\*\*", lambda found: rf"\fB{found[1] or found[2]}\fR", text)
     # a line that begins like this would be a request
     return re.sub(r"^(?=[.'])", r"\&", text, flags=re.MULTILINE)

@@ -61,6 +61,8 @@ def parser_of(name: str) -> Parser:
     module = importlib.import_module(f"opensshtransport.cli.{name.replace('-', '_')}")
     summary = SUMMARIES.get(name) or _HIDDEN[name]
     parser = Parser(
+        # a letter that is missing must not become another option, such as --delete
+        allow_abbrev=False,
         prog=program(name),
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=f"example: {module.EXAMPLE}",

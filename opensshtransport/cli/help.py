@@ -7,6 +7,7 @@ understood here: headings, tables, fenced blocks, emphasis and links.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.resources
 import os
 import re
@@ -74,7 +75,11 @@ def page(topic: str) -> Page:
     """
     name = PAGES_OF_COMMANDS.get(topic, topic)
     if not any(name in names for names in TOPICS.values()):
-        raise SettingsError(f"there is no topic {topic!r}", advice="run: ossh help")
+        near = difflib.get_close_matches(
+            topic, [*PAGES_OF_COMMANDS, *(one for names in TOPICS.values() for one in names)], 1
+        )
+        advice = f"did you mean: ossh help {near[0]}" if near else "run: ossh help"
+        raise SettingsError(f"there is no topic {topic!r}", advice=advice)
     text = (importlib.resources.files("opensshtransport") / "manual" / f"{name}.md").read_text("utf-8")
     return Page(name, text.partition("\n")[0].removeprefix("# "), text)
 

@@ -28,7 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """End the masters of some hosts, or all."""
     if arguments.all == bool(arguments.hosts):
-        raise SettingsError("no host was named", advice="name hosts, or give --all")
+        what = "hosts and --all exclude each other" if arguments.all else "no host was named"
+        raise SettingsError(what, advice="name hosts, or give --all")
     if not arguments.all:
         return for_each(arguments, lambda host: _log_out(host, arguments.ssh_config))
     ours = [facts for facts in control_socket.known() if facts.ours]

@@ -30,9 +30,12 @@ def sync(
     if (here.host is None) == (there.host is None) or host is None:
         raise SettingsError("one of SRC and DST must be on a host", advice="write it as HOST:PATH")
     with Transport(host, ssh_config=ssh_config) as transport:
-        found = Path(here.path).expanduser().is_dir() if here.host is None else transport.is_dir(here.path)
+        place = Path(here.path).expanduser()
+        found = place.is_dir() if here.host is None else transport.is_dir(here.path)
         if not found:
-            raise NotADirectoryError(errno.ENOTDIR, "no such directory", source)
+            known = place.exists() if here.host is None else transport.exists(here.path)
+            what = "not a directory; copy a file with ossh cp" if known else "no such directory"
+            raise NotADirectoryError(errno.ENOTDIR, what, source)
         if options.rsync and rsync.is_there(transport):
             inherited = rsync.inherited(transport, there)
             if inherited is not None:

@@ -42,6 +42,8 @@ class Hop:
     port: int = 22
 
 
+_HIGHEST_PORT = 65_535
+
 _HOP = re.compile(
     r"(?:(?P<name>[^=@\s]+)=)?(?:(?P<user>[^@\s]+)@)?(?P<host>\[[^]\s]+\]|[^:@\[\]\s]+)(?::(?P<port>\d{1,5}))?"
 )
@@ -54,7 +56,7 @@ def parse_hop(text: str) -> Hop:
         SettingsError: it is something else.
     """
     match = _HOP.fullmatch(text)
-    if match is None:
+    if match is None or int(match["port"] or 22) > _HIGHEST_PORT:
         raise SettingsError(f"{text!r} is not a host", advice="write [NAME=][USER@]HOST[:PORT]")
     host = destination.check_destination(match["host"].strip("[]"))
     name = destination.check_destination(match["name"] or host)

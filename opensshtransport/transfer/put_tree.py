@@ -21,7 +21,7 @@ from opensshtransport.sessions.requests import Reply
 from opensshtransport.transfer import archive, drafts, tar_streams
 from opensshtransport.transfer.archive import CHANGED
 from opensshtransport.transfer.blocks import holes
-from opensshtransport.transfer.crew import reply_errno
+from opensshtransport.transfer.crew import in_words, reply_errno
 from opensshtransport.transfer.drafts import claimed
 from opensshtransport.transfer.items import Item, list_tree
 from opensshtransport.transfer.job import Job
@@ -286,7 +286,7 @@ class Putting(FilePutting):
                 name = line.removeprefix("ossh-file ").rpartition(": ")[0]
                 yield self._error(number, f"{path_text(destination).rstrip('/')}/{name}")
             else:
-                yield self._error(number, destination, f"{os.strerror(number)} ({line})")
+                yield self._error(number, destination, in_words(number, line))
 
     def _tree_failed(self, reply: Reply, destination: PathLike) -> OSError:
         numbers = [reply_errno(Reply(b"", line, 1)) for line in reply.errors.splitlines()]
@@ -296,7 +296,7 @@ class Putting(FilePutting):
             # tar's words for a disk that has been full since
             worst.append(errno.ENOSPC)
         number = worst[0] if worst else reply_errno(reply)
-        return self._error(number, destination, f"{os.strerror(number)} ({reply.errors.strip()[:300]})")
+        return self._error(number, destination, in_words(number, reply.errors.strip()[:300]))
 
 
 def _by_parts(item: Item, how: How) -> bool:

@@ -45,9 +45,15 @@ class Transfer:
         many = many or len(sources) > 1
         if not path_text(destination):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._host}:")
-        for one in sources:
+        for one in tuple(sources):
             if os.path.isdir(one):
-                how.check_tree(one)
+                try:
+                    how.check_tree(one)
+                except IsADirectoryError as reason:
+                    if not many:
+                        raise
+                    failures.append(reason)
+                    sources.remove(one)
             elif not many and not os.path.isfile(one):
                 raise OSError(errno.EINVAL, "neither file nor directory", one)
         job = Job(how, Meter(how.progress, how.limit_rate), failures)

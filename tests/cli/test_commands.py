@@ -130,3 +130,13 @@ def test_options_of_forward_come_anywhere() -> None:
     """A port may follow an option, as people type it."""
     arguments = parser_of("forward").parse_all(["daint", "-b", "8888", "-L", "1:x:2", "9999"])
     assert (arguments.host, arguments.ports, arguments.background) == ("daint", ["8888", "9999"], True)
+
+
+@pytest.mark.parametrize(
+    "words", [("sync", "--del", "a", "b:c"), ("run", "--no-log", "a", "b"), ("logout", "--al")]
+)
+def test_options_are_not_abbreviated(words: tuple[str, ...]) -> None:
+    """A letter that is missing is a mistake, and never another option."""
+    done = ossh(*words)
+    assert done.returncode == 255
+    assert f"there is no option {words[1]}" in done.stderr.decode()

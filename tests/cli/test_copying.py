@@ -88,6 +88,11 @@ def test_tree_needs_r(node: Sandbox, here: Path, there: Path) -> None:
     assert b"ossh cp: " in done.stderr
     assert b"tree: Is a directory; copy directories with -r" in done.stderr
     assert list(there.iterdir()) == []
+    # of several the others are copied, as by cp
+    done = ossh("cp", "-F", node.ssh_config, here / "tree", __file__, f"{node.host}:{there}")
+    assert done.returncode == 1
+    assert [path.name for path in there.iterdir()] == [Path(__file__).name]
+    (there / Path(__file__).name).unlink()
     done = ossh("cp", "-r", "-p", "-F", node.ssh_config, here / "tree", f"{node.host}:{there}")
     assert done.returncode == 0
     assert shape(there / "tree") == shape(here / "tree")

@@ -55,6 +55,8 @@ def test_an_unknown_topic_is_one_line() -> None:
     done = ossh("help", "nonsense")
     assert (done.returncode, done.stdout) == (255, b"")
     assert done.stderr == b"ossh help: there is no topic 'nonsense'; run: ossh help\n"
+    done = ossh("help", "comands")
+    assert done.stderr == b"ossh help: there is no topic 'comands'; did you mean: ossh help commands\n"
 
 
 def test_errors_name_a_page(isolated: Path) -> None:

@@ -242,6 +242,33 @@ def test_output_that_is_lost(node: Sandbox, program: list[Path | str], command: 
     assert "could not be written" in line or "stdout: No space left on device" in line
 
 
+def test_output_whose_copier_is_killed(node: Sandbox) -> None:
+    """Output is lost where the `cat` that copies it is killed: 255 and one line, not the command's status."""
+    ossh("login", "-F", node.ssh_config, node.host)
+    argv: list[str | Path] = [OSSH_RUN, "-F", node.ssh_config, node.host, "echo up; read -r x; echo end"]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        os.kill(child_named(process.pid, "cat"), signal.SIGKILL)
+        process.stdin.write(b"x\n")
+        process.stdin.close()
+        process.stdin = None
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 255
+    why = "the output was lost, as the program that copies it was killed; the command has run"
+    assert errors.decode() == f"ossh-run: {node.host}: {why}\n"
+
+
+def child_named(parent: int, name: str) -> int:
+    """The number of a child of a process, by its program's name."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    (found,) = (int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n")
+    return found
+
+
 def test_a_terminal_is_given(node: Sandbox) -> None:
     """With -t the command has a terminal of the caller's size, its keys and its status."""
     ossh("login", "-F", node.ssh_config, node.host)

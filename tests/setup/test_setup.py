@@ -527,7 +527,7 @@ def test_hops(text: str, hop: Hop) -> None:
     assert parse_hop(text) == hop
 
 
-@pytest.mark.parametrize("text", ["", "-oProxyCommand=x", "a b", "me@", "host:port", "x=-l"])
+@pytest.mark.parametrize("text", ["", "-oProxyCommand=x", "a b", "me@", "host:port", "host:65536", "x=-l"])
 def test_wrong_hops(text: str) -> None:
     """What is no host, or would be an option of ssh, is refused."""
     with pytest.raises(SettingsError):
