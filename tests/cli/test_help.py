@@ -57,6 +57,7 @@ def test_an_unknown_topic_is_one_line() -> None:
     assert done.stderr == b"ossh help: there is no topic 'nonsense'; run: ossh help\n"
     done = ossh("help", "comands")
     assert done.stderr == b"ossh help: there is no topic 'comands'; did you mean: ossh help commands\n"
+    assert ossh("help", "commands").returncode == 0
 
 
 def test_errors_name_a_page(isolated: Path) -> None:
