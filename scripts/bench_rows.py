@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import pwd
 import signal
 import statistics
 import subprocess
@@ -181,18 +182,16 @@ def programs(
     """What starting our own programs and objects costs, beside `ssh -S`."""
     say(f"round trip {milliseconds:g} ms: programs")
 
-    def local(argv: list[str]) -> float:
-        return timed(
-            lambda: subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
-        )
-
-    plain = ["ssh", "-F", str(config), "-S", socket, host, "true"]
+    plain = _plain(host, config, socket)
     wrapped = [str(OSSH_RUN), "-F", str(config), host, "true"]
-    times: dict[str, list[float]] = {"cold": [], "opened": [], "ssh": [], "run": []}
+    times: dict[str, list[float]] = {"cold": [], "opened": [], "ssh": [], "run": [], "new": []}
     # on loopback it is about single milliseconds
     for _ in range(pace.repetitions if milliseconds else 3 * pace.repetitions):
-        times["ssh"].append(local(plain))
-        times["run"].append(local(wrapped))
+        times["ssh"].append(_local(plain))
+        times["new"].append(_local(wrapped, OSSH_FRESH="1"))
+        # the next session is opened behind a command, as in a script that does something between two of them
+        time.sleep(0.1 + 3 * milliseconds / 1000)
+        times["run"].append(_local(wrapped))
         begin = time.perf_counter()
         with Transport(host, ssh_config=config) as transport:
             times["opened"].append(time.perf_counter() - begin)
@@ -200,12 +199,48 @@ def programs(
         if pace.enough(times["cold"], "ours"):
             break
         time.sleep(milliseconds / 1000)
-    medians = {name: statistics.median(spent) for name, spent in times.items()}
+    # of the first two none finds a session that is open
+    medians = {name: statistics.median(spent[2:] or spent) for name, spent in times.items()}
     return {
         "ossh-run": {"ours": medians["run"], "ssh, scp": medians["ssh"]},
+        "ossh-run, new session": {"ours": medians["new"], "ssh, scp": medians["ssh"]},
         "open a Transport": {"ours": medians["opened"]},
         "run, cold": {"ours": medians["cold"]},
     }
+
+
+def _plain(host: str, config: Path, socket: str) -> list[str]:
+    return ["ssh", "-F", str(config), "-S", socket, host, "true"]
+
+
+def _local(argv: list[str], **environment: str) -> float:
+    environ = {**os.environ, **environment}
+    return timed(
+        lambda: subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, env=environ
+        )
+    )
+
+
+def slow_starts(
+    node: Sandbox, config: Path, socket: str, milliseconds: float, pace: Pace
+) -> dict[str, dict[str, float]]:
+    """What a loop of commands costs where the start-up files on the host take half a second."""
+    startup = Path(pwd.getpwnam(node.user).pw_dir, ".bashrc")
+    if node.user == pwd.getpwuid(os.geteuid()).pw_name or milliseconds not in (0.0, 50.0):
+        # the person's own is left alone
+        return {}
+    say(f"round trip {milliseconds:g} ms: start-up files of 0.5 s")
+    before = startup.read_text(encoding="utf-8")
+    startup.write_text("sleep 0.5\n", encoding="utf-8")
+    try:
+        loop = [str(OSSH_RUN), "-F", str(config), node.host, "true"]
+        ours = [_local(loop) for _ in range(4 * pace.repetitions)][1:]
+        plain = [_local(_plain(node.host, config, socket)) for _ in range(3)]
+    finally:
+        startup.write_text(before, encoding="utf-8")
+    times = {"ours": statistics.median(ours), "ssh, scp": statistics.median(plain)}
+    return {"ossh-run, start-up files of 0.5 s": times}
 
 
 def memory(host: str, config: Path, stage: Stage) -> dict[str, dict[str, float]]:
@@ -271,6 +306,7 @@ def at(
         socket = str(next(names).with_suffix(""))
         try:
             table = programs(node.host, config, socket, milliseconds, pace)
+            table |= slow_starts(node, config, socket, milliseconds, pace)
             with contextlib.ExitStack() as stack:
                 contenders = contending(node.host, config, stage, socket, arguments.only, stack)
                 table |= measure(contenders, rows, stage, milliseconds, pace)

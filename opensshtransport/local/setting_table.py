@@ -73,8 +73,9 @@ CONNECTION: Sequence[Setting] = (
         "number",
         "4",
         "How many sessions all your processes together open on a master: those of Python, AiiDA, `ossh cp`,"
-        " `ossh sync` and `--once`. A plain `ossh-run` opens one in addition, and waits only if the server"
-        " refuses it. Keep this below the server's `MaxSessions`, which is often 10.",
+        " `ossh sync` and `--once`, and those that `ossh-run` has open for the next command. An `ossh-run`"
+        " that finds none opens one in addition, and waits only if the server refuses it. Keep this below"
+        " the server's `MaxSessions`, which is often 10.",
     ),
     Setting(
         "forwards",

@@ -24,7 +24,7 @@ from pathlib import Path
 from opensshtransport.errors import ConfigurationError
 from opensshtransport.local.locks import locked, replace_file
 from opensshtransport.local.settings import config_file, private_directory
-from opensshtransport.master import forwards
+from opensshtransport.master import forwards, shell_spares
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
 from opensshtransport.openssh import bypass, command_lines, versions
@@ -36,7 +36,7 @@ from opensshtransport.openssh.destination import (
     resolve_command,
 )
 from opensshtransport.openssh.ssh_config import files, keywords
-from opensshtransport.remote.wrapper import wrapper
+from opensshtransport.remote.wrapper import waiting, wrapper
 
 # `Match` by these words depends on ssh_config and the destination alone (ssh_config(5), Match).
 _STATIC_MATCH = {"host", "originalhost", "user", "localuser", "tagged"}
@@ -164,9 +164,29 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         "ossh_tty_before": wrap.tty_before,
         "ossh_after": wrap.after,
         "ossh_posix": "yes" if wrap.posix else "",
+        **_of_spares(master, again, facts),
     }
     text = "".join(f"{key}={shlex.quote(value)}\n" for key, value in lines.items())
     replace_file(file, f"{text}ossh_unchanged() {{ {unchanged}; }}\n")
+    # they were opened by what the file said before
+    shell_spares.give_back(shell_spares.directory(master.own_socket))
+
+
+def _of_spares(master: Master, resolved: Destination, facts: Facts) -> dict[str, str]:
+    """What `spare.sh` needs to know to open sessions ahead."""
+    # a session is kept for commands, and no others run there
+    spares = private_directory(shell_spares.directory(master.own_socket)) if facts.shell else ""
+    before, after = waiting(posix=facts.posix_shell)
+    most = resolved.settings.max_sessions
+    return {
+        "ossh_spares": str(spares),
+        "ossh_module": str(Path(__file__).with_name("spare.sh")),
+        "ossh_sessions": str(most),
+        "ossh_most": str(max(1, most // 2)),
+        "ossh_sent": " ".join(resolved.resolved.options.get("sendenv", ())),
+        "ossh_waiting": before,
+        "ossh_waits": after,
+    }
 
 
 def withdraw(runtime: Path, host: str, ssh_config: Path | None) -> None:

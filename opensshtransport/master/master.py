@@ -27,6 +27,7 @@ from pathlib import Path
 from opensshtransport.errors import LoginNeeded, MasterGone, SessionRefused
 from opensshtransport.local.locks import alarm_after, locked, replace_file
 from opensshtransport.local.settings import runtime_directory
+from opensshtransport.master import shell_spares
 from opensshtransport.master.control_socket import LOCAL_DEADLINE, State, end_at, listens, state_at
 from opensshtransport.master.facts import Facts, read_facts, text_of
 from opensshtransport.openssh import command_lines
@@ -246,4 +247,6 @@ def sweep(directory: Path | None = None) -> None:
             if not listens(own):
                 own.unlink(missing_ok=True)
                 file.unlink(missing_ok=True)
+    for spares in directory.glob("*.spares"):
+        shell_spares.sweep(spares)
     sweep_logs(directory)

@@ -17,6 +17,7 @@ from pathlib import Path
 from opensshtransport.errors import SessionRefused
 from opensshtransport.local.locks import replace_file
 from opensshtransport.local.trust import open_ours, read_ours
+from opensshtransport.master import shell_spares
 from opensshtransport.master.master import Master
 
 # Seconds in which another program may give back a session.
@@ -49,6 +50,7 @@ class Slots:
         base = master.directory / master.destination.identity
         self._path = base.with_name(f"{base.name}.slots")
         self._limit_file = base.with_name(f"{base.name}.limit")
+        self._spares = shell_spares.directory(base)
         self._most = master.destination.settings.max_sessions
 
     @property
@@ -65,7 +67,13 @@ class Slots:
         replace_file(self._limit_file, str(max(1, limit)))
 
     def take(self) -> int | None:
-        """Take a free slot, or None where all are taken."""
+        """Take a free slot, or None where all are taken; a spare of `ossh-run` makes room for it."""
+        number = self._take()
+        if number is not None and self.in_use() > self.limit:
+            shell_spares.give_back(self._spares, 1)
+        return number
+
+    def _take(self) -> int | None:
         table = _table(self._path)
         with table.guard:
             for number in range(self.limit):
@@ -99,6 +107,7 @@ class Slots:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """For the time after the server has refused a session: anyone who keeps an idle one gives it back."""
+        shell_spares.give_back(self._spares)
         with _table(self._path).waiting():
             yield
 
@@ -119,10 +128,11 @@ class Slots:
             table.changed.notify_all()
 
     def in_use(self) -> int:
-        """How many slots are taken, by whomever."""
+        """How many slots are taken, by whomever, and how many spares of `ossh-run` there are."""
         table = _table(self._path)
         with table.guard:
-            return sum(1 for number in range(self._most) if number in table.held or table.taken(number))
+            taken = sum(1 for number in range(self._most) if number in table.held or table.taken(number))
+        return taken + shell_spares.count(self._spares)
 
     def lingering(self) -> int:
         """How many sessions of slots that were given back may still be there on the remote side."""

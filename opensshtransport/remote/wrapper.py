@@ -29,6 +29,30 @@ _ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
 
 _FIRST = '"$0"'
 
+# What the host of a spare does: it says that it is there, waits for a request (a number of lines, and the
+# lines), and becomes it. What follows on stdin is the command's. Where none comes it says so, at the latest
+# after a minute: the timer ends the group, whose leader may have died before.
+_WAIT = r"""
+exec 3>&2 2>/dev/null
+(trap 'kill $!;exit' TERM
+sleep 60&wait $!;trap '' TERM;kill -s TERM 0
+sleep 5;kill -s KILL 0) </dev/null >/dev/null 3>&- &
+ossh_timer=$!
+ossh_unused(){ trap '' TERM;kill -s TERM $ossh_timer;echo;echo $ossh_mark unused;exit 0;}
+trap ossh_unused TERM
+echo;echo $ossh_mark ready;{ echo;echo $ossh_mark ready;} >&3
+ossh_request= ossh_end=
+IFS= read -r ossh_lines||ossh_unused
+while [ "$ossh_lines" -gt 0 ];do
+IFS= read -r ossh_line||ossh_unused
+ossh_request=$ossh_request$ossh_end$ossh_line ossh_end='
+' ossh_lines=$((ossh_lines-1))
+done
+trap : HUP INT QUIT TERM
+kill -s TERM $ossh_timer
+wait $ossh_timer
+"""
+
 _BELOW = " 2>&3 3>&-); exit $?"
 
 
@@ -74,6 +98,27 @@ def spelled(text: str) -> str:
 
 def _spelled_byte(match: re.Match[bytes]) -> bytes:
     return b"\\n" if match[0] == b"\n" else b"\\0%03o" % ord(match[0])
+
+
+def waiting(*, posix: bool) -> tuple[str, str]:
+    """What the remote side of a spare runs: the text before and after its mark.
+
+    Its output has three lines of its own, `MARK ready`, then `MARK unused` or, as that of a wrapped command,
+    `MARK PID`.
+
+    Args:
+        posix: as for `wrapper`.
+    """
+    if posix:
+        # the login shell itself: another one may drop functions that start-up files have exported
+        script = (
+            f'{_WAIT}ossh_line="echo;echo $ossh_mark $$;";[ "${{BASH_ENV-}}" ]||eval "$ossh_line";'
+            f'(exec "${{SHELL:-/bin/sh}}" -c "${{BASH_ENV:+$ossh_line}}$ossh_request"{_BELOW}'
+        )
+        return "ossh_mark=", script
+    script = _WAIT + _below_sh("$ossh_mark", '"$ossh_request"') + _BELOW
+    before, after = for_any_shell(f"ossh_mark=MARK{script}").split("=MARK", 1)
+    return f"{before}=", after
 
 
 def wrapper(mark: str, *, posix: bool) -> Wrapper:

@@ -1,0 +1,314 @@
+"""`ossh-run` in a session that is open already: all that holds for it holds there, and nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from opensshtransport.master import shell_spares
+from opensshtransport.master.master import Master
+from opensshtransport.master.slots import Slots
+from opensshtransport.openssh.destination import resolve
+from opensshtransport.sandbox import Sandbox
+from tests.conftest import Keep, MakeShellNode, require
+from tests.support.nodes import missing_programs
+from tests.support.programs import OSSH_RUN, ossh, ossh_run, until
+from tests.support.spares import Warm, naming
+from tests.support.users import NOISY, ShellName
+
+MEBIBYTE = 1 << 20
+
+# The remote side of a spare has this word in its command line.
+_IN_A_SPARE = (
+    'case $(ps -ww -o args= -p $(ps -o ppid= -p $$)) in *" "ready*) echo spare ;; *) echo plain ;; esac'
+)
+
+
+def test_a_second_call_within_a_minute_opens_one(own_node: Sandbox) -> None:
+    """One call opens none; the second does, behind its back, and the third takes it."""
+    config, host = own_node.ssh_config, own_node.host
+    ossh("login", "-F", config, host)
+    spares = shell_spares.directory(Master(resolve(host, config)).own_socket)
+    assert ossh_run("-F", config, host, "true").returncode == 0
+    time.sleep(0.5)
+    assert not list(spares.glob("*.*"))
+    warm = Warm(own_node)
+    assert warm.taken(_IN_A_SPARE).stdout == b"spare\n"
+    assert warm.run(_IN_A_SPARE, OSSH_FRESH="1").stdout == b"plain\n"
+    assert own_node.authentications() == 1
+    warm.check_nothing_left()
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
+def test_all_that_holds_for_it_holds_there(own_node: Sandbox, isolated: Path, shell: str) -> None:
+    """Statuses, signals, streams, odd bytes, words of many lines: whichever sh there is on this side."""
+    require(missing_programs(shell.split(maxsplit=1)[0]))
+    warm = Warm(own_node, shell)
+    for command, status in (
+        ("exit 0", 0),
+        ("exit 3", 3),
+        ("exit 255", 255),
+        ("no-such-command", 127),
+        ("kill -9 $$", 137),
+        ("kill 0", 143),
+        ("(", 2),
+    ):
+        done = warm.taken(command)
+        assert done.returncode == status, command
+        assert b"ossh-run" not in done.stderr
+        assert done.stdout == b""
+    done = warm.taken("printf 'a\\nb'; printf 'c\\nd' >&2; exit 4")
+    assert (done.returncode, done.stdout, done.stderr) == (4, b"a\nb", b"c\nd")
+    odd = "'\\!\"$`*\t" + bytes(range(0x80, 0x100)).decode("utf-8", "surrogateescape")
+    done = warm.taken(f'x={_quoted(odd)}\n\nprintf %s "$x"\n# \' not the end\nexit 5\n\n')
+    assert (done.returncode, done.stdout) == (5, odd.encode("utf-8", "surrogateescape"))
+    everything = bytes(range(256)) * 40 + b"\n\n"
+    assert warm.taken("cat", stdin=everything).stdout == everything
+    assert warm.taken("head -c 3", stdin=bytes(3 * MEBIBYTE)).stdout == bytes(3)
+    # ours ends when it does, not when stdin does
+    with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE) as silent:
+        warm.wait()
+        done = subprocess.run(
+            [*warm.argv, *warm.words, "echo x"],
+            stdin=silent.stdout,
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+        silent.kill()
+    assert done.stdout == b"x\n"
+    closed = '"$@" <&- >&- 2>&-; echo $? >status'
+    argv: list[str | Path] = ["sh", "-c", closed, "sh", *warm.argv, *warm.words, "echo x; exit 6"]
+    subprocess.run(argv, cwd=isolated, check=True)
+    assert (isolated / "status").read_text() == "6\n"
+    warm.check_nothing_left()
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def test_streams_both_ways(own_node: Sandbox) -> None:
+    """Much more than any buffer through one command, both ways at once, to the byte."""
+    warm = Warm(own_node)
+    much = random.Random(18).randbytes(64 * MEBIBYTE)
+    assert warm.taken("cat", stdin=much).stdout == much
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "tcsh", "fish", "busybox"])
+def test_login_shells(make_shell_node: MakeShellNode, shell: ShellName) -> None:
+    """Under each login shell: noise is dropped, words reach it as they are, nothing is left there."""
+    node, user = make_shell_node(shell, NOISY)
+    warm = Warm(node)
+    done = warm.taken('echo "it\'s" \\; exit 3')
+    assert (done.returncode, done.stdout) == (0, b"it's ; exit 3\n")
+    assert warm.taken("sh -c 'kill -9 $$'").returncode == 137
+    assert warm.taken("cat; exit 9", stdin=b"1\n2").stdout == b"1\n2"
+    warm.check_nothing_left()
+    until(lambda: not user.processes(), "the far side's processes to end")
+
+
+def test_the_far_side_is_as_without(make_shell_node: MakeShellNode) -> None:
+    """The environment is that of a new session, with bash's functions; ~/.bashrc is read once."""
+    node, user = make_shell_node("bash")
+    (user.home / ".bashrc").write_text(
+        "f() { echo f; }\nexport -f f\nexport COUNT=x$COUNT\nread -r -t 0.1 line\n"
+    )
+    warm = Warm(node)
+    names = "f; echo $COUNT; env | cut -d= -f1 | sort; echo $0 $-; umask; pwd; ls /proc/self/fd | wc -l"
+    assert warm.taken(names).stdout == warm.run(names, OSSH_FRESH="1").stdout
+
+
+def test_what_ssh_passes_on_is_ours(own_node: Sandbox) -> None:
+    """A spare that was opened with another value of what SendEnv names is left alone."""
+    own_node.stop()
+    node = Sandbox("sends", server_options={"AcceptEnv": "LC_*"}, client_options={"SendEnv": "LC_*"})
+    with node:
+        warm = Warm(node)
+        assert warm.taken('echo "$LC_PAPER"').stdout == b"\n"
+        warm.wait()
+        kept = warm.ready()
+        assert warm.run('echo "$LC_PAPER"', LC_PAPER="a b").stdout == b"a b\n"
+        assert set(kept) <= set(warm.ready())
+
+
+def test_many_at_once(own_node: Sandbox) -> None:
+    """Forty commands, eight at a time, each exactly once, in order of nobody; never more spares than half."""
+    warm = Warm(own_node)
+    with ThreadPoolExecutor(8) as pool:
+        done = list(
+            pool.map(
+                lambda number: warm.run(f"echo {number}; echo {number} >>{own_node.directory}/many"),
+                range(40),
+            )
+        )
+    written = ossh_run(*warm.words, f"sort -n {own_node.directory}/many").stdout
+    assert [one.stdout for one in done] == [b"%d\n" % number for number in range(40)]
+    assert written == b"".join(b"%d\n" % number for number in range(40))
+    assert shell_spares.count(warm.spares) <= 4
+    warm.check_nothing_left()
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+def test_none_is_kept_where_sessions_are_few(keep: Keep, sessions: int) -> None:
+    """With MaxSessions 1 or 2 all sessions are free for others a moment after a command."""
+    node = keep(Sandbox("few", server_options={"MaxSessions": str(sessions)}))
+    config, host = node.ssh_config, node.host
+    ossh("login", "-F", config, host)
+    spares = shell_spares.directory(Master(resolve(host, config)).own_socket)
+    for _ in range(3):
+        assert ossh_run("-F", config, host, "echo x").stdout == b"x\n"
+    until((spares / "narrow").exists, "the refusal to be noted")
+    until(lambda: not list(spares.glob("*.*")), "the spares to go")
+    assert ossh_run("-F", config, host, "echo x").stdout == b"x\n"
+    time.sleep(0.5)
+    assert not list(spares.glob("*.*"))
+
+
+def test_one_account_with_python(own_node: Sandbox) -> None:
+    """Python counts the spares among the sessions, and has them given back when it needs one, or waits."""
+    warm = Warm(own_node)
+    slots = Slots(warm.master)
+    kept = shell_spares.count(warm.spares)
+    assert slots.in_use() == kept > 0
+    taken = [slots.take() for _ in range(slots.limit)]
+    assert None not in taken
+    until(lambda: not list(warm.spares.glob("*.*")), "the spares to go")
+    # and none is opened while all are in use
+    for _ in range(3):
+        assert warm.run("echo x").stdout == b"x\n"
+    time.sleep(0.5)
+    assert not warm.ready()
+    for slot in taken:
+        if slot is not None:
+            slots.give(slot)
+    warm.run("true")
+    warm.wait()
+    with slots.waiting():
+        until(lambda: not list(warm.spares.glob("*.*")), "the spares to go")
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
+def test_signals_end_the_far_side(own_node: Sandbox, name: str) -> None:
+    """A signal to `ossh-run` ends the whole remote group, and is what its caller sees."""
+    warm = Warm(own_node)
+    argv = [*warm.argv, *warm.words, "echo $$; sleep 600 & sleep 600"]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        leader = int(process.stdout.readline())
+        group = os.getpgid(leader)
+        process.send_signal(getattr(signal, f"SIG{name}"))
+        assert process.wait(20) == -getattr(signal, f"SIG{name}")
+    until(lambda: not _group(group), "the remote group to end")
+    warm.check_nothing_left()
+
+
+def _group(number: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == number and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def test_nobody_waits_for_the_keeper(own_node: Sandbox, isolated: Path) -> None:
+    """A pipe ends with the command, and no descriptor of the caller's is kept: above 9 none is opened."""
+    warm = Warm(own_node)
+    run = f"{OSSH_RUN} -F {own_node.ssh_config} {own_node.host} true"
+    begin = time.monotonic()
+    script = f"({run}; {run}) 9>{isolated}/lock 2>&1 | cat"
+    subprocess.run(["sh", "-c", script], check=True, timeout=20)
+    assert time.monotonic() - begin < 20
+    warm.wait()
+    assert not _holding(isolated / "lock")
+    script = f"exec 20>{isolated}/lock; {run}; {run}; sleep 0.5"
+    subprocess.run(["bash", "-c", script], check=True, timeout=20)
+    assert not _holding(isolated / "lock")
+
+
+def _holding(file: Path) -> list[Path]:
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if link.readlink() == file:
+                found.append(link)
+    return found
+
+
+def test_a_dead_spare_is_no_lost_command(own_node: Sandbox) -> None:
+    """Where ssh or the remote side of a spare has died before, the command takes another way, once."""
+    warm = Warm(own_node)
+    for number in range(4):
+        warm.run("true")
+        warm.wait()
+        for spare in warm.ready():
+            for pid in naming(spare.name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        done = warm.run(f"echo {number}")
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"%d\n" % number, b"")
+    warm.check_nothing_left()
+
+
+def test_a_request_that_is_not_read_is_given_back(own_node: Sandbox) -> None:
+    """A host whose time is over says so: what it was handed is run by the plain way, its stdin whole."""
+    warm = Warm(own_node)
+    for spare in warm.ready()[1:]:
+        shutil.rmtree(spare)
+    spare = warm.ready()[0]
+    # stopped, it reads nothing; then it is told that its time is over, before it goes on
+    leaders = [pid for pid in naming(spare.name) if pid == os.getpgid(pid) and os.getsid(pid) == pid]
+    leaders = [pid for pid in leaders if b"/spare.sh" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    leader = leaders[-1]
+    os.kill(leader, signal.SIGSTOP)
+    argv = [*warm.argv, *warm.words, "cat"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        until(lambda: (spare / "taken").exists() or not spare.exists(), "it to be taken")
+        os.kill(leader, signal.SIGTERM)
+        os.kill(leader, signal.SIGCONT)
+        out, _ = process.communicate(b"all of it", timeout=20)
+    assert (process.returncode, out) == (0, b"all of it")
+
+
+@pytest.mark.parametrize("victim", ["master", "far side"])
+def test_a_command_that_is_lost(own_node: Sandbox, victim: str) -> None:
+    """Where the master or the session is killed while it runs, it is not run again, and one line says so."""
+    warm = Warm(own_node)
+    argv = [*warm.argv, *warm.words, f"echo $PPID; echo x >>{own_node.directory}/lost; exec sleep 60"]
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        above = int(process.stdout.readline())
+        facts = warm.master.facts()
+        assert facts is not None
+        if victim == "master":
+            os.kill(facts.pid, signal.SIGKILL)
+        else:
+            os.killpg(os.getsid(above), signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 255
+    assert said.startswith(b"ossh-run: ")
+    assert said.count(b"\n") == 1
+    assert (own_node.directory / "lost").read_text() == "x\n"
+
+
+def test_an_edited_ssh_config_is_a_new_one(own_node: Sandbox) -> None:
+    """After an edit of ssh_config no command goes to a spare of before, and those go at once."""
+    warm = Warm(own_node)
+    before = warm.ready()
+    own_node.ssh_config.write_text(own_node.ssh_config.read_text() + "\n# edited\n")
+    assert warm.run("echo x").stdout == b"x\n"
+    until(lambda: not any(one.exists() for one in before), "the old spares to go")
+    warm.check_nothing_left()
