@@ -42,11 +42,18 @@ def run(arguments: argparse.Namespace) -> int:
     return telling_of_files(
         arguments.command,
         lambda: copy.copy(arguments.sources, arguments.destination, arguments.ssh_config, options),
+        "" if arguments.recursive else "copy directories with -r",
     )
 
 
-def telling_of_files(command: str, work: Callable[[], object]) -> int:
-    """Do it, and tell of files in the way of cp(1): each on its line, status 1."""
+def telling_of_files(command: str, work: Callable[[], object], of_directories: str = "") -> int:
+    """Do it, and tell of files in the way of cp(1): each on its line, status 1.
+
+    Args:
+        command: of `ossh`.
+        work: what is done.
+        of_directories: what to do where a directory is refused.
+    """
     try:
         work()
     except OpenSshTransportError:
@@ -55,6 +62,9 @@ def telling_of_files(command: str, work: Callable[[], object]) -> int:
         for one in getattr(error, "failures", ()) or (error,):
             name = f"{one.filename}: " if one.filename else ""
             # what a program there has said may have several lines
-            complain(command, f"{name}{'; '.join(str(one.strerror).splitlines())}")
+            words = str(one.strerror).splitlines()
+            if of_directories and isinstance(one, IsADirectoryError):
+                words.append(of_directories)
+            complain(command, f"{name}{'; '.join(words)}")
         return 1
     return 0

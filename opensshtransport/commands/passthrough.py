@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from opensshtransport.errors import CommandTimeout, ConnectionLost, MasterGone, SessionRefused, SettingsError
+from opensshtransport.errors import CommandTimeout, ConnectionLost, SettingsError
 from opensshtransport.local.descriptors import Typed, opened_anew, wait_for_terminal
 from opensshtransport.master import aliases, control_socket, ensure
 from opensshtransport.master.facts import Facts
@@ -30,16 +30,13 @@ from opensshtransport.openssh.destination import Destination
 from opensshtransport.openssh.diagnosis import log_error, logged_status
 from opensshtransport.openssh.run_log import RunLog
 from opensshtransport.remote.wrapper import wrapper
+from opensshtransport.sessions.attempts import attempt
 from opensshtransport.sessions.remote_kill import NO_STATUS, end_group
 
 # One argument of a command line holds 131,071 bytes on Linux (execve(2), MAX_ARG_STRLEN).
 _LONGEST_ARGUMENT = 131_071
 
 _PIECE = 1 << 20
-
-_PATIENCE = 60.0
-
-_MOST_LOGINS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,36 +84,33 @@ def pass_through(
     """
     if command is None and not options.tty and not options.no_stdin and os.isatty(0):
         options = dataclasses.replace(options, tty=1)
-    begin = time.monotonic()
-    deadline = None if options.timeout is None else begin + options.timeout
-    shared = Master(destination)
-    patience = Patience(Slots(shared), begin + _PATIENCE if deadline is None else deadline)
-    logins, log = 0, earlier_log
-    while True:
-        error = None if log is None else log_error(log, destination.host)
-        if isinstance(error, SessionRefused):
-            patience.wait(error)
-        elif isinstance(error, ConnectionLost) and error.started and shared.check() is not None:
-            raise ConnectionLost(
-                NO_STATUS,
-                host=destination.host,
-                started=True,
-                stderr=log,
-            )
-        elif error is not None and not (isinstance(error, MasterGone) and logins < _MOST_LOGINS):
-            raise error
-        facts = shared.facts()
-        if isinstance(error, MasterGone) or facts is None or not control_socket.listens(Path(facts.socket)):
-            if options.verbose:
-                _tell(f"{destination.host}: looking for a live master, logging in if there is none")
-            facts = ensure.ensure(destination, login=options.login, person=options.person)
-            logins += 1
-        elif error is None:
-            # ssh_config was edited, or this name is new here: next time ossh-run finds the way alone
-            aliases.publish(shared, facts)
-        status, log = _run(shared, facts, command, options, deadline)
-        if status is not None:
-            return status
+    deadline = None if options.timeout is None else time.monotonic() + options.timeout
+    shared, log = Master(destination), earlier_log
+
+    def revive() -> Facts:
+        if options.verbose:
+            _tell(f"{destination.host}: looking for a live master, logging in if there is none")
+        return ensure.ensure(destination, login=options.login, person=options.person)
+
+    def once() -> int:
+        nonlocal log
+        if log is None:
+            facts = shared.facts()
+            if facts is None or not control_socket.listens(Path(facts.socket)):
+                facts = revive()
+            else:
+                # ssh_config was edited, or this name is new here: next time ossh-run finds the way alone
+                aliases.publish(shared, facts)
+            status, log = _run(shared, facts, command, options, deadline)
+            if status is not None:
+                return status
+        said, log = log, None
+        error = log_error(said, destination.host)
+        if isinstance(error, ConnectionLost) and error.started and shared.check() is not None:
+            error = ConnectionLost(NO_STATUS, host=destination.host, started=True, stderr=said)
+        raise error
+
+    return attempt(once, Patience(Slots(shared), deadline), revive, host=destination.host)
 
 
 def _tell(text: str) -> None:
@@ -233,9 +227,18 @@ class _Session:
 
 
 def _write(piece: bytes) -> None:
-    """Write to our stdout, all of it."""
+    """Write to our stdout, all of it.
+
+    Raises:
+        OSError: it takes no more; its file name is `stdout`.
+    """
     while piece:
         # another ssh may have set a pipe not to be waited for, which it shares with us
         select.select([], [1], [])
-        with contextlib.suppress(BlockingIOError):
+        try:
             piece = piece[os.write(1, piece) :]
+        except BlockingIOError:
+            pass
+        except OSError as reason:
+            reason.filename = "stdout"
+            raise

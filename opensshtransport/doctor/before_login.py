@@ -109,7 +109,10 @@ def configuration(
             return broken(*told)
         return broken(error.message, error.remedy)
     of_sharing = told or complaint(host, destinations[0].ssh_config)
-    return warning(*of_sharing) if of_sharing else fine(str(file or ssh_config.person_file()))
+    if of_sharing:
+        return warning(*of_sharing)
+    path = file or ssh_config.person_file()
+    return fine(str(path) if path.exists() else f"no {path}, and none is needed")
 
 
 def _permissions(file: Path | None) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ import datetime
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport.doctor.finding import NOT_USED, Finding, broken, fine, warning
@@ -72,9 +72,15 @@ def keys(destination: Destination) -> Finding:
         return fine(f"the key is in the agent alone; {agent}")
     if not login.offers_keys(resolved):
         return fine(f"none, and other ways are preferred; {agent}")
-    return warning(
-        f"there is no key at {', '.join(map(str, names[:3]))}; {agent}", Remedy("run: ", "ossh setup")
-    )
+    return warning(f"there is no key {_in_words(names)}; {agent}", Remedy("run: ", "ossh setup"))
+
+
+def _in_words(paths: Sequence[Path]) -> str:
+    """Where the files are that are wanted, each directory once."""
+    names: dict[Path, list[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, []).append(path.name)
+    return " or ".join(f"in {directory} ({', '.join(found)})" for directory, found in names.items())
 
 
 def _agent_in_words(listing: tools.Finished, held: Iterable[str], env: dict[str, str]) -> str:

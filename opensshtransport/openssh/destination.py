@@ -30,7 +30,10 @@ def check_destination(host: str) -> str:
         SettingsError: it is empty, begins with `-`, or holds a control character such as a newline or NUL,
             or a letter that means something to a shell: before 9.6 ssh would put it into ProxyCommand as it
             is (release notes of OpenSSH 9.6, CVE-2023-51385). A user's name may hold `$` and a backslash.
+        TypeError: it is no str.
     """
+    if not isinstance(host, str):
+        raise TypeError(f"a destination is a str, not {type(host).__name__}")
     if not host:
         raise SettingsError("the destination is empty", advice="name a host of your ssh_config")
     if host.startswith("-"):

@@ -1,8 +1,7 @@
-"""`Connection`: the master of one destination, this process's sessions on it, and what may be tried again.
+"""`Connection`: the master of one destination, and this process's sessions on it.
 
-The trap: opening a session may show that the server refuses it, or that the master has gone. Both mean that
-nothing had started, so the work is tried again: the first after a pause, the second after a login. Nothing
-else is tried again, unless it only reads.
+The trap: a look at the master says little about the next moment. What fails for that is tried again by
+`attempt`, where nothing had started.
 """
 
 from __future__ import annotations
@@ -15,19 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from opensshtransport.errors import ConnectionFailed, ConnectionLost, MasterGone, SessionRefused
+from opensshtransport.errors import ConnectionFailed
 from opensshtransport.master.control_socket import listens, responds
 from opensshtransport.master.ensure import ensure
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
 from opensshtransport.master.slots import PATIENCE, Patience, Slots
+from opensshtransport.sessions.attempts import attempt
 from opensshtransport.sessions.channel import Channel
 from opensshtransport.sessions.spares import Spares
 
 _T = TypeVar("_T")
-
-# Masters that are found dead and replaced for one piece of work.
-MOST_LOGINS = 2
 
 # How to fix it where files are asked for and the account gives no shell.
 NO_SHELL = "a restricted account? use ossh cp"
@@ -119,20 +116,8 @@ class Connection:
             SessionRefused: the server gave no session in that time.
             ConnectionFailed: another of its kinds.
         """
-        patience = Patience(self.slots, until)
-        logins = 0
-        while True:
-            try:
-                return work()
-            except SessionRefused as reason:  # noqa: PERF203 - what comes of each try decides
-                _log.info("%s: the server refused a session; asking again", self.master.destination.host)
-                patience.wait(reason)
-            except (MasterGone, ConnectionLost) as reason:
-                logins += 1
-                if logins > MOST_LOGINS or not (isinstance(reason, MasterGone) or reads()):
-                    raise
-                _log.info("%s: %s; trying again", self.master.destination.host, type(reason).__name__)
-                self.revive()
+        host, patience = self.master.destination.host, Patience(self.slots, until)
+        return attempt(work, patience, self.revive, host=host, reads=reads)
 
     def open(self, facts: Facts, script: str, slot: int, *, stdin: bool = True, go: bool = True) -> Channel:
         """A new session for a script, with a slot that was taken; where it fails, the slot is given back."""

@@ -61,6 +61,44 @@ def parse_hop(text: str) -> Hop:
     return Hop(name, host, match["user"] or "", int(match["port"] or 22))
 
 
+def parse_jumps(text: str, target: str) -> Mapping[str, Hop]:
+    """Read the hops before a target, separated by blanks or commas; none of `none`, or of nothing.
+
+    Returns:
+        Each hop by the word it was read from, in order.
+
+    Raises:
+        SettingsError: one of them cannot be read, or a name is there twice.
+    """
+    words = [word for word in text.replace(",", " ").split() if word != "none"]
+    hops = {word: parse_hop(word) for word in words}
+    if len({target, *(hop.name for hop in hops.values())}) <= len(words):
+        raise SettingsError("two hops have the same name", advice="write NAME=HOST for one of them")
+    return hops
+
+
+def parse_user(text: str) -> str:
+    """Read a user name.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    if not re.fullmatch(r"[^\s\"-][^\s\"]*", text):
+        raise SettingsError(f"{text!r} is no user name", advice="write it without blanks")
+    return text
+
+
+def parse_method(text: str) -> str:
+    """Read one of `METHODS`.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    if text not in METHODS:
+        raise SettingsError(f"{text!r} is no way to log in", advice=f"write one of {', '.join(METHODS)}")
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetupRequest:
     """What the options say; None is asked, or stays as ssh_config has it.

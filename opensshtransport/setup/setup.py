@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -32,6 +31,9 @@ from opensshtransport.setup.plan import (
     expanded,
     method_of,
     parse_hop,
+    parse_jumps,
+    parse_method,
+    parse_user,
     with_port,
 )
 
@@ -98,44 +100,38 @@ class _Setup(Blocks, Keys):
         request = self.request
         now = self.resolved(request.host)
         self._refuse_guesses(now)
-        target = parse_hop(
-            self.ask("Host name of the login node", request.hostname, with_port(now.hostname, now.port))
+        address = with_port(now.hostname, now.port)
+        target = self.ask("Host name of the login node", request.hostname, address, parse_hop)
+        user = self.ask("User name there", request.user, now.user, parse_user)
+        jumps = self.ask(
+            "Jump hosts in order, each [NAME=][USER@]HOST[:PORT]",
+            None if request.jumps is None else " ".join(request.jumps),
+            " ".join(now.jumps),
+            lambda words: parse_jumps(words, request.host),
         )
-        user = self.ask("User name there", request.user, now.user)
-        if not re.fullmatch(r"[^\s\"-][^\s\"]*", user):
-            raise SettingsError(f"{user!r} is no user name", advice="write it without blanks")
-        given = None if request.jumps is None else " ".join(request.jumps)
-        words = self.ask(
-            "Jump hosts in order, each [NAME=][USER@]HOST[:PORT]", given, " ".join(now.jumps)
-        ).replace(",", " ")
-        known = frozenset(ssh_config.names(request.ssh_config))
-        jumps = [parse_hop(word) for word in words.split() if word != "none"]
-        method = self.ask(f"Log in by ({', '.join(METHODS)})", request.method, method_of(now))
-        if method not in METHODS:
-            raise SettingsError(
-                f"{method!r} is no way to log in", advice=f"write one of {', '.join(METHODS)}"
-            )
+        method = self.ask(f"Log in by ({', '.join(METHODS)})", request.method, method_of(now), parse_method)
         by_key = method in {"key", "certificate"}
         key = None
         if by_key:
-            kind = f"~/.ssh/id_{request.kind}"
-            default = str(request.key or _key_of(now) or kind)
-            key = expanded(self.ask("Private key", str(request.key) if request.key else None, default))
+            default = str(request.key or _key_of(now) or f"~/.ssh/id_{request.kind}")
+            given = str(request.key) if request.key else None
+            key = self.ask("Private key", given, default, expanded)
         script = None
         if method == "certificate":
-            known_one = _script_of(request.host)
-            given = str(request.script) if request.script else None
-            word = self.ask("Program that gets the certificate", given, str(known_one or ""))
-            script = expanded(word) if word else None
-        hops = [Hop(hop.name, hop.hostname, hop.user or target.user or user, hop.port) for hop in jumps]
+            script = self.ask(
+                "Program that gets the certificate",
+                str(request.script) if request.script else None,
+                str(_script_of(request.host) or ""),
+                lambda word: expanded(word) if word else None,
+            )
+        hops = [
+            Hop(hop.name, hop.hostname, hop.user or target.user or user, hop.port) for hop in jumps.values()
+        ]
         last = Hop(request.host, target.hostname, target.user or user, target.port)
-        if len({hop.name for hop in (*hops, last)}) <= len(hops):
-            raise SettingsError("two hops have the same name", advice="write NAME=HOST for one of them")
+        names = ssh_config.names(request.ssh_config)
         return Plan(
             hops=(*hops, last),
-            known=frozenset(
-                hop.name for hop, word in zip(hops, words.split(), strict=False) if word in known
-            ),
+            known=frozenset(hop.name for word, hop in jumps.items() if word in names),
             method=method,
             key=key,
             certificate=None if request.certificate is None else expanded(str(request.certificate)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from opensshtransport.errors import SettingsError
 from opensshtransport.local import edits
@@ -13,6 +14,8 @@ from opensshtransport.login.person import Person
 from opensshtransport.openssh import programs, ssh_config
 from opensshtransport.openssh.destination import Resolved, ask_resolved
 from opensshtransport.setup.plan import SetupRequest
+
+_T = TypeVar("_T")
 
 
 class Step:
@@ -27,11 +30,26 @@ class Step:
         self.file = request.ssh_config or ssh_config.person_file()
         self.ssh = programs.locate(load(request.host).ssh)
 
-    def ask(self, question: str, given: str | None, default: str) -> str:
-        """What was given, or what the person answers; the default where nobody can be asked."""
+    def ask(self, question: str, given: str | None, default: str, read: Callable[[str], _T]) -> _T:
+        """What was given, or what the person answers; the default where nobody can be asked.
+
+        Args:
+            question: what is asked.
+            given: by an option; None where it is to be asked.
+            default: what an empty answer means.
+            read: understands the words, or raises SettingsError; then the person is asked again.
+
+        Raises:
+            SettingsError: what was given cannot be understood.
+        """
         if given is not None or not self.interactive:
-            return default if given is None else given
-        return self.line(f"{question} [{default or 'none'}]: ").strip() or default
+            return read(default if given is None else given)
+        while True:
+            answer = self.line(f"{question} [{default or 'none'}]: ").strip() or default
+            try:
+                return read(answer)
+            except SettingsError as reason:
+                self.say(str(reason))
 
     def confirm(self, question: str, *, default: bool) -> bool:
         """Whether the person says yes."""

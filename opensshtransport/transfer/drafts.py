@@ -27,6 +27,7 @@ from opensshtransport.remote.entries import Stat
 from opensshtransport.transfer import archive
 from opensshtransport.transfer.in_place import appear
 from opensshtransport.transfer.items import Item
+from opensshtransport.transfer.options import How
 
 _PIECE = 1 << 18
 
@@ -113,24 +114,16 @@ def held(draft: Path) -> Iterator[Path]:
 
 
 def arrange(
-    draft: Path,
-    final: Path,
-    *,
-    shown: Path,
-    new: bool,
-    exist_ok: bool,
-    preserve: bool,
-    failed: Callable[[OSError], object],
+    draft: Path, final: Path, how: How, *, shown: Path, new: bool, failed: Callable[[OSError], object]
 ) -> None:
     """What was unpacked appears under its names; each that cannot is told, and the others do.
 
     Args:
         draft: what was unpacked.
         final: the tree; where it is there already, `anchored`.
+        how: whether files that are there are replaced, and directories get the modes and times of the source.
         shown: how errors name it.
         new: it is not there yet.
-        exist_ok: whether files that are there are replaced.
-        preserve: directories that are there get the modes and times of the source.
         failed: is told of each that cannot.
     """
     if new and not os.path.lexists(final):
@@ -147,13 +140,11 @@ def arrange(
         def lost(place: Path, reason: OSError) -> None:
             failed(OSError(reason.errno, reason.strerror, str(shown / place.relative_to(top))))
 
-        _merge(inside, top, exist_ok=exist_ok, preserve=preserve, failed=lost)
+        _merge(inside, top, how, lost)
     remove(draft)
 
 
-def _merge(
-    draft: Path, final: Path, *, exist_ok: bool, preserve: bool, failed: Callable[[Path, OSError], object]
-) -> None:
+def _merge(draft: Path, final: Path, how: How, failed: Callable[[Path, OSError], object]) -> None:
     above = [(draft, final)]
     dated: list[tuple[Path, os.stat_result]] = []
     while above:
@@ -167,18 +158,18 @@ def _merge(
                         os.chown(entry.path, -1, group, follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
                     seen = entry.stat()
-                    if _made(place) or preserve:
+                    if _made(place) or how.preserve:
                         dated.append((place, seen))
                     archive.chmod_directory(Path(entry.path), 0o700)
                     above.append((Path(entry.path), place))
                 else:
-                    appear(entry.path, place, exist_ok=exist_ok, preserve=preserve)
+                    appear(entry.path, place, exist_ok=how.overwrite, preserve=how.preserve)
             except OSError as reason:
                 failed(place, reason)
     for place, seen in reversed(dated):
         with contextlib.suppress(OSError):
             archive.chmod_directory(place, modes.S_IMODE(seen.st_mode))
-            if preserve:
+            if how.preserve:
                 os.utime(place, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 

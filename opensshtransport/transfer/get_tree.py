@@ -73,15 +73,7 @@ class Getting(FileGetting):
             draft = parent / f".ossh-{drafts.own_key(parent, key, modes.S_IFDIR)}"
             try:
                 problems = self._again(job, lambda: self._filled(found, items, draft, final, job))
-                drafts.arrange(
-                    draft,
-                    top,
-                    shown=final,
-                    new=new,
-                    exist_ok=job.how.overwrite,
-                    preserve=job.how.preserve,
-                    failed=problems.append,
-                )
+                drafts.arrange(draft, top, job.how, shown=final, new=new, failed=problems.append)
                 self._settle_top(found, top, new, job.how)
             except OSError as reason:
                 if isinstance(reason, ConnectionFailed):

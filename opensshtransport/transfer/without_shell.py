@@ -445,15 +445,7 @@ class Sftp:
         problems: list[OSError] = []
         new, final = not os.path.lexists(target), followed(str(target))
         with contextlib.nullcontext(final) if new else anchored(final) as top:
-            arrange(
-                arrived,
-                top,
-                shown=final,
-                new=new,
-                exist_ok=job.how.overwrite,
-                preserve=job.how.preserve,
-                failed=problems.append,
-            )
+            arrange(arrived, top, job.how, shown=final, new=new, failed=problems.append)
         job.meter.expect(len(files), size)
         job.meter.moved(size, target.name)
         job.meter.done(target.name, len(files) - len(problems))

@@ -86,7 +86,7 @@ def test_tree_needs_r(node: Sandbox, here: Path, there: Path) -> None:
     done = ossh("cp", "-F", node.ssh_config, here / "tree", f"{node.host}:{there}")
     assert done.returncode == 1, done.stderr.decode()
     assert b"ossh cp: " in done.stderr
-    assert b"tree: Is a directory" in done.stderr
+    assert b"tree: Is a directory; copy directories with -r" in done.stderr
     assert list(there.iterdir()) == []
     done = ossh("cp", "-r", "-p", "-F", node.ssh_config, here / "tree", f"{node.host}:{there}")
     assert done.returncode == 0

@@ -222,6 +222,24 @@ def test_under_set_e_and_in_a_pipe(node: Sandbox) -> None:
     assert time.monotonic() - begin < 20
 
 
+@pytest.mark.parametrize("program", [[OSSH_RUN], [OSSH, "run"]], ids=["ossh-run", "ossh run"])
+@pytest.mark.parametrize("command", ["echo x", "seq 100000"])
+def test_output_that_is_lost(node: Sandbox, program: list[Path | str], command: str) -> None:
+    """Output that cannot be written is told in one line, with 255: the command's own status would hide it."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*program, "-F", node.ssh_config, node.host, command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 255
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"ossh-run: {node.host}: ")
+    assert "could not be written" in line or "stdout: No space left on device" in line
+
+
 def test_a_terminal_is_given(node: Sandbox) -> None:
     """With -t the command has a terminal of the caller's size, its keys and its status."""
     ossh("login", "-F", node.ssh_config, node.host)

@@ -338,7 +338,7 @@ def test_key_can_be_read_by_others(own_node: Sandbox) -> None:
 def test_key_is_missing(own_node: Sandbox) -> None:
     """A key that is not there is named."""
     (own_node.directory / "id_ed25519").unlink()
-    only(examined(own_node.ssh_config, own_node.host), "keys", "warning", "there is no key at")
+    only(examined(own_node.ssh_config, own_node.host), "keys", "warning", "there is no key in")
 
 
 def test_key_has_a_passphrase(isolated: Path, keep: Keep) -> None:

@@ -95,6 +95,12 @@ class TestCheckDestination:
         assert what in str(caught.value)
         assert str(caught.value).isprintable()
 
+    @pytest.mark.parametrize("host", [None, 5, b"daint", Path("daint"), ["daint"]])
+    def test_other_types(self, host: Any) -> None:
+        """Anything but text is a TypeError that names what it is."""
+        with pytest.raises(TypeError, match=type(host).__name__):
+            check_destination(host)
+
     @hypothesis_settings(deadline=None)
     @given(st.text() | st.text("-\n\0\x7fa@ ", max_size=5))
     def test_never(self, host: str) -> None:

@@ -231,6 +231,31 @@ def test_dry_run(isolated: Path, config: Path) -> None:
     assert (config.read_bytes(), sorted(isolated.rglob("*"))) == before
 
 
+def test_an_answer_that_cannot_be_used(isolated: Path, config: Path) -> None:
+    """At a terminal what cannot be used is told, and asked again; what was answered before is kept."""
+    before = config.read_bytes()
+    argv = ["setup", "--dry-run", "-F", str(config), "centre"]
+    child = pexpect.spawn(str(OSSH), argv, encoding="utf-8", timeout=30)
+    for question, answers in (
+        ("login node", {"log in": "no host", "login.example.org": ""}),
+        ("User name", {"-x": "no user name", "alice": ""}),
+        ("Jump hosts", {"front front": "the same name", "centre": "the same name", "al@front": ""}),
+        ("Log in by", {"magic": "no way to log in", "key": ""}),
+        ("Private key", {str(isolated / "key"): ""}),
+    ):
+        for answer, words in answers.items():
+            child.expect_exact(question)
+            child.expect_exact("]: ")
+            child.sendline(answer)
+            child.expect_exact(words)
+    rest = child.read()
+    child.close()
+    assert child.exitstatus == 0, rest
+    assert "HostName login.example.org" in rest
+    assert "ProxyJump front" in rest
+    assert config.read_bytes() == before
+
+
 def test_new_key_without_a_passphrase(node: Sandbox, isolated: Path, config: Path) -> None:
     """A key is made as asked for, after a warning; without a person to type one, a passphrase is refused."""
     key = isolated / "new" / "id"
