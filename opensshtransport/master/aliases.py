@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -21,9 +22,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from opensshtransport.errors import ConfigurationError
+from opensshtransport.errors import ConfigurationError, SettingsError
 from opensshtransport.local.locks import locked, replace_file
 from opensshtransport.local.settings import config_file, private_directory
+from opensshtransport.local.trust import read_ours
 from opensshtransport.master import forwards, shell_spares
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
@@ -142,7 +144,8 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
     socket = shlex.quote(facts.socket)
     tests.append(f"{leads} && [ -O {socket} ] && [ {_quoted(link)} -ef {socket} ]")
     unchanged = " && ".join(tests)
-    wrap = wrapper(secrets.token_hex(8) if facts.shell else "", posix=facts.posix_shell)
+    before, mark = _published(file)
+    wrap = wrapper((mark or secrets.token_hex(8)) if facts.shell else "", posix=facts.posix_shell)
     # what follows `-S PATH`: words without blanks
     options = command_lines.guarded_options(again, "")
     options = options[options.index("-S") + 2 :]
@@ -167,9 +170,22 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         **_of_spares(master, again, facts),
     }
     text = "".join(f"{key}={shlex.quote(value)}\n" for key, value in lines.items())
-    replace_file(file, f"{text}ossh_unchanged() {{ {unchanged}; }}\n")
-    # they were opened by what the file said before
+    text = f"{text}ossh_unchanged() {{ {unchanged}; }}\n"
+    if mark and text == before:
+        return
+    # by their mark, what was opened by what the file said before is told from what will be
+    replace_file(file, text.replace(mark, secrets.token_hex(8)) if mark else text)
     shell_spares.give_back(shell_spares.directory(master.own_socket))
+
+
+def _published(file: Path) -> tuple[str, str]:
+    """What the file of a name says, and its mark; "" where it is to be written anew."""
+    try:
+        text = read_ours(file)
+    except (OSError, ValueError, SettingsError):
+        return "", ""
+    found = re.search(r"^ossh_mark=([0-9a-f]{16})$", text, re.MULTILINE)
+    return text, found[1] if found else ""
 
 
 def _of_spares(master: Master, resolved: Destination, facts: Facts) -> dict[str, str]:
@@ -183,6 +199,7 @@ def _of_spares(master: Master, resolved: Destination, facts: Facts) -> dict[str,
         "ossh_module": str(Path(__file__).with_name("spare.sh")),
         "ossh_sessions": str(most),
         "ossh_most": str(max(1, most // 2)),
+        "ossh_worth": str(shell_spares.WORTH),
         "ossh_sent": " ".join(resolved.resolved.options.get("sendenv", ())),
         "ossh_waiting": before,
         "ossh_waits": after,

@@ -1,7 +1,7 @@
 """The sessions that `ossh-run` has open ahead, as Python sees them: counted, and given back.
 
-`spare.sh` tells what a spare is. The trap: a keeper may have been killed, and leaves a directory that nobody
-reads any more.
+`spare.sh` tells what a spare is. The trap: its keeper may have been killed, and leaves a directory that stands
+for no session any more.
 """
 
 from __future__ import annotations
@@ -13,8 +13,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Seconds after which nobody can be using a directory any more.
-_KEPT_FOR = 180.0
+# Hundredths of a second from which it pays to open a session ahead. Below, another ssh that starts beside the
+# commands costs them more than they save.
+WORTH = 3
+
+# Seconds for which `ossh-run` opens none after somebody had to wait for a session.
+_BUSY_FOR = 10
+
+# Seconds in which one that is made has the number of its keeper.
+_MADE_WITHIN = 300.0
+
+_DRAFT, _TAKEN = "draft.", "taken."
 
 
 def directory(socket: Path) -> Path:
@@ -23,8 +32,8 @@ def directory(socket: Path) -> Path:
 
 
 def count(spares: Path) -> int:
-    """How many there are, those that are being opened among them."""
-    return sum(1 for _ in _idle(spares))
+    """How many sessions they are: those that are being opened and those that a command runs in among them."""
+    return sum(1 for spare in _all(spares) if _kept(spare))
 
 
 def give_back(spares: Path, most: int | None = None) -> None:
@@ -34,39 +43,69 @@ def give_back(spares: Path, most: int | None = None) -> None:
         spares: their directory.
         most: how many; None for all.
     """
-    for number, spare in enumerate(_idle(spares)):
+    idle = (spare for spare in _all(spares) if not spare.name.startswith(_TAKEN) and (spare / "in").is_fifo())
+    for number, spare in enumerate(idle):
         if number == most:
             return
+        # who renames it has it
+        taken = spares / f"{_TAKEN}{spare.name.removeprefix(_DRAFT)}"
         with contextlib.suppress(OSError):
-            os.close(os.open(spare / "taken", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            _tell(spare)
+            spare.rename(taken)
+            _end(taken)
+        shutil.rmtree(taken, ignore_errors=True)
 
 
-def _tell(spare: Path) -> None:
-    # ENXIO: the keeper has died
-    keep = os.open(spare / "keep", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.write(keep, b"back\n")
-    finally:
-        os.close(keep)
-
-
-def _idle(spares: Path) -> Iterator[Path]:
-    try:
-        found = sorted(spares.iterdir())
-    except OSError:
+def make_way(spares: Path) -> None:
+    """Have all given back, and none opened for a moment."""
+    if not spares.is_dir():
         return
-    for spare in found:
-        if (spare / "in").is_fifo() and not (spare / "taken").exists():
-            yield spare
+    with contextlib.suppress(OSError, ValueError):
+        until = int((_clock() + _BUSY_FOR) * 100)
+        narrow = spares / "narrow"
+        known = int(narrow.read_text()) if narrow.exists() else 0
+        narrow.write_text(f"{max(until, known)}\n")
+    give_back(spares)
 
 
 def sweep(spares: Path) -> None:
     """Remove what killed keepers have left."""
-    for spare in spares.glob("*.*"):
+    for spare in _all(spares):
         with contextlib.suppress(OSError):
-            if abs(time.time() - spare.lstat().st_mtime) > _KEPT_FOR:
-                if spare.is_dir() and not spare.is_symlink():
-                    shutil.rmtree(spare)
-                else:
-                    spare.unlink()
+            made = abs(time.time() - spare.lstat().st_mtime) > _MADE_WITHIN or (spare / "keeper").exists()
+            if made and not _kept(spare):
+                shutil.rmtree(spare, ignore_errors=True)
+
+
+def _clock() -> float:
+    """The clock of `spare.sh`."""
+    try:
+        return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return float(int(time.time()))
+
+
+def _all(spares: Path) -> Iterator[Path]:
+    try:
+        found = sorted(spares.iterdir())
+    except OSError:
+        return
+    yield from (spare for spare in found if "." in spare.name and spare.is_dir())
+
+
+def _kept(spare: Path) -> bool:
+    """Whether its keeper is there."""
+    try:
+        os.kill(int((spare / "keeper").read_text(encoding="ascii")), 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _end(taken: Path) -> None:
+    # an empty request; ENXIO: ssh has ended
+    with contextlib.suppress(OSError):
+        file = os.open(taken / "in", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.write(file, b"\n")
+        finally:
+            os.close(file)

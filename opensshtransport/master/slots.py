@@ -107,7 +107,7 @@ class Slots:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """For the time after the server has refused a session: anyone who keeps an idle one gives it back."""
-        shell_spares.give_back(self._spares)
+        shell_spares.make_way(self._spares)
         with _table(self._path).waiting():
             yield
 

@@ -1,14 +1,18 @@
 #!/bin/sh
-# Sessions that are opened ahead for the next `ossh-run`, in sh alone. `ossh-run` reads this file to take one
-# (take_spare, by_spare), and starts it as a program to open what is missing (open).
+# Sessions that `ossh-run` opens ahead for its next command, in sh alone. `ossh-run` reads this file to take one
+# (take_spare, by_spare) and to have one opened (open_behind). Started as a program, it opens one and keeps it.
 #
-# A spare is a directory with five FIFOs: `in`, `out` and `err` are those of an ssh whose remote side waits for one
-# request; `keep` takes words for the keeper, a shell that holds the other three open meanwhile; `held` ends when the
-# keeper has let go. Its name is the mark by which its processes are found on the remote side. It is complete before it
-# gets that name, and belongs to who makes `taken` in it. shell_spares.py knows the same rules.
+# A spare is a directory with three FIFOs, `in`, `out` and `err`. They are those of an ssh whose remote side waits for
+# one request (wrapper.py). The holder, a sleep(1), has them open: when it ends, that ssh finds the end of its input,
+# and the session ends. So nothing has to be done for a spare to end, and whoever ends the holder has to have opened
+# the FIFOs before.
 #
-# The traps: an end of a FIFO that is left open anywhere is an end of file that never comes; and opening one end
-# waits for the other, unless both are opened first.
+# The directory is draft.MARK until the remote side is ready, then MARK. It belongs to who renames it to taken.MARK: a
+# command that is to run there, or who gives it back, by an empty line as the request. The keeper, the shell that has
+# started ssh, removes it when ssh has ended. shell_spares.py knows the same rules.
+#
+# The traps: an end of a FIFO that is left open anywhere is an end of file that never comes; opening one end waits
+# for the other, unless both are opened first; and `<>` makes a file where the FIFO has gone.
 
 # shellcheck disable=SC2154 # the alias's file sets what begins with ossh_, `ossh-run` the rest
 
@@ -18,22 +22,16 @@ LF='
 # Seconds for which a spare waits; the remote side waits a little longer (wrapper.py).
 ossh_kept_for=50
 
-# Another call within so many seconds shows that spares are wanted.
-ossh_soon=60
+# Another call within so many hundredths of a second shows that spares are wanted.
+ossh_soon=6000
 
-# claim DIRECTORY: whether it is ours from now on.
-claim() {
-	set -C
-	{ true >"$1/taken"; } 2>/dev/null
-	claimed=$?
-	set +C
-	return "$claimed"
-}
+# For so long none is opened where the server has refused one: where it has given three before, it is busy.
+ossh_busy_for=6000 ossh_few_for=60000
 
-# Sets `now` to some clock in seconds.
+# Sets `now` to hundredths of a second of some clock.
 find_now() {
-	{ read -r now _ </proc/uptime; } 2>/dev/null || now=$(date +%s)
-	now=${now%%.*}
+	{ read -r now _ </proc/uptime; } 2>/dev/null || now=$(date +%s).00
+	now=${now%.*}${now#*.}
 }
 
 # Sets `sent` to what ssh passes on of our environment (ssh_config(5), SendEnv).
@@ -57,74 +55,51 @@ find_sent() {
 
 # Whether $spare was opened with the environment that ssh would pass on now.
 same_sent() {
-	[ -n "$ossh_sent" ] || return 0
 	was=''
 	while IFS= read -r line; do was=$was$line$LF; done <"$spare/sent"
 	[ "$was" = "$sent" ]
 } 2>/dev/null
 
-# Notes this call, and sets `wanted` to how many spares there should have been: none before the second call.
-note_call() {
-	find_now
-	last='' wanted=0
-	{ read -r last wanted <"$ossh_spares/called"; } 2>/dev/null
-	case $last$wanted in
-	*[!0-9]* | '') wanted=0 ;;
-	*)
-		wanted=$((wanted + 1 - ${hit:-0}))
-		# a clock that was set back counts as long ago
-		[ "$last" -le "$now" ] && [ $((now - last)) -le $ossh_soon ] || wanted=0
-		;;
-	esac
-	[ "$wanted" -le "$ossh_most" ] || wanted=$ossh_most
-	echo "$now $wanted" >"$ossh_spares/called"
+# still PID DESCRIPTOR FILE PARENT: whether a process is the one that is meant, since its number may be another's by
+# now: by what it has open, or where no /proc tells that, by its parent.
+still() {
+	# shellcheck disable=SC3013 # -ef is in every sh that is in use
+	[ "/proc/$1/fd/$2" -ef "$3" ] || { [ ! -d /proc/self ] && [ "$(ps -o ppid= -p "$1")" -eq "$4" ]; }
 } 2>/dev/null
 
-# Sets `spare`, and opens it: 3 is the remote side's stdout, 4 its stderr, 8 its stdin, 6 and 7 ssh's log.
+# Sets `taken`, and opens it: 3 is the remote side's stdout, 4 its stderr, 8 its stdin, 6 and 7 ssh's log.
 take_spare() {
-	hit=0
+	# before three are known to be given, they are only tried
 	# shellcheck disable=SC3067 # -O is in every sh that is in use
-	[ -O "$ossh_spares" ] && [ ! -L "$ossh_spares" ] || return
+	[ -O "$ossh_spares" ] && [ ! -L "$ossh_spares" ] && [ -e "$ossh_spares/wide" ] || return
 	find_sent
 	for spare in "$ossh_spares/$ossh_mark".*; do
-		{ [ -p "$spare/in" ] && ours && same_sent && claim "$spare"; } || continue
+		same_sent || continue
 		# that has descriptors of its own
 		# shellcheck disable=SC3045 # -t N is POSIX's
-		[ ! -t 5 ] || read_by_pipe || return
-		open_spare && hit=1 && return
+		[ ! -t 5 ] || read_by_pipe || break
+		mark=${spare##*/} taken=$ossh_spares/taken.${spare##*/}
+		{ mv "$spare" "$taken" && read -r holder keeper <"$taken/held"; } 2>/dev/null || continue
+		open_taken && still "$holder" 3 "$taken/in" "$keeper" && kill -s KILL "$holder" 2>/dev/null && return
 		leave_spare
 	done
+	taken=''
 	return 1
 }
 
-# Whether nobody else has put there what $spare is.
-ours() {
-	for one in '' /in /out /err /keep /held /log; do
-		# shellcheck disable=SC3067 # -O is in every sh that is in use
-		[ -O "$spare$one" ] && [ ! -L "$spare$one" ] || return 1
-	done
-}
-
 # shellcheck disable=SC2094 # both ends of a pipe
-open_spare() {
-	{
-		command exec 9<>"$spare/in" 8>"$spare/in" 9>&- &&
-			command exec 9<>"$spare/out" 3<"$spare/out" 9>&- &&
-			command exec 9<>"$spare/err" 4<"$spare/err" 9>&- &&
-			command exec 9<>"$spare/held" <"$spare/held" 9>&- &&
-			command exec 6<>"$spare/log" 7<"$spare/log"
-	} 2>/dev/null || return 1
-	# what has gone meanwhile would have been made anew, as a file
-	for one in in out err held keep; do
-		[ -p "$spare/$one" ] || return 1
-	done
-	echo taken 1<>"$spare/keep"
-	# until the keeper has let go, or has died before
-	read -r _
-	exec <&5
-}
+open_taken() {
+	command exec 9<>"$taken/in" 8>"$taken/in" 9<>"$taken/out" 3<"$taken/out" 9<>"$taken/err" 4<"$taken/err" 9<&- \
+		6<>"$taken/log" 7<"$taken/log"
+} 2>/dev/null
 
-leave_spare() { exec <&5 3<&- 4<&- 6<&- 7<&- 8<&-; }
+# Where nothing was asked of it, the remote side is told to end.
+leave_spare() {
+	trap '' PIPE
+	{ echo >&8; } 2>/dev/null
+	trap - PIPE
+	exec 3<&- 4<&- 6<&- 7<&- 8<&-
+}
 
 # Sets `lines` to the number of lines of $command.
 count_lines() {
@@ -137,12 +112,12 @@ count_lines() {
 	done
 }
 
-# Runs $command in the spare that was taken, and sets `status`. Fails with 2 where it has surely not begun, and nothing
-# of our stdin is read; with 1 where nobody knows its status.
-# shellcheck disable=SC2034 # `ossh-run` reads log
+# Runs $command in the spare that was taken, and sets `status` and `lost`. Fails with 2 where it has surely not begun,
+# and nothing of our stdin is read; with 1 where nobody knows its status. What was handed over has begun, unless the
+# remote side has ended by itself without the line that comes before the command.
+# shellcheck disable=SC2034 # `ossh-run` reads log and lost
 by_spare() {
-	# its log has no name any more
-	mark=${spare##*/} log=$spare.log
+	copies='' feeder='' begun=''
 	for signal in HUP INT TERM; do
 		# shellcheck disable=SC2064 # expands now
 		trap "stop $signal" "$signal"
@@ -152,87 +127,133 @@ by_spare() {
 	{ printf '%s\n%s\n' "$lines" "$command" >&8; } 2>/dev/null
 	handed=$?
 	trap - PIPE
-	told='' status=''
 	if [ "$handed" = 0 ]; then
+		log=$taken/log
 		# nothing to feed
 		# shellcheck disable=SC3013 # -ef is in every sh that is in use
 		[ -n "$reader" ] || [ ! /dev/fd/5 -ef /dev/null ] || exec 8>&-
 		cat <&4 >&2 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- &
-		err=$!
-		note_call
-		# most of what ssh notes is there by now
-		read_status <&7
+		err=$! copies=$!
 		while IFS= read -r line <&3; do
-			case $line in
-			"$mark unused") told=unused && break ;;
-			"$mark "*) told=begun && break ;;
-			esac
+			case $line in "$mark "[0-9]*) begun=yes && break ;; esac
 		done
-	else
-		told=unused
+		if [ -z "$begun" ]; then
+			wait "$err"
+			read_status <&7 || {
+				trap - HUP INT TERM
+				leave_spare
+				return 1
+			}
+		fi
 	fi
-	if [ "$told" = unused ]; then
+	if [ -z "$begun" ]; then
 		trap - HUP INT TERM
 		leave_spare
-		log=''
+		log='' taken=''
 		return 2
 	fi
-	cat <&3 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- &
-	out=$!
-	feeder=''
+	cat <&3 2>/dev/null 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- &
+	out=$! copies="$copies $!"
 	if { true >&8; } 2>/dev/null; then
-		cat <&5 >&8 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- &
+		# 5 stays open there: by that it is known
+		cat <&5 >&8 2>/dev/null 3<&- 4<&- 6<&- 7<&- 8<&- &
 		feeder=$!
 	fi
-	exec 3<&- 4<&- 5<&- 8<&-
+	exec 3<&- 4<&- 8<&-
 	wait "$out"
+	# cat has failed: to write, since it reads a pipe
+	[ $? != 1 ] || lost=yes
 	wait "$err"
-	[ -z "$feeder" ] || { kill "$feeder" && wait "$feeder"; } 2>/dev/null
+	end_feeder
+	exec 5<&-
 	end_reader
 	trap - HUP INT TERM
 	read_status <&7
 }
 
-# Opens, behind our back, what is missing. What the caller waits for to end must not be held by it.
+# It may have ended long ago.
+end_feeder() {
+	[ -z "$feeder" ] || ! still "$feeder" 5 /dev/fd/5 $$ || { kill "$feeder" && wait "$feeder"; }
+} 2>/dev/null
+
+# Ends what copies for a command that we are told to end.
+end_copies() {
+	end_feeder
+	end_reader
+	# shellcheck disable=SC2086 # numbers
+	kill $copies
+} 2>/dev/null
+
+# Notes this call, and opens behind our back what is missing: nothing before the second call. A call that has found no
+# spare wants one more. What the caller waits for to end must not be held by it.
 open_behind() {
+	find_now
+	last='' wanted=''
+	{ read -r last wanted <"$ossh_spares/called"; } 2>/dev/null
+	case $last in '' | *[!0-9]*) last=0 ;; esac
+	case $wanted in '' | *[!0-9]*) last=0 ;; esac
+	# a clock that was set back counts as long ago
+	if [ "$last" -gt 0 ] && [ "$last" -le "$now" ] && [ $((now - last)) -le $ossh_soon ]; then
+		[ -n "$taken" ] || wanted=$((wanted + 1))
+	else
+		wanted=0
+	fi
+	[ "$wanted" -le "$ossh_most" ] || wanted=$ossh_most
+	{ echo "$now $wanted" >"$ossh_spares/called"; } 2>/dev/null
 	[ "$wanted" -gt 0 ] || return 0
+	find_sent
 	{
-		trap '' HUP
-		set -- sh "$ossh_module" open "$file" "$wanted" "$sent"
-		# else a Ctrl-C or a Ctrl-Z at the terminal, or the end of a timeout(1), is for it as well
-		if command -v setsid; then
-			exec setsid nice "$@"
-		fi
-		exec nice "$@"
+		# a Ctrl-C or Ctrl-Z at the terminal is not for it
+		trap '' HUP INT QUIT TSTP
+		exec sh "$ossh_module" keep "$file" "$wanted" 3 "$sent"
 	} </dev/null >/dev/null 2>&1 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&- &
 }
 
 # -- the program --
 
-# Whether we hold nothing of our caller's but the three streams, as we could not close what is above 9.
-bare() {
+# Goes on with nothing of our caller's open but the three streams. What is above 9 not every sh can close.
+be_bare() {
 	for one in /dev/fd/*; do
 		case ${one##*/} in 0 | 1 | 2) continue ;; esac
 		# the shell's own are this file, and the list of them, which has gone
 		# shellcheck disable=SC3013 # -ef is in every sh that is in use
-		[ ! -e "$one" ] || [ "$one" -ef "$0" ] || return 1
+		[ ! -e "$one" ] || [ "$one" -ef "$0" ] || {
+			[ -z "${ossh_closed-}" ] || exit
+			# shellcheck disable=SC2016 # that shell expands it
+			ossh_closed=yes exec bash -c 'for one in /dev/fd/*; do
+				[ "${one##*/}" -le 2 ] || eval "exec ${one##*/}>&-"
+			done; exec sh "$@"' bash "$0" keep "$@"
+		}
+	done
+	unset ossh_closed
+}
+
+# Removes what killed keepers have left; a draft is a moment without the number of its keeper.
+sweep() {
+	for one in "$ossh_spares"/*.*; do
+		keeper=''
+		{ read -r keeper <"$one/keeper"; } 2>/dev/null
+		case $keeper${one##*/} in draft.*) continue ;; esac
+		kill -s 0 "${keeper:-x}" || rm -rf "$one"
 	done
 }
 
-# Sets `room` to how many sessions are left for spares; fails where there is to be none.
-find_room() {
-	base=${ossh_spares%.spares} limit=$ossh_sessions learned=''
-	[ ! -e "$base.limit" ] || learned=$(find "$base.limit" -mmin -5 -exec cat {} +)
-	case $learned in '' | *[!0-9]*) ;; *) [ "$learned" -ge "$limit" ] || limit=$learned ;; esac
-	# with fewer there is none to spare
-	[ "$limit" -ge 3 ] || return 1
-	if [ -e "$ossh_spares/narrow" ]; then
-		# where three were given before, it is busy
-		age=10
-		[ ! -e "$ossh_spares/wide" ] || age=1
-		[ -z "$(find "$ossh_spares/narrow" -mmin -$age)" ] || return 1
-	fi
+# Sets `used` to how many of these are there.
+count() {
 	used=0
+	for one; do [ ! -e "$one" ] || used=$((used + 1)); done
+}
+
+# Whether the budget of sessions has room for so many.
+has_room() {
+	until=''
+	{ read -r until <"$ossh_spares/narrow"; }
+	case $until in '' | *[!0-9]*) until=0 ;; esac
+	# a clock that was set back counts as long ago
+	[ "$now" -ge "$until" ] || [ $((until - now)) -gt $ossh_few_for ] || return 1
+	base=${ossh_spares%.spares}
+	# spares, those that a command runs in among them, and who runs without one
+	count "$ossh_spares"/*.* "${base%/*}"/run.*.*
 	if [ -f "$base.slots" ] && [ -r /proc/locks ]; then
 		inode=$(ls -i -- "$base.slots")
 		inode=${inode#"${inode%%[! ]*}"}
@@ -249,156 +270,88 @@ find_room() {
 			esac
 		done </proc/locks
 	fi
-	others=''
-	# spares, those in use among them, and who runs without one
-	for one in "$ossh_spares"/*.* "${base%/*}"/run.*.*; do
-		[ ! -e "$one" ] || used=$((used + 1))
-		[ ! -e "$one/taken" ] || others=yes
-	done
-	room=$((limit - used))
+	[ $((used + $1)) -le "$ossh_sessions" ]
 }
 
-# open ALIAS WANTED SENT
-open() {
-	# shellcheck disable=SC1090 # written by this package
-	. "$1" && [ -d "$ossh_spares" ] || exit
-	wanted=$2
-	umask 077
-	bare && cd / || exit
-	# one at a time: else each of many would open for all
-	if ! mkdir "$ossh_spares/lock"; then
-		find "$ossh_spares/lock" -prune -mmin +1 -exec rmdir {} +
-		exit
-	fi
-	names=''
-	if find_room; then
-		# of keepers that were killed
-		[ -z "$others" ] || find "$ossh_spares/." ! -name . -prune -name '*.*' -mmin +3 -exec rm -rf {} +
-		for one in "$ossh_spares/$ossh_mark".* "$ossh_spares/draft.$ossh_mark".*; do
-			[ -p "$one/in" ] && [ ! -e "$one/taken" ] && wanted=$((wanted - 1))
-		done
-		# the last session is for somebody who has a command to run
-		[ "$wanted" -lt "$room" ] || wanted=$((room - 1))
-		# whether the server gives three at all shows once, by three
-		if [ "$wanted" -gt 0 ] && [ ! -e "$ossh_spares/wide" ]; then
-			wanted=3
-			[ "$room" -ge 3 ] || wanted=0
-		fi
-		while [ "$wanted" -gt 0 ]; do
-			unique=$$.$wanted
-			{ read -r uuid </proc/sys/kernel/random/uuid; } || uuid=$(od -A n -N 4 -t x4 /dev/urandom | tr -d ' ')
-			mark=$ossh_mark.$unique.${uuid%%-*}
-			draft=$ossh_spares/draft.$mark
-			if ! mkdir "$draft" || ! printf %s "$3" >"$draft/sent" || ! echo ossh-run >"$draft/log" ||
-				! mkfifo "$draft/held" "$draft/keep" "$draft/err" "$draft/out" "$draft/in"; then
-				rm -rf "$draft"
-				break
-			fi
-			names="$names $mark"
-			wanted=$((wanted - 1))
-		done
-	fi
-	rmdir "$ossh_spares/lock"
-	for mark in $names; do
-		keep &
-	done
-}
-
-# Keeps the spare of this mark until somebody takes it, or nobody has for a while.
+# keep ALIAS WANTED MORE SENT: opens a spare unless so many are there, and keeps it until nobody has come for a while.
+# Has as many more opened as are missing, and MORE allows.
 keep() {
-	draft=$ossh_spares/draft.$mark spare=$ossh_spares/$mark
-	exec 3<>"$draft/in" 4<>"$draft/out" 5<>"$draft/err" 6<>"$draft/keep" 7<>"$draft/held"
-	# who has claimed it before could not tell us
-	[ ! -e "$draft/taken" ] || {
-		rm -rf "$draft"
-		exit
-	}
-	guard &
-	guard=$!
-	find_ready &
-	finder=$!
-	timer "$ossh_kept_for" &
-	timer=$!
-	state=opening
-	while read -r word <&6; do
-		case $word in
-		ready)
-			wait "$finder"
-			mv "$draft" "$spare" || break
-			state=ready finder=''
-			note_width
-			continue
-			;;
-		taken)
-			exec 3<&- 4<&- 5<&- 7<&-
-			kill "$timer"
-			# the directory stays until ssh has ended: one more session that is in use
-			true >"$spare/opened"
-			exit
-			;;
-		ended)
-			[ "$state" = ready ] || ! refused || give_back
-			kill $finder "$timer"
-			# the guard clears up
-			exit
-			;;
-		expired)
-			# who has taken it will say so
-			if ! claim "$spare" && [ "$state" = ready ]; then
-				timer 5 &
-				timer=$!
-				state=claimed
-				continue
-			fi
-			;;
-		esac
-		break
+	be_bare "$@"
+	alias=$1 wanted=$2 more=$3 sent=$4
+	# shellcheck disable=SC1090 # written by this package
+	. "$alias" && [ -d "$ossh_spares" ] && cd / || exit
+	umask 077
+	find_now
+	sweep
+	most=$wanted
+	# whether the server gives three at all shows once, by three
+	[ -e "$ossh_spares/wide" ] || most=3
+	# with fewer there is none to spare, and the last session is for somebody who has a command to run
+	[ "$ossh_sessions" -ge 3 ] && has_room 2 || exit
+	{ read -r unique </proc/sys/kernel/random/uuid; } || unique=$(od -A n -N 4 -t x4 /dev/urandom | tr -d ' ')
+	mark=$ossh_mark.$$.${unique%%-*}
+	draft=$ossh_spares/draft.$mark spare=$ossh_spares/$mark taken=$ossh_spares/taken.$mark
+	mkdir "$draft" && echo $$ >"$draft/keeper" && printf %s "$sent" >"$draft/sent" && echo ossh-run >"$draft/log" &&
+		mkfifo "$draft/in" "$draft/out" "$draft/err" || clear_up
+	# each makes his first, and counts then: so that those who come at once do not open more
+	count "$ossh_spares/$ossh_mark".* "$ossh_spares/draft.$ossh_mark".*
+	[ "$used" -le "$most" ] || clear_up
+	if [ "$used" -lt "$most" ] && [ "$more" -gt 1 ]; then
+		sh "$0" keep "$alias" "$wanted" $((more - 1)) "$sent" &
+	fi
+	begin
+	if is_ready; then
+		exec 4<&- 5<&-
+		find_now
+		echo $((now - began)) >"$ossh_spares/start"
+		mv "$draft" "$spare" && note_width
+		# who has noted that meanwhile has not found ours
+		has_room 0 || give_back 0
+	elif refused; then
+		find_now
+		until=$((now + ossh_few_for))
+		[ ! -e "$ossh_spares/wide" ] || until=$((now + ossh_busy_for))
+		echo $until >"$ossh_spares/narrow"
+		give_back 0
+	fi
+	wait "$ssh"
+	for one in "$draft" "$spare" "$taken"; do
+		! still "$holder" 3 "$one/in" $$ || kill -s KILL "$holder"
 	done
-	rm -rf "$draft" "$spare"
-	kill $finder "$timer" "$guard"
+	clear_up
 }
 
-# Becomes ssh's parent: tells when ssh has ended, and removes what is left.
-guard() {
+# Starts ssh and its holder; leaves the remote side's stdout and stderr at 4 and 5.
+begin() {
 	set -- "$ossh_ssh"
 	[ -z "$ossh_config" ] || set -- "$@" -F "$ossh_config"
 	# shellcheck disable=SC2086 # words without blanks
 	set -- "$@" -S "$ossh_path" $ossh_options -T -E "$draft/log" -oLogLevel=DEBUG2 -- "$ossh_host" \
 		"$ossh_waiting$mark$ossh_waits"
-	exec 8<"$draft/in" 9>"$draft/out" 4>"$draft/err" 3<&- 5<&- 7<&-
-	"$@" <&8 >&9 2>&4 4>&- 6>&- 8<&- 9>&- &
+	# shellcheck disable=SC2094 # both ends of pipes
+	command exec 3<>"$draft/in" 6<"$draft/in" 9<>"$draft/out" 4<"$draft/out" 7>"$draft/out" \
+		9<>"$draft/err" 5<"$draft/err" 8>"$draft/err" 9<&- || clear_up
+	find_now
+	began=$now
+	"$@" <&6 >&7 2>&8 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- &
 	ssh=$!
-	exec 4>&- 8<&- 9>&-
-	trap 'kill "$ssh"' TERM
-	wait "$ssh"
-	wait "$ssh"
-	echo ended >&6
-	exec 6>&-
-	# who has taken it has opened it by then
-	[ -e "$spare/opened" ] || [ ! -d "$spare" ] || claim "$spare" || sleep 1
-	rm -rf "$draft" "$spare"
+	sleep "$ossh_kept_for" 6<&- 7<&- 8<&- &
+	holder=$!
+	exec 3<&- 6<&- 7<&- 8<&-
+	echo "$holder $$" >"$draft/held"
 }
 
-# Drops what start-up files print, up to the words of our own on both streams.
-find_ready() {
-	# not around the call: dash would keep copies
-	exec 3<&- 7<&-
-	for number in 4 5; do
-		while IFS= read -r line <&$number; do
-			[ "$line" != "$mark ready" ] || break
-		done
+# Whether the remote side has said so on both streams; what start-up files print before is dropped.
+is_ready() {
+	drop_noise <&5 &
+	drop_noise <&4 && wait $!
+}
+
+drop_noise() {
+	while IFS= read -r line; do
+		[ "$line" != "$mark ready" ] || return 0
 	done
-	exec 4>&- 5>&-
-	echo ready >&6
-}
-
-# timer SECONDS
-timer() {
-	exec 3<&- 4<&- 5<&- 7<&-
-	trap 'kill $!; exit' TERM
-	sleep "$1" 6>&- &
-	wait $!
-	echo expired >&6
+	return 1
 }
 
 # Whether the server has refused this session.
@@ -409,27 +362,35 @@ refused() {
 	return 1
 }
 
-# Notes that the server gives three sessions.
+# Notes that the server gives three sessions, and gives back what was opened to see that.
 note_width() {
-	[ -e "$ossh_spares/wide" ] && return
-	width=0
-	for one in "$ossh_spares/$ossh_mark".*; do
-		[ -d "$one" ] && width=$((width + 1))
-	done
-	[ "$width" -lt 3 ] || true >"$ossh_spares/wide"
+	[ ! -e "$ossh_spares/wide" ] || return 0
+	count "$ossh_spares/$ossh_mark".*
+	[ "$used" -lt 3 ] || { true >"$ossh_spares/wide" && give_back "$wanted"; }
 }
 
-# Gives back all, where the server has no session left.
+# give_back KEPT: gives back all that nobody has taken, but for so many.
 give_back() {
-	true >"$ossh_spares/narrow"
-	# one that gets its name meanwhile is found by that
-	for one in "$ossh_spares/draft.$ossh_mark".*; do tell_back; done
-	for one in "$ossh_spares/$ossh_mark".*; do tell_back; done
+	kept=$1
+	for one in "$ossh_spares/$ossh_mark".* "$ossh_spares/draft.$ossh_mark".*; do
+		[ -p "$one/in" ] || continue
+		kept=$((kept - 1))
+		[ "$kept" -lt 0 ] || continue
+		name=${one##*/}
+		back=$ossh_spares/taken.${name#draft.}
+		mv "$one" "$back" && echo 1<>"$back/in"
+	done
 }
 
-tell_back() {
-	[ -p "$one/keep" ] && claim "$one" && echo back 1<>"$one/keep"
+# Removes what is ours, also where somebody who came too late has made a file, and ends.
+clear_up() {
+	rm -rf "$draft" "$spare" "$taken"
+	if [ -d "$draft" ] || [ -d "$spare" ] || [ -d "$taken" ]; then
+		sleep 1
+		rm -rf "$draft" "$spare" "$taken"
+	fi
+	exit
 }
 
 # elsewhere this file is read
-[ "${0##*/}" != spare.sh ] || open "$2" "$3" "$4"
+[ "${0##*/}" != spare.sh ] || "$@"

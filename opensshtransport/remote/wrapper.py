@@ -29,20 +29,24 @@ _ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
 
 _FIRST = '"$0"'
 
-# What the host of a spare does: it says that it is there, waits for a request (a number of lines, and the
-# lines), and becomes it. What follows on stdin is the command's. Where none comes it says so, at the latest
-# after a minute: the timer ends the group, whose leader may have died before.
+# What the remote side of a spare does: it says that it is ready, waits for a request (a number of lines, and the
+# lines), and becomes it. What follows on stdin is the command's. At the end of its input, at an empty line, and
+# where none comes for a minute, it ends with a status and without the mark: so nothing has begun. The timer ends
+# the group, whose leader may have died before.
 _WAIT = r"""
 exec 3>&2 2>/dev/null
-(trap 'kill $!;exit' TERM
-sleep 60&wait $!;trap '' TERM;kill -s TERM 0
+(sleep 60&
+ossh_sleep=$!
+trap 'kill -s TERM $ossh_sleep;exit' TERM
+wait $ossh_sleep;trap '' TERM;kill -s TERM 0
 sleep 5;kill -s KILL 0) </dev/null >/dev/null 3>&- &
 ossh_timer=$!
-ossh_unused(){ trap '' TERM;kill -s TERM $ossh_timer;echo;echo $ossh_mark unused;exit 0;}
+ossh_unused(){ trap '' TERM;kill -s TERM $ossh_timer;exit 0;}
 trap ossh_unused TERM
 echo;echo $ossh_mark ready;{ echo;echo $ossh_mark ready;} >&3
 ossh_request= ossh_end=
 IFS= read -r ossh_lines||ossh_unused
+case $ossh_lines in ''|*[!0-9]*) ossh_unused;;esac
 while [ "$ossh_lines" -gt 0 ];do
 IFS= read -r ossh_line||ossh_unused
 ossh_request=$ossh_request$ossh_end$ossh_line ossh_end='
@@ -103,8 +107,7 @@ def _spelled_byte(match: re.Match[bytes]) -> bytes:
 def waiting(*, posix: bool) -> tuple[str, str]:
     """What the remote side of a spare runs: the text before and after its mark.
 
-    Its output has three lines of its own, `MARK ready`, then `MARK unused` or, as that of a wrapped command,
-    `MARK PID`.
+    Both its outputs begin with a line `MARK ready`; what follows is as that of a wrapped command.
 
     Args:
         posix: as for `wrapper`.
