@@ -192,7 +192,7 @@ def _of_spares(master: Master, resolved: Destination, facts: Facts) -> dict[str,
     """What `spare.sh` needs to know to open sessions ahead."""
     # a session is kept for commands, and no others run there
     spares = private_directory(shell_spares.directory(master.own_socket)) if facts.shell else ""
-    before, after = waiting(posix=facts.posix_shell)
+    before, after = waiting(shell_spares.KEPT_FOR + shell_spares.LONGER, posix=facts.posix_shell)
     most = resolved.settings.max_sessions
     return {
         "ossh_spares": str(spares),
@@ -200,6 +200,7 @@ def _of_spares(master: Master, resolved: Destination, facts: Facts) -> dict[str,
         "ossh_sessions": str(most),
         "ossh_most": str(max(1, most // 2)),
         "ossh_worth": str(shell_spares.WORTH),
+        "ossh_kept_for": str(shell_spares.KEPT_FOR),
         "ossh_sent": " ".join(resolved.resolved.options.get("sendenv", ())),
         "ossh_waiting": before,
         "ossh_waits": after,

@@ -126,6 +126,8 @@ class Master:
         Returns:
             Whether there was one. Running sessions end with it.
         """
+        # what is removed now, nobody removes behind our back
+        shell_spares.give_back(shell_spares.directory(self.own_socket))
         return end_at(self.own_socket, self.destination.ssh)
 
     def write_facts(self, facts: Facts) -> None:

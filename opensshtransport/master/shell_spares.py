@@ -1,7 +1,7 @@
 """The sessions that `ossh-run` has open ahead, as Python sees them: counted, and given back.
 
-`spare.sh` tells what a spare is. The trap: its keeper may have been killed, and leaves a directory that stands
-for no session any more.
+`spare.sh` tells what a spare is. The trap: its keeper may have been killed, and leaves a directory without a
+session. No process number tells that, as others may have this directory too; but then nobody reads its `in`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ WORTH = 3
 # Seconds for which `ossh-run` opens none after somebody had to wait for a session.
 _BUSY_FOR = 10
 
-# Seconds in which one that is made has the number of its keeper.
-_MADE_WITHIN = 300.0
+# Seconds for which an idle one waits, and what the remote side waits in addition.
+KEPT_FOR, LONGER = 50, 10
+
+# Seconds after which a directory is not needed: nobody waits so long, and a command has opened all.
+_NEEDED_FOR = 180.0
 
 _DRAFT, _TAKEN = "draft.", "taken."
 
@@ -33,7 +36,7 @@ def directory(socket: Path) -> Path:
 
 def count(spares: Path) -> int:
     """How many sessions they are: those that are being opened and those that a command runs in among them."""
-    return sum(1 for spare in _all(spares) if _kept(spare))
+    return sum(1 for spare in _all(spares) if _write(spare, b""))
 
 
 def give_back(spares: Path, most: int | None = None) -> None:
@@ -51,7 +54,8 @@ def give_back(spares: Path, most: int | None = None) -> None:
         taken = spares / f"{_TAKEN}{spare.name.removeprefix(_DRAFT)}"
         with contextlib.suppress(OSError):
             spare.rename(taken)
-            _end(taken)
+            # an empty request: the remote side ends
+            _write(taken, b"\n")
         shutil.rmtree(taken, ignore_errors=True)
 
 
@@ -71,8 +75,8 @@ def sweep(spares: Path) -> None:
     """Remove what killed keepers have left."""
     for spare in _all(spares):
         with contextlib.suppress(OSError):
-            made = abs(time.time() - spare.lstat().st_mtime) > _MADE_WITHIN or (spare / "keeper").exists()
-            if made and not _kept(spare):
+            # where the clock was set back, it counts as old what seems to come
+            if abs(time.time() - spare.lstat().st_mtime) > _NEEDED_FOR:
                 shutil.rmtree(spare, ignore_errors=True)
 
 
@@ -92,20 +96,17 @@ def _all(spares: Path) -> Iterator[Path]:
     yield from (spare for spare in found if "." in spare.name and spare.is_dir())
 
 
-def _kept(spare: Path) -> bool:
-    """Whether its keeper is there."""
+def _write(spare: Path, text: bytes) -> bool:
+    """Write to the session of a spare; whether it has one."""
     try:
-        os.kill(int((spare / "keeper").read_text(encoding="ascii")), 0)
-    except (OSError, ValueError):
+        # ENXIO: nobody reads there
+        file = os.open(spare / "in", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
         return False
+    try:
+        os.write(file, text)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
     return True
-
-
-def _end(taken: Path) -> None:
-    # an empty request; ENXIO: ssh has ended
-    with contextlib.suppress(OSError):
-        file = os.open(taken / "in", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.write(file, b"\n")
-        finally:
-            os.close(file)

@@ -19,11 +19,8 @@
 LF='
 '
 
-# Seconds for which a spare waits; the remote side waits a little longer (wrapper.py).
-ossh_kept_for=50
-
 # Another call within so many hundredths of a second shows that spares are wanted.
-ossh_soon=6000
+ossh_soon=5000
 
 # For so long none is opened where the server has refused one: where it has given three before, it is busy.
 ossh_busy_for=6000 ossh_few_for=60000
@@ -79,8 +76,9 @@ take_spare() {
 		# shellcheck disable=SC3045 # -t N is POSIX's
 		[ ! -t 5 ] || read_by_pipe || break
 		mark=${spare##*/} taken=$ossh_spares/taken.${spare##*/}
-		{ mv "$spare" "$taken" && read -r holder keeper <"$taken/held"; } 2>/dev/null || continue
-		open_taken && still "$holder" 3 "$taken/in" "$keeper" && kill -s KILL "$holder" 2>/dev/null && return
+		{ read -r holder keeper <"$spare/held" && still "$holder" 3 "$spare/in" "$keeper" &&
+			mv "$spare" "$taken"; } 2>/dev/null || continue
+		open_taken && kill -s KILL "$holder" 2>/dev/null && return
 		leave_spare
 	done
 	taken=''
@@ -117,7 +115,7 @@ count_lines() {
 # remote side has ended by itself without the line that comes before the command.
 # shellcheck disable=SC2034 # `ossh-run` reads log and lost
 by_spare() {
-	copies='' feeder='' begun=''
+	feeder='' out='' err='' begun=''
 	for signal in HUP INT TERM; do
 		# shellcheck disable=SC2064 # expands now
 		trap "stop $signal" "$signal"
@@ -129,51 +127,71 @@ by_spare() {
 	trap - PIPE
 	if [ "$handed" = 0 ]; then
 		log=$taken/log
-		# nothing to feed
-		# shellcheck disable=SC3013 # -ef is in every sh that is in use
-		[ -n "$reader" ] || [ ! /dev/fd/5 -ef /dev/null ] || exec 8>&-
-		cat <&4 >&2 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- &
-		err=$! copies=$!
 		while IFS= read -r line <&3; do
 			case $line in "$mark "[0-9]*) begun=yes && break ;; esac
 		done
-		if [ -z "$begun" ]; then
-			wait "$err"
-			read_status <&7 || {
-				trap - HUP INT TERM
-				leave_spare
-				return 1
-			}
-		fi
 	fi
 	if [ -z "$begun" ]; then
+		exec 8>&-
+		# its end is that of ssh, whose log is complete then
+		while [ "$handed" = 0 ] && read -r _ <&4; do :; done
+		[ "$handed" = 0 ] && ! read_status <&7
+		done=$((1 + $?))
 		trap - HUP INT TERM
-		leave_spare
-		log='' taken=''
-		return 2
+		exec 3<&- 4<&-
+		[ "$done" = 1 ] || { log='' taken='' && exec 6<&- 7<&-; }
+		return "$done"
 	fi
-	cat <&3 2>/dev/null 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- &
-	out=$! copies="$copies $!"
-	if { true >&8; } 2>/dev/null; then
+	# nothing to feed
+	# shellcheck disable=SC3013 # -ef is in every sh that is in use
+	if [ -n "$reader" ] || [ ! /dev/fd/5 -ef /dev/null ]; then
 		# 5 stays open there: by that it is known
 		cat <&5 >&8 2>/dev/null 3<&- 4<&- 6<&- 7<&- 8<&- &
 		feeder=$!
 	fi
-	exec 3<&- 4<&- 8<&-
-	wait "$out"
-	# cat has failed: to write, since it reads a pipe
-	[ $? != 1 ] || lost=yes
-	wait "$err"
-	end_feeder
+	exec 8>&-
+	cat <&3 2>/dev/null 3<&- 4<&- 5<&- 6<&- 7<&- &
+	out=$!
+	copy_stderr &
+	err=$!
+	exec 3<&- 4<&-
+	wait_for_copies 2>/dev/null
 	exec 5<&-
 	end_reader
 	trap - HUP INT TERM
+	# cat has failed: to write, since it reads a pipe
+	case $copied in 1,*) lost=yes ;; esac
+	# one that was killed has lost something; ksh counts signals from 256
+	case $copied in *137* | *265*) return 1 ;; esac
 	read_status <&7
+}
+
+# Sets `copied` to how that went: stdout, stderr, stdin.
+wait_for_copies() {
+	wait "$out"
+	copied=$?,
+	wait "$err"
+	copied=$copied$?,
+	[ -n "$feeder" ] || return 0
+	end_feeder
+	wait "$feeder"
+	copied=$copied$?,
+}
+
+# Its end is that of ssh: nobody is to read our stdin then, even where we were killed.
+copy_stderr() {
+	# not around the call: dash would keep copies
+	exec 3<&- 6<&- 7<&-
+	cat <&4 >&2 4<&- 5<&-
+	copied=$?
+	exec 4<&-
+	[ "$copied" != 0 ] || end_feeder
+	exit "$copied"
 }
 
 # It may have ended long ago.
 end_feeder() {
-	[ -z "$feeder" ] || ! still "$feeder" 5 /dev/fd/5 $$ || { kill "$feeder" && wait "$feeder"; }
+	[ -z "$feeder" ] || ! still "$feeder" 5 /dev/fd/5 $$ || { kill "$feeder" && kill -s CONT "$feeder"; }
 } 2>/dev/null
 
 # Ends what copies for a command that we are told to end.
@@ -181,12 +199,13 @@ end_copies() {
 	end_feeder
 	end_reader
 	# shellcheck disable=SC2086 # numbers
-	kill $copies
+	kill $out $err
 } 2>/dev/null
 
 # Notes this call, and opens behind our back what is missing: nothing before the second call. A call that has found no
 # spare wants one more. What the caller waits for to end must not be held by it.
 open_behind() {
+	umask 077
 	find_now
 	last='' wanted=''
 	{ read -r last wanted <"$ossh_spares/called"; } 2>/dev/null
@@ -226,16 +245,6 @@ be_bare() {
 		}
 	done
 	unset ossh_closed
-}
-
-# Removes what killed keepers have left; a draft is a moment without the number of its keeper.
-sweep() {
-	for one in "$ossh_spares"/*.*; do
-		keeper=''
-		{ read -r keeper <"$one/keeper"; } 2>/dev/null
-		case $keeper${one##*/} in draft.*) continue ;; esac
-		kill -s 0 "${keeper:-x}" || rm -rf "$one"
-	done
 }
 
 # Sets `used` to how many of these are there.
@@ -282,7 +291,9 @@ keep() {
 	. "$alias" && [ -d "$ossh_spares" ] && cd / || exit
 	umask 077
 	find_now
-	sweep
+	# what killed keepers and commands have left; of those that run for longer than this, nobody needs it any more
+	find "$ossh_spares/." ! -name . -prune -name '*.*' -mmin +2 -exec rm -rf {} +
+	find "${ossh_spares%/*}/." ! -name . -prune -name 'run.*.*' -mmin +5 -exec rm -f {} +
 	most=$wanted
 	# whether the server gives three at all shows once, by three
 	[ -e "$ossh_spares/wide" ] || most=3
@@ -291,7 +302,7 @@ keep() {
 	{ read -r unique </proc/sys/kernel/random/uuid; } || unique=$(od -A n -N 4 -t x4 /dev/urandom | tr -d ' ')
 	mark=$ossh_mark.$$.${unique%%-*}
 	draft=$ossh_spares/draft.$mark spare=$ossh_spares/$mark taken=$ossh_spares/taken.$mark
-	mkdir "$draft" && echo $$ >"$draft/keeper" && printf %s "$sent" >"$draft/sent" && echo ossh-run >"$draft/log" &&
+	mkdir "$draft" && printf %s "$sent" >"$draft/sent" && echo ossh-run >"$draft/log" &&
 		mkfifo "$draft/in" "$draft/out" "$draft/err" || clear_up
 	# each makes his first, and counts then: so that those who come at once do not open more
 	count "$ossh_spares/$ossh_mark".* "$ossh_spares/draft.$ossh_mark".*

@@ -29,13 +29,13 @@ _ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
 
 _FIRST = '"$0"'
 
-# What the remote side of a spare does: it says that it is ready, waits for a request (a number of lines, and the
-# lines), and becomes it. What follows on stdin is the command's. At the end of its input, at an empty line, and
-# where none comes for a minute, it ends with a status and without the mark: so nothing has begun. The timer ends
-# the group, whose leader may have died before.
+# What the remote side of a spare does: it says that it is ready, waits for a request (a number of lines, and
+# the lines), and becomes it. What follows on stdin is the command's. At the end of its input, at an empty
+# line, and where none comes for a while, it ends with a status and without the mark: nothing has begun. The
+# timer ends the group, whose leader may have died before.
 _WAIT = r"""
 exec 3>&2 2>/dev/null
-(sleep 60&
+(sleep SECONDS&
 ossh_sleep=$!
 trap 'kill -s TERM $ossh_sleep;exit' TERM
 wait $ossh_sleep;trap '' TERM;kill -s TERM 0
@@ -54,6 +54,7 @@ ossh_request=$ossh_request$ossh_end$ossh_line ossh_end='
 done
 trap : HUP INT QUIT TERM
 kill -s TERM $ossh_timer
+kill -s CONT $ossh_timer
 wait $ossh_timer
 """
 
@@ -104,22 +105,24 @@ def _spelled_byte(match: re.Match[bytes]) -> bytes:
     return b"\\n" if match[0] == b"\n" else b"\\0%03o" % ord(match[0])
 
 
-def waiting(*, posix: bool) -> tuple[str, str]:
+def waiting(seconds: int, *, posix: bool) -> tuple[str, str]:
     """What the remote side of a spare runs: the text before and after its mark.
 
     Both its outputs begin with a line `MARK ready`; what follows is as that of a wrapped command.
 
     Args:
+        seconds: how long it waits for a request.
         posix: as for `wrapper`.
     """
+    wait = _WAIT.replace("SECONDS", str(seconds))
     if posix:
         # the login shell itself: another one may drop functions that start-up files have exported
         script = (
-            f'{_WAIT}ossh_line="echo;echo $ossh_mark $$;";[ "${{BASH_ENV-}}" ]||eval "$ossh_line";'
+            f'{wait}ossh_line="echo;echo $ossh_mark $$;";[ "${{BASH_ENV-}}" ]||eval "$ossh_line";'
             f'(exec "${{SHELL:-/bin/sh}}" -c "${{BASH_ENV:+$ossh_line}}$ossh_request"{_BELOW}'
         )
         return "ossh_mark=", script
-    script = _WAIT + _below_sh("$ossh_mark", '"$ossh_request"') + _BELOW
+    script = wait + _below_sh("$ossh_mark", '"$ossh_request"') + _BELOW
     before, after = for_any_shell(f"ossh_mark=MARK{script}").split("=MARK", 1)
     return f"{before}=", after
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -17,12 +16,14 @@ import pytest
 from opensshtransport.master import shell_spares
 from opensshtransport.master.master import Master
 from opensshtransport.master.slots import Slots
+from opensshtransport.openssh.command_lines import guarded_ssh
 from opensshtransport.openssh.destination import resolve
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import Keep, MakeShellNode, require
-from tests.support.nodes import missing_programs
+from tests.support.nodes import config_through, missing_programs
 from tests.support.programs import OSSH_RUN, ossh, ossh_run, until
-from tests.support.spares import Warm, naming
+from tests.support.relay import Relay
+from tests.support.spares import Warm, always_pays, directories, keepers, naming
 from tests.support.users import NOISY, ShellName
 
 MEBIBYTE = 1 << 20
@@ -37,15 +38,31 @@ def test_a_second_call_within_a_minute_opens_one(own_node: Sandbox) -> None:
     """One call opens none; the second does, behind its back, and the third takes it."""
     config, host = own_node.ssh_config, own_node.host
     ossh("login", "-F", config, host)
-    spares = shell_spares.directory(Master(resolve(host, config)).own_socket)
+    spares = always_pays(config, host)
     assert ossh_run("-F", config, host, "true").returncode == 0
-    time.sleep(0.5)
-    assert not list(spares.glob("*.*"))
+    assert (spares / "called").read_text().split()[1] == "0"
+    assert not directories(spares)
     warm = Warm(own_node)
     assert warm.taken(_IN_A_SPARE).stdout == b"spare\n"
-    assert warm.run(_IN_A_SPARE, OSSH_FRESH="1").stdout == b"plain\n"
+    assert warm.run(_IN_A_SPARE, env={"OSSH_FRESH": "1"}).stdout == b"plain\n"
     assert own_node.authentications() == 1
     warm.check_nothing_left()
+
+
+def test_opened_where_it_pays(own_node: Sandbox, keep: Keep) -> None:
+    """How long the last session took to begin decides: of a far host one is opened, below the limit none."""
+    relay = keep(Relay(own_node.port, delay=0.03))
+    config = config_through(own_node, relay)
+    ossh("login", "-F", config, own_node.host)
+    # two round trips, in hundredths of a second, are 12
+    for worth, opened in (("100000", False), (str(shell_spares.WORTH), True)):
+        spares = always_pays(config, own_node.host, worth=worth)
+        for _ in range(2):
+            assert ossh_run("-F", config, own_node.host, "true").returncode == 0
+        assert 12 <= int((spares / "start").read_text()) < 100000
+        assert (spares / "called").exists() == opened
+        if opened:
+            until(lambda: bool(directories(spares)), "one to be opened")
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
@@ -74,6 +91,14 @@ def test_all_that_holds_for_it_holds_there(own_node: Sandbox, isolated: Path, sh
     everything = bytes(range(256)) * 40 + b"\n\n"
     assert warm.taken("cat", stdin=everything).stdout == everything
     assert warm.taken("head -c 3", stdin=bytes(3 * MEBIBYTE)).stdout == bytes(3)
+    # `lost` as without
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >/dev/full', "sh", *warm.argv, *warm.words, "echo x"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 255
+    assert b"could not be written" in done.stderr
     # ours ends when it does, not when stdin does
     with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE) as silent:
         warm.wait()
@@ -114,7 +139,7 @@ def test_login_shells(make_shell_node: MakeShellNode, shell: ShellName) -> None:
     assert warm.taken("sh -c 'kill -9 $$'").returncode == 137
     assert warm.taken("cat; exit 9", stdin=b"1\n2").stdout == b"1\n2"
     warm.check_nothing_left()
-    until(lambda: not user.processes(), "the far side's processes to end")
+    until(lambda: not user.processes(), "the remote processes to end")
 
 
 def test_the_far_side_is_as_without(make_shell_node: MakeShellNode) -> None:
@@ -125,7 +150,7 @@ def test_the_far_side_is_as_without(make_shell_node: MakeShellNode) -> None:
     )
     warm = Warm(node)
     names = "f; echo $COUNT; env | cut -d= -f1 | sort; echo $0 $-; umask; pwd; ls /proc/self/fd | wc -l"
-    assert warm.taken(names).stdout == warm.run(names, OSSH_FRESH="1").stdout
+    assert warm.taken(names).stdout == warm.run(names, env={"OSSH_FRESH": "1"}).stdout
 
 
 def test_what_ssh_passes_on_is_ours(own_node: Sandbox) -> None:
@@ -137,7 +162,7 @@ def test_what_ssh_passes_on_is_ours(own_node: Sandbox) -> None:
         assert warm.taken('echo "$LC_PAPER"').stdout == b"\n"
         warm.wait()
         kept = warm.ready()
-        assert warm.run('echo "$LC_PAPER"', LC_PAPER="a b").stdout == b"a b\n"
+        assert warm.run('echo "$LC_PAPER"', env={"LC_PAPER": "a b"}).stdout == b"a b\n"
         assert set(kept) <= set(warm.ready())
 
 
@@ -154,47 +179,65 @@ def test_many_at_once(own_node: Sandbox) -> None:
     written = ossh_run(*warm.words, f"sort -n {own_node.directory}/many").stdout
     assert [one.stdout for one in done] == [b"%d\n" % number for number in range(40)]
     assert written == b"".join(b"%d\n" % number for number in range(40))
-    assert shell_spares.count(warm.spares) <= 4
+    assert len(warm.ready()) <= 4
     warm.check_nothing_left()
 
 
 @pytest.mark.parametrize("sessions", [1, 2])
 def test_none_is_kept_where_sessions_are_few(keep: Keep, sessions: int) -> None:
-    """With MaxSessions 1 or 2 all sessions are free for others a moment after a command."""
+    """With MaxSessions 1 or 2 all sessions are free for others a moment after a command, and stay so."""
     node = keep(Sandbox("few", server_options={"MaxSessions": str(sessions)}))
     config, host = node.ssh_config, node.host
     ossh("login", "-F", config, host)
-    spares = shell_spares.directory(Master(resolve(host, config)).own_socket)
+    spares = always_pays(config, host)
     for _ in range(3):
         assert ossh_run("-F", config, host, "echo x").stdout == b"x\n"
     until((spares / "narrow").exists, "the refusal to be noted")
-    until(lambda: not list(spares.glob("*.*")), "the spares to go")
+    until(lambda: not directories(spares), "the spares to go")
     assert ossh_run("-F", config, host, "echo x").stdout == b"x\n"
-    time.sleep(0.5)
-    assert not list(spares.glob("*.*"))
+    # whoever opens one now has looked by then
+    until(lambda: not keepers(), "the last keeper to look")
+    assert not directories(spares)
+    master = Master(resolve(host, config))
+    argv = guarded_ssh(master.destination, str(master.own_socket), command="echo x; cat")
+    with contextlib.ExitStack() as stack:
+        for _ in range(sessions):
+            one = stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            assert one.stdout is not None
+            assert one.stdout.readline() == b"x\n"
+
+
+def test_two_of_three(keep: Keep) -> None:
+    """With MaxSessions 3 one is kept: the others that have shown it are free again."""
+    node = keep(Sandbox("few", server_options={"MaxSessions": "3"}))
+    warm = Warm(node)
+    until(lambda: len(directories(warm.spares)) == 1, "two to be given back")
+    assert warm.taken("echo x").stdout == b"x\n"
 
 
 def test_one_account_with_python(own_node: Sandbox) -> None:
     """Python counts the spares among the sessions, and has them given back when it needs one, or waits."""
     warm = Warm(own_node)
     slots = Slots(warm.master)
-    kept = shell_spares.count(warm.spares)
-    assert slots.in_use() == kept > 0
+    assert slots.in_use() == shell_spares.count(warm.spares) > 0
     taken = [slots.take() for _ in range(slots.limit)]
     assert None not in taken
-    until(lambda: not list(warm.spares.glob("*.*")), "the spares to go")
+    until(lambda: not directories(warm.spares), "the spares to go")
     # and none is opened while all are in use
     for _ in range(3):
         assert warm.run("echo x").stdout == b"x\n"
-    time.sleep(0.5)
-    assert not warm.ready()
+    until(lambda: not keepers(), "the last keeper to look")
+    assert not directories(warm.spares)
     for slot in taken:
         if slot is not None:
             slots.give(slot)
     warm.run("true")
     warm.wait()
     with slots.waiting():
-        until(lambda: not list(warm.spares.glob("*.*")), "the spares to go")
+        until(lambda: not directories(warm.spares), "the spares to go")
+        warm.run("true")
+        until(lambda: not keepers(), "the last keeper to look")
+    assert not directories(warm.spares)
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
@@ -232,7 +275,10 @@ def test_nobody_waits_for_the_keeper(own_node: Sandbox, isolated: Path) -> None:
     assert time.monotonic() - begin < 20
     warm.wait()
     assert not _holding(isolated / "lock")
-    script = f"exec 20>{isolated}/lock; {run}; {run}; sleep 0.5"
+    warm.check_nothing_left()
+    # that sh cannot close those above 9 itself
+    warm = Warm(own_node)
+    script = f"exec 20>{isolated}/lock; {run}; {run}"
     subprocess.run(["bash", "-c", script], check=True, timeout=20)
     assert not _holding(isolated / "lock")
 
@@ -262,23 +308,55 @@ def test_a_dead_spare_is_no_lost_command(own_node: Sandbox) -> None:
 
 
 def test_a_request_that_is_not_read_is_given_back(own_node: Sandbox) -> None:
-    """A host whose time is over says so: what it was handed is run by the plain way, its stdin whole."""
+    """A remote side whose time is over ends without a word: what it was handed runs elsewhere, whole."""
     warm = Warm(own_node)
-    for spare in warm.ready()[1:]:
-        shutil.rmtree(spare)
-    spare = warm.ready()[0]
+    shell_spares.give_back(warm.spares, len(warm.ready()) - 1)
+    (spare,) = warm.ready()
     # stopped, it reads nothing; then it is told that its time is over, before it goes on
-    leaders = [pid for pid in naming(spare.name) if pid == os.getpgid(pid) and os.getsid(pid) == pid]
-    leaders = [pid for pid in leaders if b"/spare.sh" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    leader = leaders[-1]
+    leader = next(pid for pid in naming(spare.name) if pid == os.getsid(pid))
     os.kill(leader, signal.SIGSTOP)
     argv = [*warm.argv, *warm.words, "cat"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        until(lambda: (spare / "taken").exists() or not spare.exists(), "it to be taken")
+        until(lambda: not spare.exists(), "it to be taken")
         os.kill(leader, signal.SIGTERM)
         os.kill(leader, signal.SIGCONT)
         out, _ = process.communicate(b"all of it", timeout=20)
     assert (process.returncode, out) == (0, b"all of it")
+
+
+def test_stopped_keepers(own_node: Sandbox) -> None:
+    """Nobody waits for a keeper or a holder that is stopped: the command runs there, to its end."""
+    warm = Warm(own_node)
+    stopped = [*keepers()]
+    for spare in warm.ready():
+        stopped += [int(number) for number in (spare / "held").read_text().split()]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for number in range(4):
+            done = subprocess.run(
+                [*warm.argv, *warm.words, "cat"],
+                input=b"%d" % number,
+                capture_output=True,
+                timeout=10,
+                check=False,
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (0, b"%d" % number, b"")
+    finally:
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    warm.check_nothing_left()
+
+
+def test_not_for_long(own_node: Sandbox) -> None:
+    """One that nobody takes goes after its time, with its session, processes and directory."""
+    warm = Warm(own_node, kept_for="2")
+    before = warm.ready()
+    marks = [one.name for one in before]
+    until(lambda: not any(one.exists() for one in before), "them to go")
+    until(lambda: not any(naming(mark) for mark in marks), "their processes to end")
+    assert warm.run("echo x").stdout == b"x\n"
 
 
 @pytest.mark.parametrize("victim", ["master", "far side"])

@@ -340,6 +340,9 @@ class World:
             f"{base}.lock",
             f"{base}.limit",
             f"{base}.slots",
+            # with what `ossh-run` notes there
+            f"{base}.spares",
+            *(f"{base}.spares/{name}" for name in ("called", "start", "wide", "narrow")),
             "moving",
         }
         return self._files() - self._known - usual
