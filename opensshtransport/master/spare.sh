@@ -76,8 +76,8 @@ take_spare() {
 		# shellcheck disable=SC3045 # -t N is POSIX's
 		[ ! -t 5 ] || read_by_pipe || break
 		mark=${spare##*/} taken=$ossh_spares/taken.${spare##*/}
-		{ read -r holder keeper <"$spare/held" && still "$holder" 3 "$spare/in" "$keeper" &&
-			mv "$spare" "$taken"; } 2>/dev/null || continue
+		{ read -r holder ssh keeper <"$spare/held" && still "$holder" 3 "$spare/in" "$keeper" &&
+			still "$ssh" 0 "$spare/in" "$keeper" && mv "$spare" "$taken"; } 2>/dev/null || continue
 		open_taken && kill -s KILL "$holder" 2>/dev/null && return
 		leave_spare
 	done
@@ -159,10 +159,11 @@ by_spare() {
 	exec 5<&-
 	end_reader
 	trap - HUP INT TERM
-	# cat has failed: to write, since it reads a pipe
-	case $copied in 1,*) lost=yes ;; esac
-	# one that was killed has lost something; ksh counts signals from 256
-	case $copied in *137* | *265*) return 1 ;; esac
+	case $copied in
+	1,* | 137,* | 265,*) lost=yes ;;
+	# who was killed has lost something
+	*,137,* | *,265,*) return 1 ;;
+	esac
 	read_status <&7
 }
 
@@ -349,7 +350,7 @@ begin() {
 	sleep "$ossh_kept_for" 6<&- 7<&- 8<&- &
 	holder=$!
 	exec 3<&- 6<&- 7<&- 8<&-
-	echo "$holder $$" >"$draft/held"
+	echo "$holder $ssh $$" >"$draft/held"
 }
 
 # Whether the remote side has said so on both streams; what start-up files print before is dropped.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from opensshtransport.master import shell_spares
-from opensshtransport.master.master import Master
+from opensshtransport.master.master import Master, sweep
 from opensshtransport.master.slots import Slots
 from opensshtransport.openssh.command_lines import guarded_ssh
 from opensshtransport.openssh.destination import resolve
@@ -55,14 +55,13 @@ def test_opened_where_it_pays(own_node: Sandbox, keep: Keep) -> None:
     config = config_through(own_node, relay)
     ossh("login", "-F", config, own_node.host)
     # two round trips, in hundredths of a second, are 12
-    for worth, opened in (("100000", False), (str(shell_spares.WORTH), True)):
+    for worth, pays in (("100000", False), (str(shell_spares.WORTH), True)):
         spares = always_pays(config, own_node.host, worth=worth)
         for _ in range(2):
             assert ossh_run("-F", config, own_node.host, "true").returncode == 0
         assert 12 <= int((spares / "start").read_text()) < 100000
-        assert (spares / "called").exists() == opened
-        if opened:
-            until(lambda: bool(directories(spares)), "one to be opened")
+        assert (spares / "called").exists() == pays
+    until(lambda: bool(directories(spares)), "one to be opened")
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
@@ -292,18 +291,28 @@ def _holding(file: Path) -> list[Path]:
     return found
 
 
-def test_a_dead_spare_is_no_lost_command(own_node: Sandbox) -> None:
+@pytest.mark.parametrize("victims", ["ssh", "keeper and ssh", "remote side"])
+def test_a_dead_spare_is_no_lost_command(own_node: Sandbox, victims: str) -> None:
     """Where ssh or the remote side of a spare has died before, the command takes another way, once."""
     warm = Warm(own_node)
-    for number in range(4):
+    for number in range(3):
         warm.run("true")
         warm.wait()
-        for spare in warm.ready():
-            for pid in naming(spare.name):
+        ready = warm.ready()
+        for spare in ready:
+            _, ssh, keeper = (int(pid) for pid in (spare / "held").read_text().split())
+            remote = [pid for pid in naming(spare.name) if pid != ssh]
+            for pid in {"ssh": [ssh], "keeper and ssh": [keeper, ssh], "remote side": remote}[victims]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        if victims == "remote side":
+            # of which we are told a round trip later
+            until(lambda ready=ready: not any(one.exists() for one in ready), "the news to come")  # type: ignore[misc]  # a bound name
         done = warm.run(f"echo {number}")
         assert (done.returncode, done.stdout, done.stderr) == (0, b"%d\n" % number, b"")
+    for one in directories(warm.spares):
+        os.utime(one, (0, 0))
+    sweep(warm.spares.parent)
     warm.check_nothing_left()
 
 

@@ -1,56 +1,137 @@
-"""`ossh-run` with sessions that are open already, while anything that belongs to them is killed."""
+"""`ossh-run` with sessions that are open ahead, while anything that belongs to them is killed or stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from opensshtransport.master.master import sweep
 from opensshtransport.sandbox import Sandbox
-from tests.support.programs import ossh, until
-from tests.support.spares import Warm, keepers, naming
+from tests.conftest import require
+from tests.support.programs import ossh, runtime, until
+from tests.support.spares import Warm, directories, keepers, naming
+
+# Seconds for which a process is stopped.
+_STOPPED_FOR = 0.3
 
 
-def test_kill_anything_at_any_time(own_node: Sandbox, seed: int, rounds: int) -> None:
-    """KILL for anything at random moments: nothing runs twice, status 0 is right, no session is left."""
-    warm = Warm(own_node)
-    chance = random.Random(f"{seed} spares")
+@pytest.mark.parametrize("name", ["KILL", "STOP"])
+def test_anything_at_any_time(own_node: Sandbox, seed: int, rounds: int, name: str) -> None:
+    """A signal to anything at random moments: nothing runs twice, status 0 is right, no session is left."""
+    warm = Warm(own_node, kept_for="5")
+    chance = random.Random(f"{seed} spares {name}")
     log = own_node.directory / "ran"
     seen: set[str] = set()
     for number in range(max(12, rounds // 10)):
-        with contextlib.suppress(AssertionError):
-            until(lambda: bool(warm.ready()), "a spare", timeout=0.5)
-        command = f"echo {number} >>{log}; sleep 0.0{chance.randrange(9)}; echo {number}"
-        argv = [*warm.argv, *warm.words, command]
+        if chance.random() < 0.7:
+            with contextlib.suppress(AssertionError):
+                until(lambda: bool(warm.ready()), "a spare", timeout=0.5)
+        command = f"echo {number} >>{log}; sleep 0.0{chance.randrange(9)}; cat; echo {number}"
         with subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*warm.argv, *warm.words, command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as process:
-            time.sleep(chance.random() * 0.1)
-            marks = [one.name.removeprefix("draft.") for one in warm.spares.glob("*.*")]
-            seen.update(marks)
-            victims = [pid for mark in marks for pid in naming(mark)] + keepers() + [process.pid]
+            time.sleep(chance.random() * 0.06)
+            seen.update(one.name.rpartition("draft.")[2] for one in directories(warm.spares))
+            hit = chance.choice(_victims(warm, process.pid))
             with contextlib.suppress(ProcessLookupError):
-                os.kill(chance.choice(victims), signal.SIGKILL)
-            out, err = process.communicate(timeout=30)
+                os.kill(hit, getattr(signal, f"SIG{name}"))
+                if name == "STOP":
+                    time.sleep(_STOPPED_FOR)
+                    os.kill(hit, signal.SIGCONT)
+            out, err = process.communicate(b"in\n", timeout=30)
         if process.returncode == 0:
-            assert out == b"%d\n" % number, (number, err)
+            assert out == b"in\n%d\n" % number, (number, err)
+        else:
+            assert process.returncode < 0 or err.startswith(b"ossh-run: ") or name == "KILL", (number, err)
+        if name == "STOP":
+            assert process.returncode == 0, (number, err)
     ran = log.read_text().split()
     assert len(ran) == len(set(ran)), "a command ran twice"
     ossh("logout", "-F", own_node.ssh_config, own_node.host)
-    # a keeper whose guard was killed, and a timer whose shell was, sleep out their minute, without a session
-    until(lambda: not any(map(_holds_session, _named_by(seen))), "ssh and the far side to end")
+    check_nothing_left(warm, seen)
 
 
-def _named_by(marks: set[str]) -> list[int]:
-    """The processes that name one of these spares."""
-    return [pid for mark in marks for pid in naming(mark)]
+def _victims(warm: Warm, pid: int) -> list[int]:
+    """All that has a part in it: what keeps the spares, on both sides, the command, and its children."""
+    marks = [one.name.rpartition("n.")[2].rpartition("draft.")[2] for one in directories(warm.spares)]
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=False)
+    found = [pid, *map(int, children.stdout.split()), *keepers()]
+    for one in directories(warm.spares):
+        with contextlib.suppress(OSError):
+            found += map(int, (one / "held").read_text().split()[:1])
+    return found + [pid for mark in marks for pid in naming(mark)]
+
+
+def check_nothing_left(warm: Warm, marks: set[str]) -> None:
+    """Nothing that holds a session, and no process of ours; a killed keeper's directory goes by a sweep."""
+    # a timer whose shell was killed sleeps out its minute, without a session
+    until(lambda: not any(_holds_session(pid) for mark in marks for pid in naming(mark)), "sessions to end")
+    until(lambda: not naming(runtime()), "our processes to end")
+    for one in directories(warm.spares):
+        os.utime(one, (0, 0))
+    sweep(runtime())
+    assert not directories(warm.spares)
 
 
 def _holds_session(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return str(Path(f"/proc/{pid}/fd/1").readlink()) != os.devnull
     return False
+
+
+def _three_commands(warm: Warm, fault: Callable[[], object]) -> None:
+    """One before the fault, one during which it comes, one after it: each runs once, with its status."""
+    log = warm.node.directory / "ran"
+    marks = {one.name for one in warm.ready()}
+    for number in range(3):
+        with subprocess.Popen(
+            [*warm.argv, *warm.words, f"echo {number} >>{log}; cat; exit 3"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            until(lambda number=number: log.exists() and f"{number}\n" in log.read_text(), "it to run")  # type: ignore[misc]  # a bound name
+            if number == 1:
+                fault()
+            out, err = process.communicate(b"in", timeout=30)
+        assert (process.returncode, out) == (3, b"in"), err
+    assert log.read_text() == "0\n1\n2\n"
+    ossh("logout", "-F", warm.node.ssh_config, warm.node.host)
+    until(lambda: not any(_holds_session(pid) for mark in marks for pid in naming(mark)), "sessions to end")
+    until(lambda: not keepers(), "keepers to end")
+
+
+def test_the_directory_goes(own_node: Sandbox) -> None:
+    """The runtime directory is removed: what waits there goes with it, what runs goes on."""
+    _three_commands(Warm(own_node, kept_for="2"), lambda: shutil.rmtree(runtime(), ignore_errors=True))
+
+
+def test_no_room(own_node: Sandbox, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime directory takes nothing more: those that wait are used, and no more are opened."""
+    require("" if os.geteuid() == 0 else "a file system of its own needs root")
+    place = isolated / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "none", place], check=True)
+    try:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+
+        def fill() -> None:
+            with contextlib.suppress(OSError), (place / "ballast").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+        _three_commands(Warm(own_node, kept_for="2"), fill)
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
