@@ -111,7 +111,8 @@ def _dot_ssh() -> dict[str, int]:
 
 def _masters(directory: Path) -> Iterator[tuple[Path, int | None]]:
     """Find each control socket below a directory, and its master's process id if the master says it."""
-    for path in directory.rglob("*"):
+    # unlike rglob, it passes over a directory that goes meanwhile
+    for path in (Path(above, name) for above, _, names in os.walk(directory) for name in names):
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(path.stat().st_mode):
                 found = re.search(r"pid=(\d+)", _ask_master(path, "check"))

@@ -329,7 +329,12 @@ class World:
 
     def _files(self) -> set[str]:
         directory = self.master.directory
-        return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+        # unlike rglob, it passes over a directory that goes meanwhile
+        return {
+            str(Path(above, name).relative_to(directory))
+            for above, directories, files in os.walk(directory)
+            for name in (*directories, *files)
+        }
 
     def _left_files(self) -> set[str]:
         base = self.master.own_socket.name
