@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Hundredths of a second from which it pays to open a session ahead. Below, another ssh that starts beside the
-# commands costs them more than they save.
-WORTH = 3
+# Hundredths of a second that a session must take to begin for one to be opened ahead. Below, another ssh that
+# starts beside the commands costs them more than they save.
+WORTH = 4
 
 # Seconds for which `ossh-run` opens none after somebody had to wait for a session.
 _BUSY_FOR = 10

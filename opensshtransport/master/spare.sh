@@ -283,6 +283,14 @@ has_room() {
 	[ $((used + $1)) -le "$ossh_sessions" ]
 }
 
+# Removes what killed keepers and commands have left, which takes up room, and ends. Of those that have run for longer,
+# nobody needs it any more.
+sweep() {
+	find "$ossh_spares/." ! -name . -prune -name '*.*' -mmin +2 -exec rm -rf {} +
+	find "${ossh_spares%/*}/." ! -name . -prune -name 'run.*.*' -mmin +5 -exec rm -f {} +
+	exit
+}
+
 # keep ALIAS WANTED MORE SENT: opens a spare unless so many are there, and keeps it until nobody has come for a while.
 # Has as many more opened as are missing, and MORE allows.
 keep() {
@@ -292,14 +300,12 @@ keep() {
 	. "$alias" && [ -d "$ossh_spares" ] && cd / || exit
 	umask 077
 	find_now
-	# what killed keepers and commands have left; of those that run for longer than this, nobody needs it any more
-	find "$ossh_spares/." ! -name . -prune -name '*.*' -mmin +2 -exec rm -rf {} +
-	find "${ossh_spares%/*}/." ! -name . -prune -name 'run.*.*' -mmin +5 -exec rm -f {} +
 	most=$wanted
 	# whether the server gives three at all shows once, by three
 	[ -e "$ossh_spares/wide" ] || most=3
 	# with fewer there is none to spare, and the last session is for somebody who has a command to run
-	[ "$ossh_sessions" -ge 3 ] && has_room 2 || exit
+	[ "$ossh_sessions" -ge 3 ] || exit
+	has_room 2 || sweep
 	{ read -r unique </proc/sys/kernel/random/uuid; } || unique=$(od -A n -N 4 -t x4 /dev/urandom | tr -d ' ')
 	mark=$ossh_mark.$$.${unique%%-*}
 	draft=$ossh_spares/draft.$mark spare=$ossh_spares/$mark taken=$ossh_spares/taken.$mark
@@ -315,7 +321,6 @@ keep() {
 	if is_ready; then
 		exec 4<&- 5<&-
 		find_now
-		echo $((now - began)) >"$ossh_spares/start"
 		mv "$draft" "$spare" && note_width
 		# who has noted that meanwhile has not found ours
 		has_room 0 || give_back 0
@@ -343,8 +348,6 @@ begin() {
 	# shellcheck disable=SC2094 # both ends of pipes
 	command exec 3<>"$draft/in" 6<"$draft/in" 9<>"$draft/out" 4<"$draft/out" 7>"$draft/out" \
 		9<>"$draft/err" 5<"$draft/err" 8>"$draft/err" 9<&- || clear_up
-	find_now
-	began=$now
 	"$@" <&6 >&7 2>&8 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- &
 	ssh=$!
 	sleep "$ossh_kept_for" 6<&- 7<&- 8<&- &
