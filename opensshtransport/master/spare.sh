@@ -311,9 +311,14 @@ keep() {
 	draft=$ossh_spares/draft.$mark spare=$ossh_spares/$mark taken=$ossh_spares/taken.$mark
 	mkdir "$draft" && printf %s "$sent" >"$draft/sent" && echo ossh-run >"$draft/log" &&
 		mkfifo "$draft/in" "$draft/out" "$draft/err" || clear_up
-	# each makes his first, and counts then: so that those who come at once do not open more
+	# each makes his first, and counts then: so that those who come at once do not open more; the last of them leave
 	count "$ossh_spares/$ossh_mark".* "$ossh_spares/draft.$ossh_mark".*
-	[ "$used" -le "$most" ] || clear_up
+	after=0
+	for one in "$ossh_spares/draft.$ossh_mark".*; do
+		after=$((after + 1))
+		[ "$one" != "$draft" ] || after=0
+	done
+	[ "$after" -ge $((used - most)) ] || clear_up
 	if [ "$used" -lt "$most" ] && [ "$more" -gt 1 ]; then
 		sh "$0" keep "$alias" "$wanted" $((more - 1)) "$sent" &
 	fi
