@@ -50,10 +50,11 @@ TARGETS = (
     Target("get 200 of 1 KB", 5),
     Target("put 200 MB", 0.2, "ssh, scp"),
     Target("get 200 MB", 0.2, "ssh, scp"),
-    Target("ossh-run", 1.35),
-    Target("ossh-run", 1.25, "ssh, scp", 0),
-    Target("ossh-run, new session", 1.5, "ssh, scp", 0),
-    Target("ossh-run, start-up files of 0.5 s", 0.1, "ssh, scp", 0),
+    Target("ossh-run", 1.5, "ssh, scp", 0),
+    Target("ossh-run in a loop", 1.35),
+    # there no session is opened ahead
+    Target("ossh-run in a loop", 1.5, "ssh, scp", 0),
+    Target("ossh-run in a loop, start-up files of 0.5 s", 0.1, "ssh, scp", 0),
     Target("put 512 MB", 1.15, "cat, tar", 0),
     Target("get 512 MB", 1.15, "cat, tar", 0),
 )

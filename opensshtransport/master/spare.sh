@@ -31,9 +31,11 @@ find_now() {
 	now=${now%.*}${now#*.}
 }
 
-# Sets `sent` to what ssh passes on of our environment (ssh_config(5), SendEnv).
-find_sent() {
-	sent=''
+# Sets `around` to what of our surroundings a session depends on: what ssh passes on of our environment (ssh_config(5),
+# SendEnv), and the group of processes that systemd and the like end as a whole, its ssh among them.
+find_around() {
+	around=''
+	while IFS= read -r line; do around=$around$line$LF; done </proc/self/cgroup
 	[ -n "$ossh_sent" ] || return 0
 	exported=$(export -p)
 	set -f
@@ -43,18 +45,18 @@ find_sent() {
 		one=${line%%=*}
 		for pattern in $ossh_sent; do
 			# shellcheck disable=SC2254 # it is a pattern
-			case ${one##* } in $pattern) sent=$sent$line$LF ;; esac
+			case ${one##* } in $pattern) around=$around$line$LF ;; esac
 		done
 	done
 	unset IFS
 	set +f
-}
+} 2>/dev/null
 
-# Whether $spare was opened with the environment that ssh would pass on now.
-same_sent() {
+# Whether $spare was opened with these surroundings.
+same_around() {
 	was=''
-	while IFS= read -r line; do was=$was$line$LF; done <"$spare/sent"
-	[ "$was" = "$sent" ]
+	while IFS= read -r line; do was=$was$line$LF; done <"$spare/around"
+	[ "$was" = "$around" ]
 } 2>/dev/null
 
 # still PID DESCRIPTOR FILE PARENT: whether a process is the one that is meant, since its number may be another's by
@@ -69,9 +71,9 @@ take_spare() {
 	# before three are known to be given, they are only tried
 	# shellcheck disable=SC3067 # -O is in every sh that is in use
 	[ -O "$ossh_spares" ] && [ ! -L "$ossh_spares" ] && [ -e "$ossh_spares/wide" ] || return
-	find_sent
+	find_around
 	for spare in "$ossh_spares/$ossh_mark".*; do
-		same_sent || continue
+		same_around || continue
 		# that has descriptors of its own
 		# shellcheck disable=SC3045 # -t N is POSIX's
 		[ ! -t 5 ] || read_by_pipe || break
@@ -159,24 +161,27 @@ by_spare() {
 	exec 5<&-
 	end_reader
 	trap - HUP INT TERM
-	case $copied in
-	1,* | 137,* | 265,*) lost=yes ;;
-	# who was killed has lost something
-	*,137,* | *,265,*) return 1 ;;
-	esac
+	# shellcheck disable=SC2086 # numbers
+	set -- $copied
+	# whoever did not come to the end, or to a pipe that nobody reads, has lost something; ksh counts signals from 256
+	case $1 in 0 | 141 | 269) ;; *) lost=yes ;; esac
+	# nobody may want our stderr, or the rest of our stdin
+	case $2 in 0 | 1 | 141 | 269) ;; *) return 1 ;; esac
+	case $3 in 0 | 1 | 141 | 269 | 143 | 271) ;; *) return 1 ;; esac
 	read_status <&7
 }
 
 # Sets `copied` to how that went: stdout, stderr, stdin.
 wait_for_copies() {
 	wait "$out"
-	copied=$?,
+	copied=$?
 	wait "$err"
-	copied=$copied$?,
-	[ -n "$feeder" ] || return 0
-	end_feeder
-	wait "$feeder"
-	copied=$copied$?,
+	copied="$copied $?"
+	if [ -n "$feeder" ]; then
+		end_feeder
+		wait "$feeder"
+	fi
+	copied="$copied $?"
 }
 
 # Its end is that of ssh: nobody is to read our stdin then, even where we were killed.
@@ -221,11 +226,15 @@ open_behind() {
 	[ "$wanted" -le "$ossh_most" ] || wanted=$ossh_most
 	{ echo "$now $wanted" >"$ossh_spares/called"; } 2>/dev/null
 	[ "$wanted" -gt 0 ] || return 0
-	find_sent
+	find_around
 	{
-		# a Ctrl-C or Ctrl-Z at the terminal is not for it
+		# what ends our caller's processes is not for it: others may use what it keeps
 		trap '' HUP INT QUIT TSTP
-		exec sh "$ossh_module" keep "$file" "$wanted" 3 "$sent"
+		set -- sh "$ossh_module" keep "$file" "$wanted" 3
+		! command -v setsid || set -- setsid "$@"
+		# not as an argument, which everybody can see
+		export around
+		exec "$@"
 	} </dev/null >/dev/null 2>&1 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&- &
 }
 
@@ -291,11 +300,11 @@ sweep() {
 	exit
 }
 
-# keep ALIAS WANTED MORE SENT: opens a spare unless so many are there, and keeps it until nobody has come for a while.
+# keep ALIAS WANTED MORE: opens a spare unless so many are there, and keeps it until nobody has come for a while.
 # Has as many more opened as are missing, and MORE allows.
 keep() {
 	be_bare "$@"
-	alias=$1 wanted=$2 more=$3 sent=$4
+	alias=$1 wanted=$2 more=$3
 	# shellcheck disable=SC1090 # written by this package
 	. "$alias" && [ -d "$ossh_spares" ] && cd / || exit
 	umask 077
@@ -309,8 +318,7 @@ keep() {
 	{ read -r unique </proc/sys/kernel/random/uuid; } || unique=$(od -A n -N 4 -t x4 /dev/urandom | tr -d ' ')
 	mark=$ossh_mark.$$.${unique%%-*}
 	draft=$ossh_spares/draft.$mark spare=$ossh_spares/$mark taken=$ossh_spares/taken.$mark
-	mkdir "$draft" && printf %s "$sent" >"$draft/sent" && echo ossh-run >"$draft/log" &&
-		mkfifo "$draft/in" "$draft/out" "$draft/err" || clear_up
+	make_draft || clear_up
 	# each makes his first, and counts then: so that those who come at once do not open more; the last of them leave
 	count "$ossh_spares/$ossh_mark".* "$ossh_spares/draft.$ossh_mark".*
 	after=0
@@ -320,8 +328,9 @@ keep() {
 	done
 	[ "$after" -ge $((used - most)) ] || clear_up
 	if [ "$used" -lt "$most" ] && [ "$more" -gt 1 ]; then
-		sh "$0" keep "$alias" "$wanted" $((more - 1)) "$sent" &
+		sh "$0" keep "$alias" "$wanted" $((more - 1)) &
 	fi
+	unset around
 	begin
 	if is_ready; then
 		exec 4<&- 5<&-
@@ -341,6 +350,12 @@ keep() {
 		! still "$holder" 3 "$one/in" $$ || kill -s KILL "$holder"
 	done
 	clear_up
+}
+
+# Where there is no room for a draft, there is none later either.
+make_draft() {
+	mkdir "$draft" && printf %s "$around" >"$draft/around" && echo ossh-run >"$draft/log" &&
+		mkfifo "$draft/in" "$draft/out" "$draft/err"
 }
 
 # Starts ssh and its holder; leaves the remote side's stdout and stderr at 4 and 5.

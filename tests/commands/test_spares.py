@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from opensshtransport.master import shell_spares
@@ -169,6 +170,10 @@ def test_what_ssh_passes_on_is_ours(own_node: Sandbox) -> None:
         assert warm.taken('echo "$LC_PAPER"').stdout == b"\n"
         warm.wait()
         kept = warm.ready()
+        # what is passed on may be a secret, and everybody can see command lines
+        assert warm.run("true", env={"LC_PAPER": "not in a command line"}).returncode == 0
+        until(lambda: len(warm.ready()) > len(kept), "one with that")
+        assert not naming("not in a command line")
         assert warm.run('echo "$LC_PAPER"', env={"LC_PAPER": "a b"}).stdout == b"a b\n"
         assert set(kept) <= set(warm.ready())
 
@@ -258,6 +263,28 @@ def test_signals_end_the_far_side(own_node: Sandbox, name: str) -> None:
         group = os.getpgid(leader)
         process.send_signal(getattr(signal, f"SIG{name}"))
         assert process.wait(20) == -getattr(signal, f"SIG{name}")
+    until(lambda: not _group(group), "the remote group to end")
+    warm.check_nothing_left()
+
+
+def test_at_a_terminal(own_node: Sandbox) -> None:
+    """What is typed reaches the command, the end of it too; Ctrl-C ends it on both sides."""
+    warm = Warm(own_node)
+    script = f'{_IN_A_SPARE}; read -r line; echo "got $line"; cat; echo end; sleep 600'
+    child = pexpect.spawn(str(OSSH_RUN), [*map(str, warm.words), f"echo $$; {script}"], timeout=20)
+    child.setecho(False)
+    child.expect(r"(\d+)\r\nspare\r\n")
+    group = os.getpgid(int(child.match[1]))
+    child.sendline("first")
+    child.expect_exact("got first")
+    child.sendline("second")
+    child.expect_exact("second")
+    child.sendeof()
+    child.expect_exact("end")
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.signalstatus == signal.SIGINT
     until(lambda: not _group(group), "the remote group to end")
     warm.check_nothing_left()
 
