@@ -1,4 +1,4 @@
-"""`RemoteProcess` with the same names to await: a thread waits, and the event loop is never blocked."""
+"""`AsyncTransport` and its processes: a thread waits for each call, and the event loop is never blocked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ else:
 __all__ = ["AsyncRemoteProcess", "AsyncTransport"]
 
 
-# Operations at once, each in a thread: more than there can be sessions on any common server.
+# How many operations run at once, each in a thread: more than there are sessions on any common server.
 _AT_ONCE = 64
 
 _P = ParamSpec("_P")
@@ -40,11 +40,11 @@ _T = TypeVar("_T")
 
 
 async def _in_thread(work: Callable[[], _T], *, give_up: Callable[[], object] = lambda: None) -> _T:
-    """Do something in a thread of its own: a pool's would run dry, and are not there after a fork.
+    """Do something in a thread of its own: a pool could run out of threads, and has none after a fork.
 
     Args:
         work: may take as long as a command.
-        give_up: called when nobody waits any more; it must not block, and the result is nobody's then.
+        give_up: called when nobody waits any more; it must not block. The result is then dropped.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_T] = loop.create_future()
@@ -57,7 +57,7 @@ async def _in_thread(work: Callable[[], _T], *, give_up: Callable[[], object] = 
         try:
             tell = functools.partial(done.set_result, work())
         except BaseException as reason:
-            # a future takes no StopIteration
+            # a future cannot hold StopIteration
             failure = RuntimeError(str(reason)) if isinstance(reason, StopIteration) else reason
             tell = functools.partial(done.set_exception, failure)
         # the loop may have been closed meanwhile
@@ -73,7 +73,7 @@ async def _in_thread(work: Callable[[], _T], *, give_up: Callable[[], object] = 
 
 
 class _Wanted:
-    """A process that somebody waits for, or no longer: then it is ended, also when it comes only later."""
+    """A process that somebody waits for. If nobody does any more, it is ended, even if it starts later."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -81,7 +81,7 @@ class _Wanted:
         self._process: RemoteProcess[Any] | None = None
 
     def began(self, process: RemoteProcess[Any]) -> None:
-        """There is one; called in the thread that runs it."""
+        """The process has started; called in the thread that runs it."""
         with self._guard:
             self._process, wanted = process, self._wanted
         if not wanted:
@@ -98,7 +98,7 @@ class _Wanted:
 def _awaited(
     method: Callable[Concatenate[Transport, _P], _T],
 ) -> Callable[Concatenate[AsyncTransport, _P], Coroutine[Any, Any, _T]]:
-    """A method of `Transport` to await: it runs in a thread."""
+    """A method of `Transport` as a coroutine: it runs in a thread."""
 
     @wraps(method)
     async def call(self: AsyncTransport, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -108,7 +108,7 @@ def _awaited(
 
 
 class AsyncTransport:
-    """`Transport` with the same names to await. Never blocks the event loop.
+    """`Transport` with the same methods as coroutines. Never blocks the event loop.
 
     A cancelled `run` ends its remote process group, a cancelled operation on files its remote processes.
     """
@@ -141,7 +141,7 @@ class AsyncTransport:
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """So many at once; a semaphore belongs to its loop."""
+        """Limits how many run at once; a semaphore belongs to one loop."""
         loop = asyncio.get_running_loop()
         if self._gate[0] is not loop:
             self._gate = (loop, asyncio.Semaphore(_AT_ONCE))
@@ -159,7 +159,7 @@ class AsyncTransport:
             return await _in_thread(call, give_up=abandon)
 
     async def close(self) -> None:
-        """Give back what is open but unused. The master goes on running."""
+        """Close the sessions that are open but unused. The master keeps running."""
         if self._transport is not None:
             await self._call(self._transport.close)
 
@@ -333,13 +333,13 @@ class AsyncTransport:
 
 
 class AsyncRemoteProcess:
-    """`RemoteProcess` with the same names to await. Never blocks the event loop.
+    """`RemoteProcess` with the same methods as coroutines. Never blocks the event loop.
 
     Attributes:
         args, argv: the command as it was given, and as a tuple.
         host: where it runs.
-        stdin: to await `write` and `close` of, or None.
-        stdout, stderr: asyncio.StreamReader; at their end where they go elsewhere.
+        stdin: its `write` and `close` are coroutines; or None.
+        stdout, stderr: asyncio.StreamReader; already at their end if the output goes elsewhere.
     """
 
     def __init__(self, process: RemoteProcess[bytes]) -> None:
@@ -395,7 +395,7 @@ class AsyncRemoteProcess:
         return await self._within(self._waiting, timeout)
 
     async def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[bytes, bytes]:  # noqa: A002 - as Popen's
-        """As `RemoteProcess.communicate`; after a timeout nothing is lost, ask again."""
+        """As `RemoteProcess.communicate`; after a timeout nothing is lost, and it can be called again."""
         if self._communicating is None:
             if input is not None and self.stdin is None:
                 raise SettingsError("the command reads nothing from us", advice="start it with stdin=PIPE")
@@ -422,7 +422,7 @@ class AsyncRemoteProcess:
     async def _within(self, work: asyncio.Future[_T], timeout: float | None) -> _T:
         await asyncio.wait([work], timeout=timeout)
         if not work.done():
-            error = CommandTimeout("the command still runs", host=self.host, argv=self.argv)
+            error = CommandTimeout("the command is still running", host=self.host, argv=self.argv)
             error.cmd, error.timeout = self.args, timeout
             raise error
         return work.result()
@@ -449,7 +449,7 @@ class AsyncRemoteProcess:
         await _in_thread(lambda: self._process.end(grace))
 
     async def close(self) -> None:
-        """Give the session back. A command that still runs is ended by that."""
+        """Close the session. A command that is still running is ended by that."""
         self._let_go()
         await _in_thread(self._process.close)
 
@@ -466,7 +466,7 @@ class AsyncRemoteProcess:
 
 
 class _AsyncInput:
-    """The remote command's stdin, to await."""
+    """The remote command's stdin, with coroutines."""
 
     def __init__(self, stdin: InputPipe[bytes]) -> None:
         self._stdin = stdin
@@ -476,12 +476,12 @@ class _AsyncInput:
         return await _in_thread(lambda: self._stdin.write(raw))
 
     async def close(self) -> None:
-        """Tell the end of the input."""
+        """Send the end of the input."""
         await _in_thread(self._stdin.close)
 
 
 def _kept(work: Coroutine[Any, Any, _T]) -> asyncio.Future[_T]:
-    """Something that goes on while nobody waits for it, and whose failure may be nobody's either."""
+    """A task that goes on while nobody waits for it, and whose failure nobody need see."""
     going = asyncio.ensure_future(work)
     going.add_done_callback(lambda done: done.cancelled() or done.exception())
     return going

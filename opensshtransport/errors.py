@@ -1,4 +1,4 @@
-"""The errors of this package, and what ssh's own words mean.
+"""The errors of this package; which of them ssh's own words mean is in `openssh.diagnosis`.
 
 The tree::
 
@@ -27,7 +27,8 @@ The tree::
 The trap: ssh's stderr is mixed with the remote command's. So `classify` is only for text that ssh alone
 wrote (its `-E` log, or the stderr of a call that runs no remote command), and its patterns are anchored at
 the beginning of a line. Likewise ssh's status 255 may be the command's own, or mean that a signal killed it,
-that the master died or that no session was had; only ssh's log can tell: `logged_status`, `log_error`.
+that the master died or that no session could be opened; only ssh's log can tell: `logged_status`,
+`log_error`.
 """
 
 from __future__ import annotations
@@ -67,18 +68,18 @@ __all__ = [
 
 _TAIL_LINES = 12
 
-# Of a line of stderr so much is shown, in characters.
+# How many characters of a line of stderr are shown.
 _SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """How to fix it: words and, after them, the command of ours that does it.
+    """How to fix it: some words, followed by the command of ours that does it, if there is one.
 
-    The command is named by itself: how it must be called, only the one who tells the error knows.
+    The command is a field of its own, because only the code that prints the error knows how to call it.
 
     Attributes:
-        words: a clause without a final stop; where a command follows, what comes before it.
+        words: a clause without a final stop; if a command follows, what comes before it.
         command: such as `ossh login`, which a host follows; "" for none.
         operands: what follows the host, if anything.
     """
@@ -89,7 +90,7 @@ class Remedy:
 
     @classmethod
     def of(cls, advice: Remedy | str) -> Remedy:
-        """A remedy, or one of words alone."""
+        """A remedy as it is, or one made from words alone."""
         return cls(advice) if isinstance(advice, str) else advice
 
     def clause(self, host: str | None, ssh_config: str | None = None) -> str:
@@ -125,15 +126,18 @@ class OpenSshTransportError(Exception):
         *,
         host: str | None = None,
         advice: Remedy | str | None = None,
+        topic: str | None = None,
         argv: Sequence[str] = (),
         returncode: int | None = None,
         stderr: str = "",
     ) -> None:
-        # not super's: an error that is subprocess's too would want that one's arguments
+        # not super(): in an error that is subprocess's too, that would expect other arguments
         Exception.__init__(self, message)
         self.message = message
         self.host = host
         self.remedy = Remedy.of(self.advice_by_default if advice is None else advice)
+        if topic is not None:
+            self.topic = topic
         self.argv = tuple(argv)
         self.returncode = returncode
         self.stderr = "\n".join(stderr.strip().splitlines()[-_TAIL_LINES:])
@@ -149,7 +153,7 @@ class OpenSshTransportError(Exception):
         return f"{what}; {self.advice}" if self.advice else what
 
     def __str__(self) -> str:
-        """What is told, without a note."""
+        """The sentence without a note."""
         return self.told()
 
 
@@ -189,6 +193,7 @@ class CommandTimeout(OpenSshTransportError, TimeoutError, subprocess.TimeoutExpi
         cmd, timeout, output, stdout, stderr: as subprocess.TimeoutExpired has them.
     """
 
+    topic = "ossh-run"
     completed: Any = None
     cmd: Any = ()
     timeout: Any = None
@@ -228,14 +233,14 @@ class Unreachable(ConnectionFailed):
 
 
 class AddressRefused(Unreachable):
-    """The server takes no login from this address for a while, most often since logins have failed.
+    """The server accepts no login from this address for a while, usually because logins have failed.
 
-    sshd does so from 9.8 on (sshd_config(5), PerSourcePenalties); being refused makes it no longer.
+    sshd does so from 9.8 on (sshd_config(5), PerSourcePenalties). A refused connection does not prolong it.
     """
 
     topic = "locked-out"
     advice_by_default = Remedy(
-        "wait, by sshd's defaults 10 minutes at most; each login that fails makes it longer"
+        "wait (with sshd's defaults, 10 minutes at most); each further failed login makes it longer"
     )
 
 
@@ -267,7 +272,7 @@ class AuthenticationRefused(ConnectionFailed):
 
 
 class TooManyFailures(AuthenticationRefused):
-    """The server ended the attempt since too many keys or answers failed."""
+    """The server ended the attempt because too many keys or answers failed."""
 
     topic = "locked-out"
     advice_by_default = Remedy("set IdentityFile and IdentitiesOnly in ssh_config, then run: ", "ossh login")
@@ -281,13 +286,13 @@ class LoginNeeded(ConnectionFailed):
 
 
 class UnexpectedPrompt(LoginNeeded):
-    """Something was asked that no rule answers, and nobody is at a terminal; nothing was sent."""
+    """A prompt appeared that no rule answers, and nobody is at a terminal; nothing was sent."""
 
     topic = "prompts"
 
 
 class CoolingDown(LoginNeeded):
-    """Logins have failed before, so none is tried without a person, or not yet."""
+    """Logins have failed before, so no unattended login is tried for now."""
 
     topic = "locked-out"
 
@@ -309,7 +314,7 @@ class ConnectionLost(ConnectionFailed):
     """The connection broke while a command was running or about to run."""
 
     topic = "guarantees"
-    advice_by_default = Remedy("look whether the command took effect before running it again")
+    advice_by_default = Remedy("check whether it took effect before you run it again")
 
     def __init__(self, message: str, *, started: bool | None = None, **details: object) -> None:
         super().__init__(message, **details)  # type: ignore[arg-type]  # passed through to the base as given
@@ -317,7 +322,7 @@ class ConnectionLost(ConnectionFailed):
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere, safe to be shown at a terminal: control characters are spelled out."""
+    """Text from elsewhere, made safe for a terminal: control characters are spelled out."""
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
         for letter in text.replace("\r\n", "\n")

@@ -35,8 +35,8 @@ __all__ = ["Sandbox"]
 
 SecondFactor = Literal["none", "code", "passphrase"]
 
-# Below 32768, where Linux takes the ports of outgoing connections from: so only another server can sit on
-# the port when a stopped sandbox comes back to it.
+# Below 32768, where Linux begins to take the ports of outgoing connections: so only another server can have
+# taken the port when a stopped sandbox comes back to it.
 _PORTS = range(20_000, 32_768)
 
 _PAM_SERVICES = Path("/etc/pam.d")
@@ -71,7 +71,7 @@ def totp(secret: str, *, ahead: int = 0, at: float | None = None) -> str:
 
     Args:
         secret: the shared secret in base32.
-        ahead: how many steps after the present one.
+        ahead: how many steps after the current one.
         at: seconds since the epoch; None is now.
     """
     step = int((time.time() if at is None else at) // 30) + ahead
@@ -95,14 +95,14 @@ class Sandbox:
 
     Args:
         host: the alias in `ssh_config`.
-        user: who logs in; by default the present user, another one needs root.
+        user: who logs in; by default the current user. Another one needs root.
         second_factor: "code" asks for a one-time code after the key (needs root and libpam-oath);
             "passphrase" encrypts the key; "none" asks for nothing.
         server_options: sshd_config(5) keywords; each replaces the one that is written here.
         client_options: ssh_config(5) keywords for the alias, likewise.
 
     Attributes:
-        directory: where everything of this sandbox lies; nobody else can enter it.
+        directory: contains everything of this sandbox; nobody else can enter it.
         port: TCP port on 127.0.0.1; `restart` keeps it.
         passphrase: of the user's key, or empty.
         totp_secret: in base32, or empty.
@@ -139,7 +139,9 @@ class Sandbox:
             raise SettingsError(f"no such second factor: {self.second_factor!r}", advice=advice)
         if os.geteuid() != 0 and (self.user != _me() or self.second_factor == "code"):
             message = "only root's sshd can ask PAM for a code, or let in another user"
-            raise SettingsError(message, advice="run it as root, or use the second factor 'passphrase'")
+            raise SettingsError(
+                message, topic="sandbox", advice="run it as root, or use the second factor 'passphrase'"
+            )
 
     def __enter__(self) -> Sandbox:
         self._sshd = find_sshd()
@@ -199,7 +201,7 @@ class Sandbox:
 
     @property
     def answer_command(self) -> Path:
-        """A program that prints the present code, or the passphrase. It exists only if one is asked for."""
+        """A program that prints the current code, or the passphrase. It exists only if one is asked for."""
         return self.directory / "answer"
 
     @property
@@ -214,10 +216,10 @@ class Sandbox:
         return self._server.pid
 
     def code(self, *, ahead: int = 0) -> str:
-        """Return the present one-time code.
+        """Return the current one-time code.
 
-        The server takes a code once. It takes the next two steps' codes too, so `ahead=1` spares a test
-        the wait of up to 30 seconds before its second login.
+        The server accepts a code once. It also accepts the codes of the next two steps, so with `ahead=1` a
+        test need not wait up to 30 seconds before its second login.
         """
         return totp(self.totp_secret, ahead=ahead)
 
@@ -256,23 +258,26 @@ class Sandbox:
             "AllowUsers": self.user,
             "AuthenticationMethods": "publickey,keyboard-interactive" if asks else "publickey",
             "KbdInteractiveAuthentication": "yes" if asks else "no",
-            "PasswordAuthentication": "no",  # else it is offered too, and asks for the real password
+            "PasswordAuthentication": "no",  # otherwise it is offered too, and asks for the real password
             "PermitRootLogin": "yes",  # any other value forbids root the question for a code
             "StrictModes": "no",  # everybody may write to /tmp, above the private directory
             "Subsystem": "sftp internal-sftp",  # the program's place differs between distributions
             "PidFile": "none",  # the default is the system's own
             "LogLevel": "VERBOSE",  # names each connection and login
-            "MaxStartups": "100",  # the default drops some of more than 10 logins at once
+            "MaxStartups": "100",  # by default, some of more than 10 simultaneous logins are dropped
             "UsePAM": "no",  # a plain user's sshd cannot ask PAM
             "AuthorizedKeysFile": f"{self.directory}/authorized_keys",
         }
         if self.user == _me() and version >= (7, 8):
-            # a first-level bash below sshd reads ~/.bashrc: the person's own may print, and take seconds
+            # a first-level bash below sshd reads ~/.bashrc: the user's own may print something, and take
+            # seconds
             options["SetEnv"] = "SHLVL=1"
         if self.user != _me():  # sshd reads the file as that user, who cannot enter the directory
             options["AuthorizedKeysFile"] = "none"
             options["AuthorizedKeysCommand"] = f"/bin/cat {self.directory}/authorized_keys"
             options["AuthorizedKeysCommandUser"] = "root"
+        if version >= (8, 5):  # it takes 0.1 s of processor time, and nothing here is secret for years
+            options["KexAlgorithms"] = "-sntrup761*"
         if version >= (9, 8):  # refuses a client for a while after failures, and all clients are 127.0.0.1
             options["PerSourcePenalties"] = "no"
         # Without PAM, sshd refuses a user whose password is locked, whatever the key (sshd(8)).
@@ -315,7 +320,7 @@ class Sandbox:
             argv += ["-o", f"ListenAddress=127.0.0.1:{port}"]
             with self.log.open("ab") as log:
                 begin = log.tell()
-                # A session of its own: a Ctrl-C at the terminal is for us, who then end it in order.
+                # In a session of its own: Ctrl-C at the terminal is for us, and we then end it properly.
                 self._server = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
@@ -345,7 +350,7 @@ class Sandbox:
             "User": self.user,
             "HostKeyAlias": self.host,  # prompts then name the alias: `(root@sandbox) `
             "IdentityFile": f"{self.directory}/id_ed25519",
-            "IdentitiesOnly": "yes",  # no other key of the person's agent is shown to the server
+            "IdentitiesOnly": "yes",  # no other key of the user's agent is offered to the server
             "UserKnownHostsFile": f"{self.directory}/known_hosts",
             "GlobalKnownHostsFile": "/dev/null",
             "StrictHostKeyChecking": "yes",

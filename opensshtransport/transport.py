@@ -1,4 +1,4 @@
-"""`Transport` and `AsyncTransport`: the objects that users hold. They delegate; the work is done below."""
+"""`Transport`: the object that users hold. It delegates; the work is done below."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _shows(options: Callable[..., Any]) -> Callable[[_Method], _Method]:
-    """Show the options with their defaults where a person looks: `help`, and completion in IPython.
+    """Show the options with their defaults where people look for them: in `help` and in IPython's completion.
 
     Args:
-        options: has them as keyword-only parameters; those that a caller cannot give are left out.
+        options: a function with these options as keyword-only parameters; those that a caller cannot give are
+            left out.
     """
     known = inspect.signature(options).parameters.values()
     shown = [one for one in known if one.kind is one.KEYWORD_ONLY and one.name not in {"began", "shell"}]
@@ -67,17 +68,17 @@ def _shows(options: Callable[..., Any]) -> Callable[[_Method], _Method]:
 class Transport(Files):
     """One destination, to run commands on and to work with its files, from any number of threads.
 
-    Opening one costs no round trip where a master is running; where none is, the first operation logs in, or
-    `login` at a moment of the caller's choice. It may be pickled and sent to other processes, and used after
-    a fork: all of them share the one master.
+    Opening one costs no round trip if a master is running. If none is, the first operation logs in, or
+    `login` does so at a moment that the caller chooses. It can be pickled and sent to other processes, and
+    used after a fork: all of them share the one master.
 
     Args:
         host: any name of ssh_config.
-        ssh_config: another configuration file for all that ssh reads.
-        login: whether a login may be made where no master is running.
-        person: whether somebody at the terminal may be asked for it.
-        timeout: seconds that one operation on files may take; None forever.
-        settings: those that count before config.toml's, with values as they stand there.
+        ssh_config: a file to use instead of ~/.ssh/config, as for `ssh -F`.
+        login: whether a login may be made if no master is running.
+        person: whether somebody at the terminal may be asked during a login.
+        timeout: seconds that one operation on files may take; None means no limit.
+        settings: take precedence over those of config.toml, and have the same types.
 
     Raises:
         SettingsError: the name or config.toml is wrong.
@@ -96,7 +97,7 @@ class Transport(Files):
     ) -> None:
         self.host = host
         destination = resolve(host, ssh_config, overrides=settings)
-        # as they were given, but for a file's name: another process may be in another directory
+        # as they were given, except for the file's name: another process may have another working directory
         given: dict[str, Any] = {
             "ssh_config": None if destination.ssh_config is None else str(destination.ssh_config),
             "login": login,
@@ -130,12 +131,12 @@ class Transport(Files):
         self.close()
 
     def close(self) -> None:
-        """Give back what is open but unused. The master keeps running."""
+        """Close the sessions that are open but unused. The master keeps running."""
         self.connection.close()
         self._shells.close()
 
     def login(self) -> Transport:
-        """Log in now, where no master is running, and not at the first operation. Gives itself.
+        """Log in now if no master is running, instead of at the first operation. Returns this object.
 
         Raises:
             LoginNeeded: only a person can go on.
@@ -202,38 +203,40 @@ class Transport(Files):
     def run(self, command: Command, **options: Any) -> CompletedCommand[Any]:
         """Run a command by the remote login shell and wait for it. The options are those of subprocess.run.
 
-        What subprocess does with our own streams cannot be done here: where nothing is said, output is kept,
-        and input is empty.
+        A remote command cannot inherit our own streams, as a subprocess does. By default output is kept and
+        input is empty.
 
         Args:
-            command: a sequence, which is quoted; or a string, which the remote shell gets as it is.
+            command: a sequence, which is quoted; or a string, which is passed to the remote shell as it is.
             input: what it reads: bytes, text, or a file.
             stdin: the same as a file or a descriptor; DEVNULL, PIPE and None are an empty input.
-            stdout: a file, a descriptor, or a function of each piece of bytes, instead of keeping the output
-                (None, PIPE); DEVNULL drops it.
+            stdout: a file, a descriptor, or a function that is called with each piece of bytes. None or PIPE
+                keeps the output; DEVNULL drops it.
             stderr: the same; STDOUT sends it to where stdout goes, in the order in which it was printed.
-            capture_output: both are kept, as they are anyway.
+            capture_output: both are kept, which is the default anyway.
             cwd: the directory to run it in, relative to the home directory.
             env: further variables.
             timeout: seconds after which the remote process group is ended.
-            check: raise where it returns non-zero.
-            text: give the output as text, with each end of a line as a newline.
-            encoding: the same, in this encoding; UTF-8 where it is not given.
-            errors: the same; what is done with undecodable bytes: as os.fsdecode has them by default.
+            check: raise an error if it returns non-zero.
+            text: return the output as text, with line endings converted to newlines.
+            encoding: the same, in this encoding; the default is UTF-8.
+            errors: the same; how undecodable bytes are handled. The default is that of os.fsdecode.
             universal_newlines: the same as `text`.
-            login_shell: as at a login: the shell reads its profile.
-            once: a key; the command never runs twice under it, and its first result is given.
+            login_shell: run it in a login shell, which reads its profile.
+            once: a key; the command never runs twice under it, and later calls return the first result.
             max_output: bytes of kept output after which the command is ended.
-            options: all of these, but for the command, by name.
+            options: all of these, except for the command, by name.
 
         Raises:
-            CommandFailed: `check` and a return code that is not 0. It is a subprocess.CalledProcessError.
-            CommandTimeout: the timeout has passed; `output` and `stderr` have what was printed. It is a
+            CommandFailed: `check` is given and the return code is not 0. It is a
+                subprocess.CalledProcessError.
+            CommandTimeout: the timeout has passed; `output` and `stderr` contain what was printed. It is a
                 subprocess.TimeoutExpired.
             ConnectionLost: the connection broke; see `started`.
             ConnectionFailed: another of its kinds; nothing has started.
-            OnceError: the key's command is another one, or was cut down.
-            SettingsError: an option is wrong; nothing was touched. `shell=` is, as there is always one.
+            OnceError: the key belongs to another command, or its command was killed.
+            SettingsError: an option is wrong; nothing was touched. `shell=` is one of these: there is always
+                a shell.
             FileNotFoundError, NotADirectoryError, PermissionError: `cwd`.
         """
         return self.commands.run(command, **options)
@@ -294,18 +297,18 @@ class Transport(Files):
 
     @_shows(Commands.start)
     def start(self, command: Command, **options: Any) -> RemoteProcess[Any]:
-        """Start a command and go on; it has started then. The options are those of subprocess.Popen.
+        """Start a command and return when it has started. The options are those of subprocess.Popen.
 
         Args:
             command: as for `run`.
-            stdin: PIPE, to write to `RemoteProcess.stdin`; a file or a descriptor, which is read in a thread;
-                None or DEVNULL: it reads nothing.
-            stdout: PIPE, to read from `RemoteProcess.stdout`; else as for `run`.
+            stdin: PIPE, to write to `RemoteProcess.stdin`; a file or a descriptor, which a thread reads; None
+                or DEVNULL for empty input.
+            stdout: PIPE, to read from `RemoteProcess.stdout`; otherwise as for `run`.
             stderr: the same.
             cwd: as for `run`.
             env: as for `run`.
-            timeout: seconds until it must have started.
-            text: its pipes are of text.
+            timeout: seconds within which it must start.
+            text: its pipes carry text.
             encoding: as for `run`.
             errors: as for `run`.
             universal_newlines: as for `run`.
@@ -313,7 +316,7 @@ class Transport(Files):
             options: all of these, but for the command, by name.
 
         Raises:
-            CommandTimeout: it had not started by then, and will not.
+            CommandTimeout: it did not start in time, and never will.
             ConnectionFailed: one of its kinds, with `started` as far as it is known.
             SettingsError, OSError: as for `run`.
         """
@@ -321,22 +324,22 @@ class Transport(Files):
 
     @_shows(How)
     def put(self, source: Sources, destination: PathLike, **options: Unpack[TransferOptions]) -> Transferred:
-        """Move files and trees there, as `cp -r` does. A new file appears under its name when it is complete.
+        """Copy files and trees to the host, as `cp -r` does. A new file appears when it is complete.
 
-        A file that is there already stays the same file, as for `cp`: inode, owner, mode and hard links. It
-        is written when all of the new content has arrived beside it. That costs: the content is written
-        twice, and needs its room twice; who reads meanwhile sees some of both; and where the machine or the
-        connection dies meanwhile it is half written, and the draft `.ossh-…` beside it has all, with which
-        the same call goes on. Where it cannot be written to the end, as on a full disk, the draft takes its
-        name. To change what others read at once, put to a new name and `replace`.
+        An existing file keeps its inode, owner, mode and hard links, as with `cp`. It is overwritten when all
+        of the new content has arrived in a draft next to it. That has a price: the content is written twice
+        and takes twice its space; a reader sees a mixture of both meanwhile; and if the machine or the
+        connection fails then, the file is half written, but the draft `.ossh-…` is complete, and the same
+        call finishes the work. If the file cannot be written completely, as on a full disk, the draft is
+        renamed to it. To replace atomically what others read, put to a new name and call `replace`.
 
-        Of a file that grows meanwhile, as a log does, the beginning is moved that was there when it was
-        looked at. One that is cut, replaced or rewritten meanwhile is an error (EBUSY): a mixture of two
-        versions never arrives.
+        Of a file that grows meanwhile, such as a log, you get the content that it had when it was first
+        looked at. A file that is truncated, replaced or rewritten meanwhile is an error (EBUSY): a mixture of
+        two versions never arrives.
 
         Args:
-            source: a local path, with `~` and patterns as in a shell, or several.
-            destination: a path there: a new name, or a directory that exists.
+            source: a local path, with `~` and patterns as in a shell, or several of them.
+            destination: a path on the host: a new name, or a directory that exists.
             recursive: whether directories are moved; None: where the source is one.
             dereference: move what links in a tree lead to; a link named as source is always followed.
             preserve: keep modes, times, and hard links within a tree.
@@ -360,13 +363,12 @@ class Transport(Files):
     def get(
         self, source: Sources, destination: PathLike = ".", **options: Unpack[TransferOptions]
     ) -> Transferred:
-        """Move files and trees here, as `cp -r` does. A new file appears under its name when it is complete.
+        """Copy files and trees from the host, as `cp -r` does. A new file appears when it is complete.
 
-        A file that is there already stays the same file, and one that changes meanwhile is an error or goes
-        as it was when it was looked at; both as for `put`.
+        Existing files, and files that change meanwhile, are handled as by `put`.
 
         Args:
-            source: a path there, with `~` and patterns as in a shell, or several.
+            source: a path on the host, with `~` and patterns as in a shell, or several of them.
             destination: a local path: a new name, or a directory that exists.
             recursive: whether directories are moved; None: where the source is one.
             dereference: move what links in a tree lead to; a link named as source is always followed.
@@ -388,22 +390,23 @@ class Transport(Files):
         return self._transfer.get(source, destination, How(**options))
 
     def listdir(self, path: PathLike = ".") -> list[str]:
-        """As os.listdir, sorted; by sftp where the account gives no shell."""
+        """As os.listdir, but sorted; by sftp if the account gives no shell."""
         return self._transfer.listdir(path) if self._transfer.restricted else super().listdir(path)
 
     @_shows(Commands.run)
     def run_many(
         self, commands: Iterable[Command], *, limit: int | None = None, **options: Unpack[RunAny]
     ) -> list[CompletedCommand[Any]]:
-        """Run many commands side by side, within the budget of sessions; results in their order.
+        """Run many commands in parallel, within the budget of sessions; returns their results in order.
 
         Args:
             commands: each as for `run`.
-            limit: how many at once; as many as there may be sessions by default.
+            limit: how many at once; by default as many as there may be sessions.
             options: as for `run`, the same for all.
 
         Raises:
-            Exception: the first failure, in the order of the commands; those not begun are not run.
+            Exception: the first failure, in the order of the commands. Commands that had not started are not
+                run.
         """
         with ThreadPoolExecutor(limit or self.connection.slots.limit) as pool:
             futures = [pool.submit(self.commands.run, command, **options) for command in commands]
@@ -416,9 +419,9 @@ class Transport(Files):
 
     @contextlib.contextmanager
     def forward(self, target: int | str, *, local_port: int = 0) -> Iterator[Listening]:
-        """Have a local port lead to the remote side, through the master, for a while. Costs no session.
+        """Forward a local port to the host through the master, for the length of a block. Takes no session.
 
-        Connections that are open when the block ends go on.
+        Connections that are open when the block ends continue.
 
         Args:
             target: a port of the login node, `HOST:PORT` as the login node names it, or the absolute path
@@ -435,7 +438,7 @@ class Transport(Files):
 
 
 def described(transport: object, host: str, options: Mapping[str, object]) -> str:
-    """How a transport is shown: as it was made, but for the values of settings, which are long."""
+    """How a transport is shown: as it was made, but without the values of settings, which are long."""
 
     def shown(value: object) -> object:
         return sorted(value) if isinstance(value, Mapping) else value

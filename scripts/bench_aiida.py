@@ -1,8 +1,8 @@
-"""What the transport calls of one ArithmeticAdd job cost: ours beside `core.ssh` and `core.ssh_async`.
+"""What the transport calls of one ArithmeticAdd job cost: ours, `core.ssh` and `core.ssh_async`.
 
 The calls are those of AiiDA 2.9's engine, in their order: upload, submit, poll, retrieve, over a transport
 that is open. `core.ssh_async` knows only `~/.ssh/config`: so it gets a home of its own, and an `ssh` on PATH
-that reads the right file; and as one who uses its openssh backend does, that file multiplexes.
+that reads the right file; and as users of its openssh backend do, that file enables multiplexing.
 
 `scripts/bench` runs it, in an environment of its own, since AiiDA holds some of the peers to older releases.
 """
@@ -98,7 +98,7 @@ async def job(transport: Any, base: str, near: Path) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _configuration() -> Iterator[None]:
-    """AiiDA's configuration, which it makes as soon as it is loaded, is not the person's."""
+    """AiiDA creates its configuration when it is loaded; this must not be the user's."""
     with tempfile.TemporaryDirectory(prefix="ob", dir="/tmp") as place:
         os.environ["AIIDA_PATH"] = place
         yield

@@ -1,7 +1,7 @@
-"""Do one thing over a `Transport`, and tell how much memory that took.
+"""Do one thing over a `Transport`, and print how much memory that took.
 
 `scripts/bench` starts it: HOST CONFIG run, or HOST CONFIG put|get SOURCE DESTINATION.
-The trap: getrusage(2) counts in what the process was before it became this one, so /proc is asked.
+The trap: getrusage(2) includes what the process was before it became this one, so /proc is read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who is measured by `scripts/bench`, each doing the same operations its own way, over one open connection.
+"""The contenders of `scripts/bench`, each doing the same operations its own way, over one open connection.
 
-A contender that has no way to do something lacks the row. What a row needs on either side is put there before
-each time. Rows of large files are there for each of the sizes in `LARGE`.
+A contender that cannot do something lacks the row. What a row needs on either side is put there before each
+repetition. There are rows of large files for each of the sizes in `LARGE`.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _OPERATIONS = {
 }
 # In MiB: of a full run, of a quick one.
 _LARGE = (200, 64)
-# Okabe and Ito's colours, which colour-blind people tell apart; and each has a mark of its own besides.
+# Okabe and Ito's colours, which colour-blind people can distinguish; and each has a mark of its own.
 _STYLES = {
     "ours": ("#D55E00", "o"),
     "ssh, scp": ("#000000", "s"),
@@ -62,7 +62,7 @@ def draw(results: Mapping[str, Any], directory: Path) -> None:
 
     Args:
         results: what `scripts/bench --json` writes.
-        directory: where to; made if it is not there.
+        directory: where to write them; created if missing.
     """
     directory.mkdir(parents=True, exist_ok=True)
     rows = results["rows"]

@@ -1,8 +1,8 @@
-"""What `scripts/bench` measures: each row in turn for all contenders within one run; medians.
+"""What `scripts/bench` measures: each row for all contenders in turn, within one run; medians.
 
-Each contender has one connection, which is open before anything is measured. What takes long is repeated less
-often, and where it would take minutes it is left out, which the tables show as `-`. A full run takes some
-20 minutes, a quick one less than 2.
+Each contender has one connection, which is open before anything is measured. Slow rows are repeated less
+often, and left out if they would take minutes, which the tables show as `-`. A full run takes some 20
+minutes, a quick one less than 2.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Row:
 
     Attributes:
         name: as the contenders call it.
-        before: restores what the last time has changed.
-        runs: in which runs it is there.
+        before: restores what the previous repetition has changed.
+        runs: which runs include it.
         longest: the round trip in ms up to which it is measured.
-        slow: likewise, for contenders that take much longer than the others; a quick run has them on loopback
-            alone.
-        patience: so many times the patience of the run, where the times differ much.
+        slow: the same, for contenders that take much longer than the others; a quick run has them only on
+            loopback.
+        patience: this many times the patience of the run, if the times vary a lot.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Pace:
 
     Attributes:
         kind: "full" or "quick".
-        repetitions: at most so often.
+        repetitions: at most this many.
         patience: not again when a contender has spent so many seconds on a row; ours has three times that,
             where others have one.
     """
@@ -136,7 +136,7 @@ _BEGIN = time.monotonic()
 
 
 def say(text: str) -> None:
-    """Tell who waits what is under way, and for how long."""
+    """Show what is being measured, and for how long."""
     line = f"{time.monotonic() - _BEGIN:5.0f} s  {text}" if text else ""
     sys.stderr.write(f"\r\x1b[K{line}" if sys.stderr.isatty() else f"{line}\n")
     sys.stderr.flush()
@@ -168,7 +168,7 @@ def measure(
                     continue
                 row.before(stage)
                 if name == "ours":
-                    # it opens sessions ahead, as a program that does one thing after another has it
+                    # it opens sessions in advance, as in a program that does one thing after another
                     time.sleep(0.02 + 3 * milliseconds / 1000)
                 spent.append(timed(works[name][row.name]))
         if times:
@@ -179,7 +179,7 @@ def measure(
 def programs(
     host: str, config: Path, socket: str, milliseconds: float, pace: Pace
 ) -> dict[str, dict[str, float]]:
-    """What starting our own programs and objects costs, beside `ssh -S`."""
+    """What starting our own programs and objects costs, compared with `ssh -S`."""
     say(f"round trip {milliseconds:g} ms: programs")
 
     plain = _plain(host, config, socket)
@@ -275,7 +275,7 @@ def memory(host: str, config: Path, stage: Stage) -> dict[str, dict[str, float]]
 def contending(
     host: str, config: Path, stage: Stage, socket: str, only: Sequence[str], stack: contextlib.ExitStack
 ) -> list[Contender]:
-    """All who take part, connected."""
+    """All contenders, connected."""
     makers: tuple[Callable[[], Contender], ...] = (
         lambda: Ours(host, config, stage),
         lambda: OpenSsh(host, config, stage, socket),
@@ -382,14 +382,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def keep(results: dict[str, Any], file: str | None, begin: float) -> None:
-    """Write what has been measured so far, that nothing of it is lost where the run is ended."""
+    """Write what has been measured so far, so that nothing is lost if the run is interrupted."""
     results["seconds"] = round(time.monotonic() - begin)
     if file not in (None, "-"):
         Path(file).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Measure, or take what was measured, and print or draw it."""
+    """Measure, or load earlier measurements, and print or draw them."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="less than 2 minutes: at 0 and 50 ms")
     parser.add_argument("--rtt", type=float, nargs="*", help="round trips in ms; 0 20 50 150 by default")

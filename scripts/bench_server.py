@@ -1,8 +1,8 @@
-"""Where `scripts/bench` measures: a server, the way to it, and what is there to be worked on.
+"""Where `scripts/bench` measures: a server, the way to it, and the files to work on.
 
-The server is an sshd on loopback for a temporary user with an empty start-up file (as root; else for the
-present user). Between it and us stands the tests' delaying relay, as a process of its own: in ours it would
-take time from those that are measured.
+The server is an sshd on loopback for a temporary user with an empty start-up file (as root; otherwise for the
+current user). Between it and us is the tests' delaying relay, as a separate process: in ours it would take
+time from what is measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MEMORY = "/dev/shm"  # noqa: S108 - the directory made there has a name that no
 
 
 class Stage:
-    """What is there to be worked on: `near` here, `far` on the server, which is this machine."""
+    """The files to work on: `near` on our side, `far` on the server, which is this machine."""
 
     def __init__(self, near: Path, far: Path, owner: int) -> None:
         self.near, self.far, self.owner = near, far, owner
@@ -68,7 +68,7 @@ class Stage:
         return self._random(side, f"large{mebibytes}", mebibytes * MIB)
 
     def many(self, side: str, count: int, size: int = 1024) -> Path:
-        """A directory of so many files."""
+        """A directory of this many files."""
         top = self.near if side == "near" else self.far
         path = top / f"many{count}"
         if not path.exists():
@@ -76,7 +76,7 @@ class Stage:
         return path
 
     def wide(self, count: int) -> Path:
-        """A remote directory of so many empty files."""
+        """A remote directory of this many empty files."""
         path = self.far / f"wide{count}"
         if not path.exists():
             self._fill(self.far, path.name, count, size=0)
@@ -99,8 +99,8 @@ class Stage:
 
 @contextlib.contextmanager
 def server() -> Iterator[tuple[Sandbox, Stage]]:
-    """A node, for a user with an empty start-up file where one can be made, and what is worked on."""
-    # in memory: of a disk, making 200 files can take longer than moving them over any network
+    """A node, for a user with an empty start-up file if one can be made, and the files to work on."""
+    # in memory: on a disk, creating 200 files can take longer than moving them over any network
     top = Path(tempfile.mkdtemp(prefix="ob", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
     top.chmod(0o711)
     try:

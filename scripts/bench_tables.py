@@ -34,7 +34,7 @@ class Target:
 TARGETS = (
     Target("run", 1.15),
     Target("run, cold", 2.3),
-    # its work here takes some milliseconds; what is less than half a round trip holds none
+    # local work takes some milliseconds; less than half a round trip means none
     Target("open a Transport", 0.5),
     Target("stat", 1.15),
     Target("mkdir", 1.15),
@@ -87,7 +87,7 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The tables of the README: one round trip of 50 ms, loopback beside it, memory, AiiDA."""
+    """The tables of the manual: a round trip of 50 ms, loopback, memory, AiiDA."""
     rows = results["rows"]
     parts = [_markdown(rows[trip], milliseconds=float(trip)) for trip in ("50", "0") if trip in rows]
     if results.get("memory"):

@@ -1,8 +1,8 @@
 """What `scripts/soak` does: processes and threads share one master, while the network and the master fail.
 
-Each worker has files of its own, of which it knows what must be in them; each command leaves a line for each
-time that it runs. The server is an sshd on loopback behind the tests' relay. What does not hold is told, and
-makes the exit status 1.
+Each worker has files of its own, and knows what they must contain; each command leaves a line each time that
+it runs. The server is an sshd on loopback behind the tests' relay. Violations are reported, and make the exit
+status 1.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ FAULTS = (
 )
 # Seconds between two faults, and between two samples of the memory.
 PAUSE, SAMPLE = 6.0, 5.0
-# What one operation may take, in seconds, whatever breaks; and from when on it is told what it waits for.
+# How many seconds one operation may take, whatever breaks; and after how many we report what it waits for.
 LONGEST, SLOW = 120.0, 20.0
-# Memory may grow by so much after the first samples, in MiB, and Python's objects by so many.
+# How much memory may grow after the first samples, in MiB, and how many Python objects.
 GROWTH, MORE_OBJECTS = 10.0, 5000
 MIB = 1 << 20
 PIECE = 1 << 18
@@ -131,10 +131,10 @@ class Worker:
             self.slowest = max(self.slowest, (took, f"{name}: {outcome}"))
 
     def check(self, holds: bool, what: object = "") -> None:
-        """Note what does not hold.
+        """Record a violation.
 
         Raises:
-            AssertionError: it does not.
+            AssertionError: the condition is violated.
         """
         if not holds:
             raise AssertionError(what)
@@ -145,7 +145,7 @@ class Worker:
         return len(file.read_text().split()) if file.exists() else 0
 
     def attempt(self, name: str, work: Callable[[], object], expected: object) -> None:
-        """A command, and whether what is told agrees with how often it ran."""
+        """A command, and whether its report agrees with how often it ran."""
         try:
             done = work()
         except ConnectionFailed as reason:
@@ -178,7 +178,7 @@ class Worker:
         self.attempt(name, work, hashlib.sha256(raw).hexdigest().encode() + b"  -\n")
 
     def once(self) -> None:
-        """A command under a key, asked for until there is an answer: it ran one time."""
+        """A command under a key, repeated until there is an answer: it ran once."""
         name = f"ran{self.number}"
         line = f"echo x >> {self.top}/far/{name}; echo {self.number}; exit 3"
         env = {"XDG_STATE_HOME": str(self.top / "state")}
@@ -218,7 +218,7 @@ class Worker:
         self.check(self.there.read_bytes(path) == raw, "not what was written")
 
     def append(self) -> None:
-        """What is added is there one time."""
+        """What is appended is there once."""
         path = self.top / "far" / f"log{self.number}"
         path.write_bytes(b"a\n")
         try:
@@ -257,7 +257,7 @@ class Worker:
         return path
 
     def moved(self, work: Callable[[], object], source: Path, target: Path) -> None:
-        """What arrives is complete; if nothing was told to have arrived, it is complete or not there."""
+        """What arrives is complete; if no arrival was reported, it is complete or missing."""
         try:
             work()
         except ConnectionFailed:
@@ -335,7 +335,7 @@ def _sum(path: Path) -> str:
 
 
 def process(arguments: argparse.Namespace) -> None:
-    """Let threads work; what came of it is in a file beside their directory."""
+    """Let threads work; the result is in a file next to their directory."""
     top = Path(arguments.top)
     end = time.monotonic() + arguments.seconds
     there = Transport(arguments.host, ssh_config=arguments.config, person=False)
@@ -391,7 +391,7 @@ def process(arguments: argparse.Namespace) -> None:
 
 
 def where(worker: Worker) -> str:
-    """What a thread is doing just now, from the package's innermost frames."""
+    """What a thread is doing now, from the package's innermost frames."""
     frame = sys._current_frames().get(worker.thread)
     places = []
     while frame is not None:
@@ -403,7 +403,7 @@ def where(worker: Worker) -> str:
 
 
 def sample() -> dict[str, float]:
-    """What this process holds just now."""
+    """What this process holds now."""
     gc.collect()
     with contextlib.suppress(AttributeError):
         # what has been freed, and glibc keeps for later, is not held
@@ -441,7 +441,7 @@ def directories() -> Iterator[Path]:
 
 
 def memory(pid: int) -> float:
-    """What a process holds in memory, in MiB; 0 where it has ended."""
+    """What a process holds in memory, in MiB; 0 if it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS"):
@@ -450,7 +450,7 @@ def memory(pid: int) -> float:
 
 
 def soak(arguments: argparse.Namespace, top: Path) -> bool:
-    """Load, faults, samples; whether all held."""
+    """Load, faults, samples; returns whether everything held."""
     chance = random.Random(arguments.seed)  # noqa: S311 - it keeps no secret
     seconds = arguments.minutes * 60
     broken: list[str] = []
@@ -523,7 +523,7 @@ def show(
     world: World,
     work: Path,
 ) -> list[str]:
-    """Print the figures; gives what does not hold."""
+    """Print the figures; returns the violations."""
     broken = [line for report in reports for line in report["broken"]]
     tally: Counter[str] = Counter()
     told: dict[str, str] = {}
@@ -571,7 +571,7 @@ def show_logins() -> None:
 
 
 def show_left(reports: list[dict[str, Any]], world: World, work: Path) -> list[str]:
-    """Print what is left behind; gives what should not be."""
+    """Print what is left behind; returns what should not be."""
     left: Counter[str] = Counter()
     for report in reports:
         left.update(report["left"])
@@ -584,7 +584,7 @@ def show_left(reports: list[dict[str, Any]], world: World, work: Path) -> list[s
 
 
 def show_memory(reports: list[dict[str, Any]], of_master: list[float]) -> list[str]:
-    """Print how it went over time; gives what has grown."""
+    """Print how it went over time; returns what has grown."""
     broken = []
     sys.stdout.write("\nover time, in eighths\n")
     for number, report in enumerate(reports):

@@ -1,7 +1,7 @@
-"""Fixtures: login nodes, relays, and the walls around each test.
+"""Fixtures: login nodes, relays, and the isolation of each test.
 
-A test sees only directories of its own, no agent and no ticket, and leaves no master behind. Nodes of the
-session are made once by each worker, so a test that stops, reconfigures or locks one makes its own.
+A test sees only directories of its own, no agent and no ticket, and leaves no master behind. Each worker
+creates the nodes of the session once, so a test that stops, reconfigures or locks a node makes its own.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ _DIRECTORIES = {
 _UNWANTED = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "KRB5CCNAME", "KRB5_CONFIG")
 
 
-# The same examples each time, as with the rounds of faults: a change is judged by what it changes. Elsewhere
-# others are drawn in each run.
+# The same examples each time, as with the rounds of faults, so that a change is judged by its own effect.
+# Otherwise each run draws others.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI") == "true":
     hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_configure() -> None:
-    """Let signals be what they are at a terminal: a script that starts tests by `&` or nohup ignores some."""
+    """Restore the signals of a terminal: a script that starts tests with `&` or nohup ignores some."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             interrupts = number == signal.SIGINT
@@ -83,7 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes long, unless it is asked for."""
+    """Leave out slow tests, unless they are asked for."""
     if config.getoption("--all") or any("::" in word for word in config.args):
         return
     unwanted = left_out([item.nodeid for item in items])
@@ -103,7 +103,7 @@ def require(missing: str) -> None:
 
 
 def _dot_ssh() -> dict[str, int]:
-    # ssh takes the home from the system's accounts and not from HOME.
+    # ssh takes the home directory from the system's accounts and not from HOME.
     top = Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".ssh"
     found = [top, *top.rglob("*")] if top.exists() else []
     return {str(path): path.lstat().st_mtime_ns for path in found}
@@ -158,13 +158,13 @@ def _end_masters(directory: Path) -> None:
 def _is_ssh(pid: int) -> bool:
     argv = ["ps", "-o", "stat=,comm=", "-p", str(pid)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    # one that has ended waits for its parent, which may be a slow init
+    # an ended process waits for its parent, which may be a slow init
     return done.stdout.strip().endswith("ssh") and not done.stdout.startswith("Z")
 
 
 @contextmanager
 def walls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Point every directory of the person to an empty one, and forget agents and tickets."""
+    """Point every directory of the user to an empty one, and forget agents and tickets."""
     # Directly below /tmp: a control socket's path may have 90 bytes at most.
     top = Path(tempfile.mkdtemp(prefix="ox", dir="/tmp"))
     try:
@@ -181,7 +181,7 @@ def walls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _walls_of_the_session() -> Iterator[None]:
-    """What fixtures of a wider scope see; and nothing may have touched ``~/.ssh``."""
+    """The environment of fixtures with a wider scope; and nothing may have touched ``~/.ssh``."""
     before = _dot_ssh()
     with pytest.MonkeyPatch.context() as monkeypatch, walls(monkeypatch):
         yield
@@ -190,7 +190,7 @@ def _walls_of_the_session() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, _walls_of_the_session: None) -> Iterator[Path]:
-    """The test's own directory, which has a short path; the XDG directories lie in it."""
+    """The test's own directory, which has a short path and contains the XDG directories."""
     with walls(monkeypatch) as top:
         yield top
 
@@ -231,7 +231,7 @@ def limited(passable: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[Sandbox]:
-    """A plain node for the present user, by key; shared, so do not stop or change it."""
+    """A plain node for the current user, with a key; shared, so do not stop or change it."""
     require(missing_programs("sshd", "ssh-keygen"))
     with Sandbox() as sandbox:
         yield sandbox
@@ -239,7 +239,7 @@ def node() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def own_node() -> Iterator[Sandbox]:
-    """A plain node of this test alone, to stop and to spoil."""
+    """A plain node for this test alone, which it may stop and break."""
     require(missing_programs("sshd", "ssh-keygen"))
     with Sandbox() as sandbox:
         yield sandbox
@@ -261,7 +261,7 @@ class Keep(Protocol):
 
 @pytest.fixture
 def keep() -> Iterator[Keep]:
-    """Enter a context manager until the test ends, and give what it gives."""
+    """Enter a context manager until the test ends, and return its value."""
     with ExitStack() as stack:
         yield stack.enter_context
 
@@ -339,7 +339,7 @@ def make_oath_node(make_user: MakeUser, keep: Keep) -> MakeOathNode:
 
 @pytest.fixture(scope="session")
 def pam_conversation(passable: Path) -> Path:
-    """Give the compiled PAM module that plays conversations."""
+    """The compiled PAM module that plays conversations."""
     require(missing_for_compiling())
     return compile_module(passable)
 
@@ -365,7 +365,7 @@ def make_conversation_node(make_user: MakeUser, pam_conversation: Path, keep: Ke
 
 @pytest.fixture
 def duo_node(make_conversation_node: MakeConversationNode) -> ConversationNode:
-    """A node with Duo's menu after the key, a push that is granted at once, and the passcode 123456."""
+    """A node with Duo's menu after the key, a push that is approved at once, and the passcode 123456."""
     return make_conversation_node(duo(), key=True)
 
 

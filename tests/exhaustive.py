@@ -1,7 +1,7 @@
-"""What `scripts/test` leaves out unless `--all` is given, as CI gives it.
+"""What `scripts/test` leaves out without `--all`, which CI uses.
 
-What is left out takes long, and shows with more cases what is shown with few. A test that is named on the
-command line by its id always runs.
+These tests are slow, and show with more cases what a few show already. A test named by its id on the command
+line always runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-# Whole tests, by their file and name: nothing of them is run.
+# Whole tests, by file and name: none of them is run.
 LEFT_OUT: frozenset[str] = frozenset(
     {
         "aiida/test_aiida.py::test_configure",
@@ -25,13 +25,13 @@ LEFT_OUT: frozenset[str] = frozenset(
         "faults/test_clocks.py::test_codes",
         "faults/test_clocks.py::test_pauses",
         "master/test_status.py::test_a_copy_fills_the_link",
-        "setup/test_configure.py::test_from_an_empty_home_directory",
+        "setup/test_setup.py::test_from_an_empty_home_directory",
         "transfer/test_transfer.py::test_cut_until_it_is_through",
         "transfer/test_transfer.py::test_memory_is_flat",
     }
 )
 
-# Files that take more than half a minute: of their tests, each with its parameters, one of so many is run.
+# Files that take more than half a minute: only one of this many of their tests (with parameters) is run.
 SAMPLED: Mapping[str, int] = {
     "aiida/test_aiida.py": 6,
     "cli/test_completion.py": 2,
@@ -60,7 +60,7 @@ SAMPLED: Mapping[str, int] = {
     "remote/test_wrapper.py": 3,
     "sessions/test_channel.py": 2,
     "sessions/test_shell.py": 2,
-    "setup/test_configure.py": 2,
+    "setup/test_setup.py": 2,
     "test_install.py": 3,
     "test_sandbox.py": 2,
     "test_security.py": 7,

@@ -25,7 +25,7 @@ from tests.conftest import Keep, MakeConversationNode, MakeUser, require
 from tests.login.test_agent import _end_agents, key_of
 from tests.login.test_mistyping import answer
 from tests.login.test_second_factor import PASSWORD, finish, settings
-from tests.setup.test_configure import PasswordNode, known, place
+from tests.setup.test_setup import PasswordNode, known, place
 from tests.support.advice import all_advice
 from tests.support.nodes import missing_programs
 from tests.support.pam_nodes import asks, missing_for_pam, stored
@@ -156,7 +156,7 @@ def shell(command: str, home: Path) -> pexpect.spawn[str]:
 
 def advised(text: str) -> str:
     """The first command that a line advises."""
-    found = re.search(r"(?:run: |see it by: )(.*?)(?:, or: .*)?$", text.strip())
+    found = re.search(r"run: (.*?)(?:, or: .*)?$", text.strip())
     assert found, text
     return found[1]
 
@@ -263,7 +263,7 @@ def test_chmod(own_node: Sandbox, isolated: Path, file: str) -> None:
 
 
 def test_old_host_key_is_forgotten(own_node: Sandbox, isolated: Path) -> None:
-    """The command that forgets an old host key names the file in which it stands."""
+    """The command that forgets an old host key names the file that contains it."""
     (own_node.directory / "known_hosts").write_text(
         f"{own_node.host} {(own_node.directory / 'id_ed25519.pub').read_text()}"
     )

@@ -175,7 +175,7 @@ def test_starters(sources: dict[str, str], starter: str) -> None:
 
 
 def test_no_fork(sources: dict[str, str]) -> None:
-    """No module forks by hand, or starts a process in another way than those above."""
+    """No module forks itself, or starts a process in any other way than those above."""
     for module, text in sources.items():
         called = {ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
         assert not [name for name in called if name.startswith(FORKS)], module

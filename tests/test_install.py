@@ -208,12 +208,12 @@ def test_by_its_path(installed: Installed, own_node: Sandbox) -> None:
 
 
 def test_by_its_relative_path(installed: Installed, own_node: Sandbox) -> None:
-    """By a relative path it finds the `ossh` beside it."""
+    """Called by a relative path, it finds the `ossh` next to it."""
     called("bin/ossh-run", node=own_node, cwd=installed.environment)
 
 
 def test_by_a_link(installed: Installed, own_node: Sandbox, tmp_path: Path) -> None:
-    """By a link in another directory, as pipx makes it, it finds the `ossh` beside what is linked to."""
+    """Called by a link in another directory, as with pipx, it finds the `ossh` next to the link's target."""
     (tmp_path / "ossh-run").symlink_to(installed.bin / "ossh-run")
     called(tmp_path / "ossh-run", node=own_node)
 
@@ -240,7 +240,7 @@ def test_by_path_lookup(installed: Installed, own_node: Sandbox, tmp_path: Path)
 
 
 def by_python(node: Sandbox) -> list[str | Path]:
-    """Arguments for which `ossh-run` hands over to the `ossh` beside it."""
+    """Arguments for which `ossh-run` hands over to the `ossh` next to it."""
     return ["--timeout", "50", "-F", node.ssh_config, node.host, "echo $((6 * 7))"]
 
 
@@ -275,7 +275,7 @@ def test_without_its_ossh(installed: Installed, own_node: Sandbox, tmp_path: Pat
     shutil.copy(installed.bin / "ossh-run", tmp_path)
     done = run(tmp_path / "ossh-run", "-F", own_node.ssh_config, own_node.host, "true")
     assert done.returncode == 255
-    assert done.stderr.decode() == (f"ossh-run: {tmp_path}/ossh is missing, install opensshtransport again\n")
+    assert done.stderr.decode() == (f"ossh-run: {tmp_path}/ossh is missing; install opensshtransport again\n")
     assert own_node.connections() == 0
 
 

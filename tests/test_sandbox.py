@@ -445,7 +445,7 @@ sys.exit(run_sandbox(second_factor={second_factor!r}))
 
 
 def test_sigterm_ends_the_command_too(tmp_path: Path) -> None:
-    """SIGTERM is passed on to the command that runs beside it."""
+    """SIGTERM is passed on to the command that runs with it."""
     mark = tmp_path / "mark"
     beside = f"trap 'echo ended >>{mark}; exit' TERM; echo $OSSH_SANDBOX_CONFIG; while :; do sleep 0.05; done"
     program = (

@@ -28,10 +28,10 @@ import pytest
 from opensshtransport import AsyncTransport, OpenSshTransportError, Transport
 from opensshtransport.commands import process
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, SettingsError, printable
-from opensshtransport.master import master, slots
+from opensshtransport.master import master
 from opensshtransport.openssh import destination
 from opensshtransport.sandbox import Sandbox
-from opensshtransport.sessions import shell
+from opensshtransport.sessions import attempts, shell
 from opensshtransport.sessions import stream as session
 from opensshtransport.transfer import archive, unpacking
 from opensshtransport.transfer.bar import _shown
@@ -71,7 +71,7 @@ HOSTS = (
 
 @pytest.fixture
 def naive(isolated: Path) -> Path:
-    """An `ssh_config` that hands whatever host and user it gets to a shell."""
+    """An `ssh_config` that passes any host and user to a shell."""
     config = isolated / "naive"
     config.write_text("Host * !sandbox\n    ProxyCommand echo %h %r %n >/dev/null; false\n")
     return config
@@ -122,7 +122,7 @@ def test_hosts_in_python(nowhere: Path, naive: Path, host: str) -> None:
 
 
 def test_hosts_for_the_script(node: Sandbox, nowhere: Path, naive: Path) -> None:
-    """The script `ossh-run`, with a live master beside, neither runs nor reads anything by such a host."""
+    """The script `ossh-run`, even with a live master, runs and reads nothing because of such a host."""
     naive.write_text(f"{node.ssh_config.read_text()}\n{naive.read_text()}")
     assert ossh("login", "-F", naive, node.host).returncode == 0
     hosts = [*(host for host in HOSTS if "\n" not in host), ".", "..", "names/..", "sandbox,..", "*"]
@@ -416,7 +416,7 @@ def test_planted_files(own_node: Sandbox, isolated: Path, make_user: MakeUser, p
     for argv in (["status"], ["run", "-F", own_node.ssh_config, own_node.host, "true"]):
         done = ossh(*argv)
         assert done.returncode == 255
-        assert re.search(rf"(holds something of|belongs to) user {user.uid}", done.stderr.decode())
+        assert re.search(rf"(contains something of|belongs to) user {user.uid}", done.stderr.decode())
     assert ossh_run("-F", own_node.ssh_config, own_node.host, "true").returncode == 255
     assert own_node.connections() == 0
     assert not hits(isolated)
@@ -442,7 +442,7 @@ def test_planted_alias_record(own_node: Sandbox, isolated: Path, make_user: Make
         record.write_text(f"touch {isolated}/hit")
     done = ossh_run("-F", own_node.ssh_config, own_node.host, "echo x")
     assert (done.returncode, done.stdout) == (255, b"")
-    assert f"holds something of user {user.uid}" in done.stderr.decode()
+    assert f"contains something of user {user.uid}" in done.stderr.decode()
     assert not hits(isolated)
 
 
@@ -495,7 +495,7 @@ def test_config_of_others(own_node: Sandbox, isolated: Path, make_user: MakeUser
 
 
 def test_a_strangers_process_is_left_alone(make_shell_node: MakeShellNode, make_user: MakeUser) -> None:
-    """Who sees the mark of a command on the remote side cannot keep it alive by showing the mark as well."""
+    """A user who sees the mark of a command on the host cannot keep it running by using the same mark."""
     node, user = make_shell_node("bash")
     stranger = make_user()
     word = stranger.home / "word"
@@ -713,7 +713,7 @@ LONG = {
 
 @pytest.mark.parametrize("what", LONG)
 def test_endless_headers(what: str, tmp_path: Path) -> None:
-    """Headers of an archive without end are not kept: the archive is told to be broken."""
+    """Endless headers of an archive are not kept: the archive is reported as broken."""
     with little_memory(48 << 20), pytest.raises(archive.BrokenStream):
         unpacking.unpack(LONG[what], tmp_path, failed=lambda *_: None)
 
@@ -734,7 +734,7 @@ def test_endless_headers(what: str, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE])
 def test_senseless_headers(fields: dict[str, str], kind: bytes, tmp_path: Path) -> None:
-    """Numbers and names that make no sense are refused in an orderly way, and nothing is written beside."""
+    """Numbers and names that make no sense are refused properly, and nothing is written outside."""
     raw = io.BytesIO()
     info = tarfile.TarInfo("file")
     info.type, info.linkname, info.pax_headers = kind, "x", fields
@@ -757,7 +757,7 @@ def test_endless_noise(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start-up files that print without end: little is kept of it, and each call ends with an error."""
     monkeypatch.setattr(shell, "_READY_WITHIN", 0.7)
     monkeypatch.setattr(process, "_READY_FOR_INPUT_WITHIN", 0.7)
-    monkeypatch.setattr(slots, "PATIENCE", 2.0)
+    monkeypatch.setattr(attempts, "PATIENCE", 2.0)
     assert ossh("login", "-F", liar.node.ssh_config, liar.node.host).returncode == 0
     (liar.user.home / "more").write_text(ENDLESS + "\n")
     with little_memory(32 << 20), Transport(liar.node.host, ssh_config=liar.node.ssh_config) as transport:

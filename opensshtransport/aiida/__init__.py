@@ -1,6 +1,6 @@
 """The AiiDA transport `openssh`.
 
-Uses `transport` and below; AiiDA itself is imported here and nowhere else.
+Uses `transport` and below; AiiDA itself is imported only here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""AiiDA's archives on the remote side: made and unpacked there by tar.
+"""AiiDA's archives on the host: made and unpacked there by tar.
 
-The trap: the command is run by the transport's own `exec_command_wait`, or the one to await, as in AiiDA's
-own transports. So it sees what a subclass or a plugin makes of them.
+The trap: as in AiiDA's own transports, the transport's own `exec_command_wait`, or its coroutine, runs the
+command. So a subclass or a plugin can change it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FORMATS = {"tar": "", "tar.gz": "z", "tar.bz2": "j", "tar.xz": "J"}
 
 
 class ArchiveTransport(FileTransport):
-    """What AiiDA packs and unpacks on the remote side."""
+    """Packs and unpacks for AiiDA on the host."""
 
     if TYPE_CHECKING:
 
@@ -49,7 +49,7 @@ class ArchiveTransport(FileTransport):
             remotesources: paths and patterns.
             remotedestination: the archive.
             root_dir: the directory.
-            overwrite: whether an archive that is there is replaced.
+            overwrite: whether an existing archive is replaced.
             dereference: whether links are followed.
 
         Raises:
@@ -116,7 +116,7 @@ class ArchiveTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Unpack an archive into a directory, which is made where it is missing.
+        """Unpack an archive into a directory, which is created if missing.
 
         Raises:
             NotImplementedError: `overwrite` is False, as in AiiDA's own transports.
@@ -152,7 +152,7 @@ class ArchiveTransport(FileTransport):
         return shlex.join(["tar", f"--strip-components={strip_components}", "-xf", archive, "-C", where])
 
     def _judge(self, what: str, command: str, answer: Sequence[Any]) -> None:
-        """What came of tar, in the words of AiiDA's own transports."""
+        """The result of tar, in the words of AiiDA's own transports."""
         status, out, err = answer
         if status:
             words = "Problem executing tar. Exit code: %s, stdout: '%s', stderr: '%s', command: '%s'"

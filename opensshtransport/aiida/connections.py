@@ -29,21 +29,21 @@ class Connections:
         self._known: dict[tuple[object, ...], Connection] = {}
 
     def last(self, key: tuple[object, ...]) -> Connection | None:
-        """What a name led to when it was last used."""
+        """Where a name led when it was last used."""
         with self._guard:
             return self._known.get(key)
 
     def get(self, key: tuple[object, ...], master: Master, make: Callable[[], Transport]) -> Connection:
-        """The connection of a name, anew where the name now leads elsewhere."""
+        """The connection of a name; a new one if the name now leads elsewhere."""
         with self._guard:
             known = self._known.get(key)
             if known is None or _place(known.master) != _place(master):
-                # who still uses the old one goes on with it
+                # transports that still use the old one continue with it
                 self._known[key] = known = Connection(master, make())
             return known
 
     def close(self) -> None:
-        """Give back what is open but unused."""
+        """Close the sessions that are open but unused."""
         with self._guard:
             known, self._known = self._known, {}
         for connection in known.values():

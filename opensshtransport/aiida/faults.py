@@ -1,4 +1,4 @@
-"""Our errors as AiiDA expects them, and methods to await."""
+"""Our errors as AiiDA expects them, and methods as coroutines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAGIC = re.compile(r"[*?\[]")
 
 
 class ConnectionFault(RemoteOperationError):  # type: ignore[misc]  # AiiDA is not there when types are checked
-    """The connection could not be made, or did not hold. No OSError: those are about files.
+    """The connection could not be made, or did not hold. Not an OSError: those are about files.
 
     Attributes:
         started: whether the remote command had started: False, True, or None where it cannot be known.
@@ -39,10 +39,10 @@ _needs_a_person_since: dict[str | None, float] = {}
 
 
 def connection_fault(reason: ConnectionFailed) -> ConnectionFault:
-    """What is raised for a connection that failed.
+    """The error to raise for a failed connection.
 
-    Where only a person can help, AiiDA tries again for some minutes, in which the person may come. After that
-    a process is paused at once, and its status says what is to be done.
+    If only a person can help, AiiDA tries again for some minutes, in which the person may log in. After that
+    a process is paused at once, and its status says what to do.
     """
     if reason.remedy.command != "ossh login":
         return ConnectionFault(reason)
@@ -52,12 +52,12 @@ def connection_fault(reason: ConnectionFailed) -> ConnectionFault:
 
 
 def connected(host: str) -> None:
-    """A host has a connection again, and needs nobody."""
+    """A host has a connection again, and needs no person."""
     _needs_a_person_since.pop(host, None)
 
 
 def _patience() -> float:
-    """Seconds for which AiiDA goes on trying; without a configuration there are no processes to pause."""
+    """Seconds during which AiiDA keeps trying; without a configuration there are no processes to pause."""
     from aiida.manage import configuration
 
     if configuration.CONFIG is None:
@@ -69,7 +69,7 @@ def _patience() -> float:
 
 @functools.cache
 def _pausing_fault() -> type[ConnectionFault]:
-    # only where there are processes: `verdi` has no time to load it
+    # only if there are processes: loading it takes too long for `verdi`
     from plumpy.process_states import PauseInterruption
 
     class LoginFault(ConnectionFault, PauseInterruption):  # type: ignore[misc]  # as above
@@ -85,14 +85,14 @@ def _pausing_fault() -> type[ConnectionFault]:
 
 
 def within_portal() -> Any:
-    """greenback, if the present task has a portal of it."""
-    # where nobody has loaded it, nobody has opened a portal
+    """greenback, if the current task has a portal of it."""
+    # if it is not loaded, there is no portal
     greenback = sys.modules.get("greenback")
     return greenback if greenback is not None and greenback.has_portal() else None
 
 
 def checked(method: _Method) -> _Method:
-    """A blocking method that tells faults of the connection from those of files, and never stops the loop.
+    """A blocking method that separates connection errors from file errors, and never stops the loop.
 
     AiiDA's schedulers and monitors call blocking methods within the loop. It opens a portal of greenback for
     them, through which the call waits for a thread while the loop goes on. Without a portal it blocks.
@@ -114,7 +114,7 @@ def checked(method: _Method) -> _Method:
 
 
 def awaited(method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """A method to await: it runs in a thread."""
+    """A method as a coroutine: it runs in a thread."""
 
     @functools.wraps(method)
     async def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:

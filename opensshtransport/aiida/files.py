@@ -1,9 +1,9 @@
-"""AiiDA's file operations, in terms of ours; and its words: paths, faults, and methods to await.
+"""AiiDA's file operations, in terms of ours; what moves files is in `transfers`.
 
-The rules are those of `core.local`, where AiiDA's other transports differ from it or from each other.
-The trap: AiiDA takes `FileNotFoundError` for "nothing to copy", and any `OSError` for a reason to skip a
-stash or to report a directory as removed. So a connection that fails raises no `OSError` here, but
-`ConnectionFault`, which makes AiiDA try again and at last pause.
+If AiiDA's transports differ, the rules of `core.local` apply. The trap: AiiDA takes `FileNotFoundError` for
+"nothing to copy", and any `OSError` for a reason to skip a stash or to report a directory as removed. So a
+failed connection does not raise an `OSError` here but a `ConnectionFault`, which makes AiiDA try again and
+finally pause.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there when types are checked
-    """What AiiDA does with files of the remote side."""
+    """What AiiDA does with files on the host."""
 
     _is_open: bool
     _line: Transport | None
@@ -40,9 +40,9 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
     _cwd: str
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        """Do something in a thread; where the task is cancelled, what it asks of the host is given up."""
+        """Do something in a thread; if the task is cancelled, its request to the host is given up."""
         if self._threads is None:
-            # of its own: the loop's default ones are for others, and are few
+            # a thread of its own: the loop's default ones are few, and for others
             self._threads = ThreadPoolExecutor(self._max_io_allowed, thread_name_prefix="openssh")
         abandon = Abandon()
 
@@ -65,7 +65,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
     # -- paths ---------------------------------------------------------------------------------------------
 
     def _path(self, path: AnyPath) -> str:
-        """A path of the remote side; relative ones begin where `chdir` said, or at the home directory."""
+        """A path on the host; relative ones begin where `chdir` said, or at the home directory."""
         text = str(path)
         if not text or text.startswith("/"):
             return text
@@ -143,7 +143,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
 
     @checked
     def listdir_withattributes(self, path: AnyPath = ".", pattern: str | None = None) -> list[dict[str, Any]]:
-        """As `listdir`, with what lstat tells, and whether it is a directory or leads to one."""
+        """As `listdir`, with what lstat returns, and whether it is a directory or leads to one."""
         top = self._path(path)
         if not pattern:
             return [
@@ -170,13 +170,13 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
         """As glob.glob: hidden names match only what begins with a dot.
 
         Raises:
-            FileNotFoundError: nothing matches, and that is not to be ignored.
+            FileNotFoundError: nothing matches, and that is not ignored.
         """
         text = str(pathname)
         pattern = self._path(text)
         if MAGIC.search(text):
             skip = len(pattern) - len(text)
-            # as AiiDA gives directories that were asked for by a slash
+            # as AiiDA returns directories for a pattern that ends in a slash
             slash = "/" if text.endswith("/") else ""
             shown = _shown(self._ssh.glob(_plain(pattern)), pattern, "")
             found = [name[skip:] + slash for name in shown]
@@ -194,12 +194,12 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
 
     @checked
     def mkdir(self, path: AnyPath, ignore_existing: bool = False) -> None:
-        """As os.mkdir; with `ignore_existing`, a directory may be there."""
+        """As os.mkdir; with `ignore_existing`, the directory may exist."""
         self._ssh.mkdir(self._path(path), exist_ok=ignore_existing)
 
     @checked
     def makedirs(self, path: AnyPath, ignore_existing: bool = False) -> None:
-        """As os.makedirs; with `ignore_existing`, the directory may be there."""
+        """As os.makedirs; with `ignore_existing`, the directory may exist."""
         self._ssh.makedirs(posixpath.normpath(self._path(path)), exist_ok=ignore_existing)
 
     @checked
@@ -209,7 +209,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
 
     @checked
     def rmtree(self, path: AnyPath) -> None:
-        """As shutil.rmtree; a file is removed too, and what is not there is no error."""
+        """As shutil.rmtree; also removes a file, and a missing path is not an error."""
         where = self._path(path)
         try:
             self._ssh.rmtree(where)
@@ -231,7 +231,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
 
         Raises:
             ValueError: a path is empty.
-            OSError: there is no old one, or there is a new one already.
+            OSError: the old path does not exist, or the new one does.
         """
         if not str(oldpath) or not str(newpath):
             raise ValueError(f"{str(oldpath)!r} or {str(newpath)!r} is not a valid string")
@@ -302,8 +302,8 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
     ) -> None:
         """Copy files or trees, as `cp -rH` does; the source may be a pattern.
 
-        A link that is named as a source is followed; those in a tree are where `dereference` says so. A
-        source that ends in `/.` or `/..` stands for the content of that directory.
+        A link that is named as a source is followed; those in a tree only with `dereference`. A source that
+        ends in `/.` or `/..` means the content of that directory.
 
         Raises:
             ValueError: a path is empty, both are the same, or the destination is a pattern.
@@ -376,7 +376,7 @@ class FileTransport(AiidaTransport):  # type: ignore[misc]  # AiiDA is not there
 
 
 def _deprecated(words: str) -> None:
-    """Warn as AiiDA does, of what called us."""
+    """Warn as AiiDA does, about the caller."""
     warn_deprecation(words, version=3, stacklevel=4)
 
 
@@ -388,12 +388,12 @@ def _attributes(seen: Stat) -> Any:
 
 
 def _plain(pattern: str) -> str:
-    """A pattern in which `**` has no more meaning than `*`, as in AiiDA."""
+    """A pattern in which `**` means the same as `*`, as in AiiDA."""
     return "/".join("*" if set(part) == {"*"} else part for part in pattern.split("/"))
 
 
 def _shown(paths: Iterable[str], pattern: str, base: str) -> Iterator[str]:
-    """Those of the paths that AiiDA's patterns match: hidden names only where a pattern begins with a dot."""
+    """The paths that AiiDA's patterns match: hidden names only if a pattern begins with a dot."""
     parts = [part for part in pattern.split("/") if part not in {"", "."}]
     for path in paths:
         names = [name for name in path[len(base) :].split("/") if name not in {"", "."}]

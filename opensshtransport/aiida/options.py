@@ -18,7 +18,7 @@ from opensshtransport.errors import SettingsError
 from opensshtransport.local.settings import parse_duration
 from opensshtransport.openssh import destination
 
-# What an option says that is not set; as in `core.ssh_async`.
+# The value of an option that is not set; as in `core.ssh_async`.
 UNSET = "None"
 
 
@@ -82,7 +82,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         _option(
             str,
             "Login host, as in 'ssh <HOST>'",
-            "A name of your `~/.ssh/config`, where user, port, keys and jump hosts stand.",
+            "A name of your `~/.ssh/config`, where user, port, keys and jump hosts are defined.",
             _host,
         ),
     ),
@@ -91,7 +91,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         _option(
             int,
             "Maximum number of concurrent operations",
-            "How many operations each daemon worker has on their way at once.",
+            "How many operations each daemon worker runs at once.",
             _at_least_one,
             default=8,
         ),
@@ -111,7 +111,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         "min_validity",
         _option(
             str,
-            "How long a certificate must live for the script not to be run",
+            "How long a certificate must still be valid for the script not to run",
             "(optional) A time such as 30m or 2h; 'None' for what config.toml says, or 1h.",
             _duration,
             default=UNSET,
@@ -121,8 +121,8 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         "persist",
         _option(
             str,
-            "How long the connection stays when nobody uses it",
-            "(optional) A time such as 12h or 3d, 0 for ever; 'None' for what config.toml says, or 12h.",
+            "How long an idle connection stays open",
+            "(optional) A time such as 12h or 3d, 0 for no limit; 'None' for what config.toml says, or 12h.",
             _duration,
             default=UNSET,
         ),
@@ -132,7 +132,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         _option(
             str,
             "Local command to run when only a person can log in",
-            "(optional) It may send you a message; it finds OSSH_HOST and OSSH_REASON in its environment.",
+            "(optional) It may send you a message. Its environment has OSSH_HOST and OSSH_REASON.",
             None,
             default=UNSET,
         ),
@@ -141,7 +141,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
         "ssh_config",
         _option(
             str,
-            "Another file than ~/.ssh/config for all that ssh reads (path)",
+            "ssh_config file to use instead of ~/.ssh/config (path)",
             "(optional) As `ssh -F` takes it.",
             _configuration,
             default=UNSET,
@@ -149,10 +149,10 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
     ),
 ]
 
-_BY_CONFIG = "it belongs into ssh_config, where `ossh aiida migrate` writes it"
+_BY_CONFIG = "it belongs in ssh_config, where `ossh aiida migrate` writes it"
 
-# Options of AiiDA's own transports that have nothing to say here. They are accepted where an exported
-# configuration has them, so that it can be used as it is.
+# Options of AiiDA's own transports that have no meaning here. They are accepted in an exported configuration,
+# so that it can be used unchanged.
 IGNORED = {
     # core.ssh_async
     "backend": "",
@@ -168,13 +168,13 @@ IGNORED = {
 
 
 def _ignored(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    """Say that an option counts for nothing, if it was given and says something."""
+    """Warn that an option is ignored, if it was given and is set."""
     given = {click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP}
     name = str(parameter.name)
     if context.get_parameter_source(name) in given and value not in (None, "", UNSET):
         from aiida.cmdline.utils import echo
 
-        why = IGNORED[name] or "it has nothing to say here"
+        why = IGNORED[name] or "it has no meaning here"
         echo.echo_report(f"{name} = {value} is ignored: {why}")
 
 
@@ -197,7 +197,7 @@ SETTINGS = ("authentication_script", "min_validity", "persist", "login_hook")
 
 
 def plain(value: object) -> Any:
-    """What a setting is, as config.toml would have it: from `verdi` comes text, from Python any value."""
+    """The value of a setting, as in config.toml: `verdi` passes text, Python any value."""
     if value is None or value in ("", UNSET):
         return None
     if isinstance(value, os.PathLike):
@@ -218,7 +218,7 @@ def at_least_one(value: object) -> int:
     """How many operations may run at once.
 
     Raises:
-        SettingsError: it is no number, or below 1.
+        SettingsError: it is not a number, or below 1.
     """
     number = plain(value)
     if number is None:
@@ -229,6 +229,6 @@ def at_least_one(value: object) -> int:
 
 
 def chosen(computer: Any, name: str, otherwise: object) -> object:
-    """What a computer is configured to, where that may be a false value: AiiDA asks for a suggestion then."""
+    """What a computer is configured to if that may be a false value: AiiDA asks for a suggestion then."""
     value = computer.get_configuration().get(name)
     return otherwise if value is None else value

@@ -1,4 +1,4 @@
-"""Job submissions that AiiDA may send again: the key by which the remote side knows one that it has run."""
+"""Job submissions that AiiDA may repeat: the key by which the host recognizes one that it has run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUBMISSION = re.compile(
     re.DOTALL,
 )
 
-# What `core.direct` does: the number of the job comes from the background.
+# A submission of `core.direct`: the number of the job comes from a background process.
 DIRECT = re.compile(r"\s*\(bash .* > /dev/null 2>&1 & echo \$!\) &\s*", re.DOTALL)
 
 

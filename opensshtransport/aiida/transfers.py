@@ -1,8 +1,8 @@
 """AiiDA's put and get, in terms of ours.
 
-The rules are those of `core.local`: a directory goes into a directory that is there, or becomes it. The
-difference to `cp -r` is that directories above are made for trees, and that a path which ends in a slash
-stands for the content of a local directory.
+The rules are those of `core.local`: a directory goes into an existing directory, or becomes a new one. Unlike
+with `cp -r`, directories above are created for trees, and a path that ends in a slash means the content of a
+local directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from opensshtransport.aiida.files import FileTransport
 
 
 class TransferTransport(FileTransport):
-    """What AiiDA moves to and from the remote side."""
+    """Moves files for AiiDA to and from the host."""
 
     @checked
     def put(
@@ -37,19 +37,19 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy files or trees to the remote side, as `cp -r` does.
+        """Copy files or trees to the host, as `cp -r` does.
 
         Args:
-            localpath: absolute; may be a pattern. A directory that ends in a slash stands for its content.
+            localpath: absolute; may be a pattern. A directory that ends in a slash means its content.
             remotepath: a new name, or a directory.
             dereference: whether links are followed.
-            overwrite: whether what is there may be replaced.
-            ignore_nonexisting: whether a missing source is no error.
+            overwrite: whether existing files may be replaced.
+            ignore_nonexisting: whether a missing source is ignored.
             preserve: keep times and modes.
 
         Raises:
             ValueError: the local path is wrong, or the remote one is a pattern.
-            OSError: there is no source; or it cannot be copied.
+            OSError: the source does not exist, or cannot be copied.
         """
         local, remote = _absolute(localpath), self._there(remotepath)
         if not MAGIC.search(local):
@@ -110,7 +110,7 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy a file to the remote side; arguments and errors as for `put`."""
+        """Copy a file to the host; arguments and errors as for `put`."""
         local, remote = _absolute(localpath), self._there(remotepath)
         if os.path.isdir(local):  # noqa: PTH112 - a text, as above
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), local)
@@ -129,7 +129,7 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy a tree to the remote side; arguments and errors as for `put`."""
+        """Copy a tree to the host; arguments and errors as for `put`."""
         local, remote = _absolute(localpath), self._there(remotepath)
         if not os.path.isdir(local):  # noqa: PTH112 - a text, as above
             number = errno.ENOTDIR if os.path.exists(local) else errno.ENOENT  # noqa: PTH110 - a text
@@ -148,9 +148,9 @@ class TransferTransport(FileTransport):
         *_: object,
         **__: object,
     ) -> None:
-        """Copy files or trees from the remote side, as `cp -r` does; arguments and errors as for `put`.
+        """Copy files or trees from the host, as `cp -r` does; arguments and errors as for `put`.
 
-        A connection that fails is no missing file, and never ignored.
+        A failed connection never counts as a missing file, and is never ignored.
         """
         local, remote = _absolute(localpath), self._there(remotepath)
         if not MAGIC.search(str(remotepath)):
@@ -272,14 +272,14 @@ class TransferTransport(FileTransport):
 
 
 def _no_directory(path: str, *, there: bool) -> OSError:
-    """Several files have no place to go to."""
+    """The error for several files without a directory to go to."""
     words = "is not a directory" if there else "does not exist"
     return OSError(errno.ENOTDIR if there else errno.ENOENT, f"The directory for several files {words}", path)
 
 
 @contextlib.contextmanager
 def _refused(tree: str | None = None) -> Iterator[None]:
-    """What stands in the way of a transfer is told as AiiDA's own transports do.
+    """Report what is in the way of a transfer as AiiDA's own transports do.
 
     Args:
         tree: where a tree would go to.

@@ -1,11 +1,11 @@
-"""The AiiDA transport `openssh`: everything that AiiDA does with a computer, through the one shared login.
+"""The AiiDA transport `openssh`: AiiDA does everything with a computer through the one shared login.
 
 It derives from AiiDA's `Transport` itself: the blocking methods of its `AsyncTransport` ask the runner for
 its event loop, and so wait for a broker. Here the blocking methods do the work, and the async ones run them
 in threads.
 
-The trap: AiiDA submits a job again after any fault, also where the job is in the queue and only the answer
-was lost. So a submission goes through `once`.
+The trap: AiiDA submits a job again after any error, even if the job is in the queue and only the answer was
+lost. So submissions use `once`.
 """
 
 from __future__ import annotations
@@ -59,29 +59,29 @@ from opensshtransport.transport import Transport
 
 Answer = tuple[int, bytes, bytes]
 
-# Shells in which a script in single quotes does not always reach the command as it stands.
+# Shells in which a script in single quotes may not reach the command unchanged.
 _OTHER_QUOTING = {"csh", "tcsh", "fish"}
 
 _MARK = "ossh-submission"
 
-# More submissions of one calculation than AiiDA and its user ever have the patience for.
+# More submissions of one calculation than AiiDA and its user would ever try.
 _MOST_SUBMISSIONS = 100
 
-# So many letters of what a command had printed are in the words of an error.
+# How many characters of a command's output an error shows.
 _SHOWN = 200
 
 
 class OpenSshTransport(TransferTransport, ArchiveTransport):
-    """The system's own OpenSSH over one login, shared with all daemon workers, programs and shells.
+    """The system's own OpenSSH with one login, shared with all daemon workers, programs and shells.
 
     Args:
         machine: the computer's hostname.
         host: a name of ssh_config; the hostname by default.
         max_io_allowed: how many async operations run at once; at least 1.
         ssh_config: another file than ~/.ssh/config, or "None".
-        authentication_script, min_validity, persist, login_hook: as in config.toml, before which they count;
-            "None" where they are not set. Times may be numbers of seconds.
-        safe_interval: seconds to wait before a login; where a master is running there is no wait.
+        authentication_script, min_validity, persist, login_hook: as in config.toml, and take precedence over
+            it; "None" if not set. Times may be numbers of seconds.
+        safe_interval: seconds to wait before a login; no wait while a master is running.
         use_login_shell: whether commands run in a login shell.
     """
 
@@ -108,7 +108,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
 
     @classmethod
     def get_valid_auth_params(cls) -> list[str]:
-        """The options that count; those of other transports are accepted, and not kept."""
+        """The options in effect; those of other transports are accepted, but not kept."""
         return [name for name in cls.auth_options if name not in IGNORED]
 
     @classmethod
@@ -134,14 +134,14 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         return resolve(self.host, self._ssh_config, overrides=self._settings)
 
     def _facts(self, master: Master) -> Facts:
-        """What is known of the live master; where none is running, a login is made without a person."""
+        """What is known of the live master; if none is running, make an unattended login."""
         facts = master.facts()
         if facts is not None and control_socket.listens(Path(facts.socket)):
             return facts
         return ensure.ensure(master.destination, person=False)
 
     def get_safe_open_interval(self) -> float:
-        """Seconds to wait before opening: 0 while a master is running, since opening is no login then.
+        """Seconds to wait before opening: 0 while a master is running, because opening needs no login then.
 
         AiiDA asks within its event loop, so no program is started: a master that was opened by another name
         is not found before the first opening.
@@ -163,7 +163,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
 
     @checked
     def open(self) -> OpenSshTransport:
-        """Open it: without any network where a master is running, else by a login that asks nobody.
+        """Open it: without any network traffic if a master is running, else with an unattended login.
 
         Raises:
             InvalidOperation: it is open.
@@ -205,7 +205,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
             self._threads = None
 
     async def open_async(self) -> OpenSshTransport:
-        """As `open`, for which a login may take minutes."""
+        """As `open`; a login may take minutes."""
         return await self._in_thread(self.open)
 
     async def close_async(self) -> None:
@@ -222,7 +222,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
     # -- commands ------------------------------------------------------------------------------------------
 
     def _bash(self, command: str) -> tuple[str | Sequence[str], bool]:
-        """How bash gets a command as it stands; and whether as the login shell's own."""
+        """How to pass a command to bash unchanged, and whether bash is the login shell."""
         if self._connection is None:
             raise TransportInternalError("Error, a method was called without opening the transport first")
         shell = PurePosixPath(self._facts(self._connection.master).shell).name
@@ -237,7 +237,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
     def _exec_command_internal(
         self, command: str, workdir: AnyPath | None = None, **_: object
     ) -> Iterator[RemoteProcess[bytes]]:
-        """Start a command by bash; gives the process, with `stdin`, `stdout`, `stderr` and `wait`."""
+        """Start a command with bash; returns the process, with `stdin`, `stdout`, `stderr` and `wait`."""
         text, login_shell = self._bash(command)
         where = self._path(workdir) if workdir else self._cwd or None
         with self._ssh.start(text, cwd=where, login_shell=login_shell) as process:
@@ -251,7 +251,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         timeout: float | None = None,
         **_: object,
     ) -> Answer:
-        """Run a command by bash, which gets its text unchanged.
+        """Run a command with bash, which gets its text unchanged.
 
         A command that submits a job from a calculation's working directory takes effect only once,
         see `submission_key`.
@@ -260,7 +260,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
             command: any text.
             stdin: text, bytes, or a file of either; None is an empty input.
             workdir: where it is run.
-            timeout: seconds after which it is ended; `completed` of the error has what it had printed.
+            timeout: seconds after which it is ended; `completed` of the error contains what it had printed.
 
         Raises:
             ValueError: stdin is something else.
@@ -299,9 +299,9 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         return done.returncode, _raw(done.stdout), _raw(done.stderr)
 
     def _submit(self, command: str, key: str, where: str | None, timeout: float | None) -> Answer:
-        """Run a command that takes effect only once. Where it failed, it did not: then it may run anew.
+        """Run a command that takes effect only once. If it failed, it had no effect, and may run again.
 
-        Each run writes the word that it reads, so that it is known whether a failure is an earlier run's.
+        Each run prints the word that it reads, which shows whether a failure belongs to an earlier run.
         """
         first = f'IFS= read -r ossh_word; echo "{_MARK} $ossh_word"; unset ossh_word; exec </dev/null'
         script = f"{first}\n{command}"
@@ -320,7 +320,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
                 )
             except OnceError as reason:
                 advice = (
-                    "look whether the job is in the queue; to submit it anew, remove on that computer "
+                    "check whether the job is in the queue; to submit it again, remove on that computer "
                     f"~/.local/state/opensshtransport/once/{once}* and run: verdi process play"
                 )
                 raise OnceError(reason.message, host=self.host, advice=advice) from reason
@@ -329,7 +329,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
             if done.returncode == 0 or (mark and whose.decode(errors="replace") == word):
                 return done.returncode, before + out, _raw(done.stderr)
         raise OnceError(
-            f"{_MOST_SUBMISSIONS} submissions have failed", host=self.host, advice="look at the scheduler"
+            f"{_MOST_SUBMISSIONS} submissions have failed", host=self.host, advice="check the scheduler"
         )
 
     def exec_command_wait(
@@ -341,10 +341,10 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         timeout: float | None = None,
         **kwargs: object,
     ) -> tuple[int, str, str]:
-        """As `exec_command_wait_bytes`, with the output as text; what is not in the encoding becomes U+FFFD.
+        """As `exec_command_wait_bytes`, with the output as text; undecodable bytes become U+FFFD.
 
         Raises:
-            CommandTimeout: it was ended; `stdout` and `stderr` have what it had printed.
+            CommandTimeout: it was ended; `stdout` and `stderr` contain what it had printed.
         """
         with _as_text(encoding):
             status, out, err = self.exec_command_wait_bytes(command, stdin, workdir, timeout, **kwargs)
@@ -358,7 +358,7 @@ class OpenSshTransport(TransferTransport, ArchiveTransport):
         timeout: float | None = None,
         **_: object,
     ) -> Answer:
-        """As `exec_command_wait_bytes`; where it is cancelled, the remote command is ended."""
+        """As `exec_command_wait_bytes`; if it is cancelled, the remote command is ended."""
         running: list[RemoteProcess[bytes]] = []
         cancelled = threading.Event()
 

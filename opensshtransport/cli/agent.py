@@ -9,7 +9,7 @@ EXAMPLE = 'eval "$(ossh agent)"'
 
 
 def add_options(_parser: argparse.ArgumentParser) -> None:
-    """`ossh agent` takes nothing."""
+    """`ossh agent` takes no options."""
 
 
 def run(_arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`ossh aiida migrate COMPUTER`: let a computer of AiiDA go over to this transport."""
+"""`ossh aiida migrate COMPUTER`: move a computer of AiiDA to this transport."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh aiida` takes."""
     parser.add_argument("action", choices=("migrate",), help="from core.ssh_async or core.ssh to openssh")
     add_ssh_config(parser)
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would change")
-    parser.add_argument("--profile", metavar="NAME", help="AiiDA's profile; its default one if not given")
-    parser.add_argument("computer", metavar="COMPUTER", help="its label")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
+    parser.add_argument("--profile", metavar="NAME", help="the AiiDA profile; the default one if not given")
+    parser.add_argument("computer", metavar="COMPUTER", help="the computer's label")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Change the computer, or tell what would change."""
+    """Change the computer, or show what would change."""
     from opensshtransport.setup import aiida_migration as migration
 
     migration.migrate(

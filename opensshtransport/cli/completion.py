@@ -1,10 +1,10 @@
 """`ossh completion SHELL`: completion of commands, options, hosts and remote paths.
 
-What a shell loads is a few lines, which ask `ossh complete WORD...` at each TAB; so there is one place that
-knows what may follow, and it reads that from the parser itself.
+A shell loads a few lines, which call `ossh complete WORD...` at each TAB; so only this module knows what may
+follow, and it reads that from the parsers.
 
-The traps: nothing here logs in, so remote paths are there only while a master is running. bash parts words at
-colons and replaces only what follows the last one. And a TAB must never print an error.
+The traps: nothing here logs in, so remote paths are offered only while a master is running. bash splits words
+at colons and replaces only what follows the last one. And a TAB must never print an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from opensshtransport.cli.commands import SUMMARIES, parser_of
+from opensshtransport.cli.command_table import SUMMARIES, parser_of
 from opensshtransport.errors import OpenSshTransportError, SettingsError
 from opensshtransport.master.control_socket import listens
 from opensshtransport.master.master import Master
@@ -121,13 +121,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def candidates(words: Sequence[str]) -> list[str]:
-    """What may be in the place of the last word.
+    """The candidates for the last word.
 
     Args:
-        words: the command line up to the cursor, as it is typed; the last one may be empty.
+        words: the command line up to the cursor, as typed; the last word may be empty.
 
     Returns:
-        Whole words; `FILES` among them stands for local files.
+        Whole words; `FILES` among them means local files.
     """
     typed = [_unquoted(word) for word in words]
     current = typed[-1]
@@ -136,7 +136,7 @@ def candidates(words: Sequence[str]) -> list[str]:
 
 
 def _unquoted(word: str) -> str:
-    """A word as the shell will read it; of an open quote only the beginning is there."""
+    """A word as the shell will read it; a quote may still be open."""
     for end in ("", '"', "'"):
         with contextlib.suppress(ValueError):
             return "".join(shlex.split(word + end))
@@ -183,7 +183,7 @@ def _possible(words: list[str]) -> Iterator[str]:
 
 
 def _values(action: argparse.Action, current: str, config: str | None) -> Iterator[str]:
-    """The values of an option or a place, by its choices or by what its help calls it."""
+    """The values of an option or an operand, from its choices or its name in the help."""
     if action.choices is not None:
         yield from map(str, action.choices)
     name = action.metavar if isinstance(action.metavar, str) else ""
@@ -213,14 +213,14 @@ def _values(action: argparse.Action, current: str, config: str | None) -> Iterat
 
 
 def remote_paths(host: str, path: str, config: Path | None) -> list[str]:
-    """The paths that begin so on a host with a live master; directories end in a slash."""
+    """The paths with this beginning on a host with a live master; directories end in a slash."""
     above, begin = posixpath.split(path)
     try:
         master = Master(destination.resolve(host, config))
         facts = master.facts()
         if facts is None or not listens(Path(facts.socket)):
             return []
-        # relative paths begin at the home directory, and nothing there knows `~`
+        # relative paths begin at the home directory, and `~` is not expanded there
         from opensshtransport.transport import Transport
 
         top = above.removeprefix("~").lstrip("/") if above == "~" or above.startswith("~/") else above

@@ -18,7 +18,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_ssh_config(parser)
     parser.add_argument("-r", dest="recursive", action="store_true", help="copy directories")
     parser.add_argument("-p", dest="preserve", action="store_true", help="keep modes and times")
-    parser.add_argument("-l", dest="limit", type=positive, metavar="LIMIT", help="Kbit/s, as for scp")
+    parser.add_argument(
+        "-l", dest="limit", type=positive, metavar="LIMIT", help="limit the rate, in Kbit/s, as for scp"
+    )
     parser.add_argument("-q", dest="quiet", action="store_true", help="show no progress")
     parser.add_argument(
         "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"
@@ -47,12 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def telling_of_files(command: str, work: Callable[[], object], of_directories: str = "") -> int:
-    """Do it, and tell of files in the way of cp(1): each on its line, status 1.
+    """Do the work, and report failed files as cp(1) does: one line each, status 1.
 
     Args:
         command: of `ossh`.
         work: what is done.
-        of_directories: what to do where a directory is refused.
+        of_directories: what to do if a directory is refused.
     """
     try:
         work()
@@ -61,7 +63,7 @@ def telling_of_files(command: str, work: Callable[[], object], of_directories: s
     except OSError as error:
         for one in getattr(error, "failures", ()) or (error,):
             name = f"{one.filename}: " if one.filename else ""
-            # what a program there has said may have several lines
+            # a program's message may have several lines
             words = str(one.strerror).splitlines()
             if of_directories and isinstance(one, IsADirectoryError):
                 words.append(of_directories)

@@ -1,4 +1,4 @@
-"""`ossh end HOST MARK`: how `ossh-run` ends what it has started on the remote side; not for people."""
+"""`ossh end HOST MARK`: how `ossh-run` ends what it has started on the host; not for users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """End the process group that has the mark; where there is no master, nothing can be done."""
+    """End the process group that has the mark; without a master, nothing can be done."""
     shared = Master(resolve(arguments.host, arguments.ssh_config))
     facts = shared.facts()
     if facts is not None and control_socket.listens(Path(facts.socket)):

@@ -40,22 +40,30 @@ def add_options(parser: Parser) -> None:
     """Add what `ossh forward` takes."""
     parser.intermixed = True
     add_ssh_config(parser)
-    for option, what in (("-L", "a local port"), ("-R", "a port there"), ("-D", "a SOCKS proxy here")):
+    for option, what in (("-L", "a local port"), ("-R", "a port on the host"), ("-D", "a local SOCKS proxy")):
         parser.add_argument(
             option, dest="specs", action=_Spec, metavar="SPEC", default=None, help=f"{what}, as for ssh"
         )
     parser.add_argument(
-        "-b", dest="background", action="store_true", help="keep it, also over later logins; return at once"
+        "-b",
+        dest="background",
+        action="store_true",
+        help="return at once; the forward stays, and comes back after later logins",
     )
     parser.add_argument("--open", action="store_true", help="open http://localhost:PORT in the browser")
     parser.add_argument("--list", action="store_true", help="show the forwards of this host's master")
-    parser.add_argument("--cancel", metavar="SPEC", help="end a forward, by its local port or as listed")
+    parser.add_argument(
+        "--cancel", metavar="SPEC", help="end the forward with this local port, or as --list shows it"
+    )
     parser.add_argument("--all", action="store_true", help="end all forwards of this host's master")
-    # how what watches a program calls us
+    # how the process that watches a program calls us
     parser.add_argument("--sweep", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("host", metavar="HOST", nargs="?")
     parser.add_argument(
-        "ports", metavar="[NODE:]PORT", nargs="*", help="of the login node, or of a node that it reaches"
+        "ports",
+        metavar="[NODE:]PORT",
+        nargs="*",
+        help="a port of the login node, or of a node that it reaches",
     )
 
 
@@ -88,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _forward(destination: Destination, wanted: list[Wanted], arguments: argparse.Namespace) -> int:
     with somebody() as person:
         facts = login.open_master(destination, person)
-    # a signal is to end what was begun, wherever it comes
+    # a signal must end what was begun, whenever it arrives
     with _ended_by_signals(), contextlib.ExitStack() as opened:
         for one in wanted:
             if arguments.background:
@@ -105,7 +113,7 @@ def _forward(destination: Destination, wanted: list[Wanted], arguments: argparse
 
 def _told(forward: Forward, port: int) -> str:
     if forward.option == "-R":
-        return f"port {port} there leads to {forward.spec.partition(':')[2] or 'a SOCKS proxy here'}"
+        return f"port {port} on the host leads to {forward.spec.partition(':')[2] or 'a local SOCKS proxy'}"
     if forward.option == "-D":
         return f"localhost:{port} is a SOCKS proxy"
     if not port:

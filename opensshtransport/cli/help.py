@@ -35,7 +35,7 @@ TOPICS: Mapping[str, Sequence[str]] = {
     "explanation": ("one-master", "guarantees", "security", "performance", "development"),
 }
 
-# `ossh help COMMAND` is what people try first: where a command without a page of its own is described.
+# People try `ossh help COMMAND` first: the pages of commands that have none of their own.
 PAGES_OF_COMMANDS: Mapping[str, str] = {
     "login": "logging-in",
     "agent": "logging-in",
@@ -90,7 +90,7 @@ def overview() -> str:
 
 
 def plain(text: str) -> str:
-    """A page without what only a web page shows: pictures, comments, and where links lead."""
+    """A page without what only a web page shows: pictures, comments and the targets of links."""
     text = re.sub(r"^(?:!\[[^\]]*\]\([^)]*\)|<!--.*-->)\n+", "", text, flags=re.MULTILINE)
     text = re.sub(r"\[([^\]]+)\]\(([\w-]+)\.md(?:#[^)]*)?\)", r"\1 (ossh help \2)", text)
     # in brackets of their own, so that an index such as `x[0](y)` in a program stays
@@ -130,7 +130,7 @@ def _width(cell: str) -> int:
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table; of one that is too wide, each row is a heading with its cells below it."""
+    """The lines of a table; if it is too wide, each row becomes a heading with its cells below it."""
     widths = [max(map(_width, column)) for column in zip(*table, strict=False)]
     if sum(widths) + 2 * len(widths) > _WIDEST_TABLE:
         return [
@@ -148,7 +148,9 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh help` takes."""
-    parser.add_argument("topic", metavar="TOPIC", nargs="?", help="the list of topics if not given")
+    parser.add_argument(
+        "topic", metavar="TOPIC", nargs="?", help="a topic or a command; the list of topics if not given"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -162,7 +164,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _page_through(text: str) -> None:
-    """Show a text with the pager that git and man use; where there is none, without."""
+    """Show a text with the pager that git and man use, or without if there is none."""
     pager = shlex.split(os.environ.get("PAGER", "less")) or ["cat"]
     # as git does (git-config(1), core.pager): -F ends at once what fits on the screen, -R shows bold type
     environment = {"LESS": "FRX", **os.environ}

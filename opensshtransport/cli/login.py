@@ -1,4 +1,4 @@
-"""`ossh login HOST...`: log in, once for everybody."""
+"""`ossh login HOST...`: log in, once for all programs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ EXAMPLE = "ossh login daint"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh login` takes."""
     add_ssh_config(parser)
-    parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
     parser.add_argument(
         "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"
     )
-    parser.add_argument("--unattended", action="store_true", help="ask nobody, even at a terminal")
+    parser.add_argument("--unattended", action="store_true", help="never ask, even at a terminal")
     # how a library's login process is called
     parser.add_argument("--report", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--steps", help=argparse.SUPPRESS)
     parser.add_argument("--no-login", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--settings", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("hosts", metavar="HOST", nargs="+")
@@ -40,6 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Log in to each host."""
     from opensshtransport.login.window import somebody
 
+    if arguments.steps:
+        from opensshtransport.master import login_process
+
+        login_process.pass_on_steps(arguments.steps)
     with somebody(unattended=arguments.unattended) as person:
         return for_each(arguments, lambda host: _log_in(host, arguments, person))
 
@@ -61,7 +66,7 @@ def _log_in(host: str, arguments: argparse.Namespace, person: Person | Window | 
 
 
 def for_each(arguments: argparse.Namespace, work: Callable[[str], int]) -> int:
-    """Do it for each host; one that fails keeps the others from nothing. The worst status counts."""
+    """Do it for each host; a failure does not stop the others. The worst status counts."""
     statuses, told = [0], set()
     for host in arguments.hosts:
         status = FAILED

@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """End the masters of some hosts, or all."""
     if arguments.all == bool(arguments.hosts):
-        raise SettingsError("which masters are to end?", advice="name hosts, or give --all")
+        raise SettingsError("no host was named", advice="name hosts, or give --all")
     if not arguments.all:
         return for_each(arguments, lambda host: _log_out(host, arguments.ssh_config))
     ours = [facts for facts in control_socket.known() if facts.ours]
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         _end_noted(facts, ssh)
         print(f"{printable(facts.host)}: logged out", file=sys.stderr)
     if not ours:
-        print("there were no masters", file=sys.stderr)
+        print("no masters were running", file=sys.stderr)
     return 0
 
 
@@ -58,20 +58,20 @@ def _log_out(host: str, ssh_config: str | None) -> int:
         if facts is not None and not facts.ours and control_socket.listens(Path(facts.socket)):
             print(
                 f"{printable(host)}: its master is your own, at {facts.socket}; "
-                f"end it by: ssh -O exit {shlex.quote(host)}",
+                f"end it with: ssh -O exit {shlex.quote(host)}",
                 file=sys.stderr,
             )
             return 1
         ended = shared.end()
         aliases.withdraw(shared.directory, host, destination.ssh_config)
-    # those too that the name does not lead to any more
+    # including those that the name does not lead to any more
     ended = any([ended, *(_end_noted(facts, ssh) for facts in noted)])
-    print(f"{printable(host)}: {'logged out' if ended else 'there was no master'}", file=sys.stderr)
+    print(f"{printable(host)}: {'logged out' if ended else 'no master was running'}", file=sys.stderr)
     return 0
 
 
 def _end_noted(facts: Facts, ssh: str) -> bool:
-    """End a master as it was noted when it was opened, wherever its name leads now."""
+    """End a master as recorded when it was opened, wherever its name leads now."""
     socket = Path(facts.socket)
     ended = control_socket.end_at(socket, ssh)
     aliases.withdraw(socket.parent, facts.host, None if facts.ssh_config is None else Path(facts.ssh_config))

@@ -1,6 +1,6 @@
-"""`ossh`, also where the script `ossh-run` cannot go on alone: finds the command, runs it, tells its errors.
+"""`ossh`, which the script `ossh-run` calls too: finds the command, runs it, prints its errors.
 
-The trap: `ossh run` must start fast, so nothing is imported here that one command alone needs.
+The trap: `ossh run` must start fast, so nothing is imported here that only one command needs.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from opensshtransport.cli import commands
+from opensshtransport.cli import command_table
 from opensshtransport.cli.options import FAILED, TIMED_OUT
 from opensshtransport.cli.output import complain, sentence, tell_steps
-from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy
+from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy, printable
 from opensshtransport.local import descriptors
 
 
@@ -30,9 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_what_is_closed()
     if argv[:2] == ["complete", "--"]:
         return _complete(argv[2:])
-    if not argv or not commands.is_command(argv[0]):
-        commands.parser_of_all().parse_all(argv)
-    return _run(commands.parser_of(argv[0]).parse_all(argv[1:]))
+    if not argv or not command_table.is_command(argv[0]):
+        if argv and (argv[0] == "--" or not argv[0].startswith("-")):
+            _refuse(argv[0])
+        command_table.parser_of_all().parse_all(argv)
+    return _run(command_table.parser_of(argv[0]).parse_all(argv[1:]))
+
+
+def _refuse(name: str) -> NoReturn:
+    """Say that there is no such command, and which one may be meant; then end."""
+    import difflib
+
+    near = difflib.get_close_matches(name, command_table.SUMMARIES, 1)
+    advice = f"did you mean: ossh {near[0]}" if near else "see: ossh --help"
+    print(printable(f"ossh: there is no command {name!r}; {advice}"), file=sys.stderr)
+    raise SystemExit(FAILED)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -48,20 +61,20 @@ def _run(arguments: argparse.Namespace) -> int:
             traceback.print_exc()
         error = _as_ours(reason, getattr(arguments, "host", None))
         if getattr(arguments, "report", False):
-            from opensshtransport.master import ensure
+            from opensshtransport.master import login_process
 
-            print(json.dumps(ensure.dismantle(error)))
+            print(json.dumps(login_process.dismantle(error)))
         elif not (arguments.command == "run" and arguments.quiet):
             complain(arguments.command, sentence(error, arguments))
         return TIMED_OUT if isinstance(error, CommandTimeout) else FAILED
 
 
 def _complete(words: Sequence[str]) -> int:
-    """What the shells ask at a TAB; never an error, and never a login."""
+    """What the shells call at a TAB; it never prints an error, and never logs in."""
     from opensshtransport.cli import completion
 
     for word in completion.candidates(words) if words else ():
-        # one a line; what a terminal would take for a command is not offered
+        # one per line; what a terminal would take for a control sequence is not offered
         if word.isprintable():
             print(word)
     return 0
@@ -70,9 +83,9 @@ def _complete(words: Sequence[str]) -> int:
 def _open_what_is_closed() -> None:
     """Open those of stdin, stdout and stderr that are closed to nothing, as ssh does.
 
-    Else the next file that is opened gets their number, and with it what is meant for them.
+    Otherwise the next file that is opened gets their number, and their output.
     """
-    # the lowest number that is free is what is given
+    # open(2) returns the lowest free number
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         name = ("stdin", "stdout", "stderr")[number]
         setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
@@ -80,7 +93,7 @@ def _open_what_is_closed() -> None:
 
 
 def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:
-    """An error as one of ours, which is told in one line."""
+    """An error as one of ours, which takes one line."""
     if isinstance(reason, OpenSshTransportError):
         return reason
     if isinstance(reason, OSError):
@@ -90,5 +103,5 @@ def _as_ours(reason: Exception, host: str | None) -> OpenSshTransportError:
     return ConnectionFailed(
         f"unexpected {type(reason).__name__}: {what}",
         host=host,
-        advice=Remedy("please report it, with ossh-run -v"),
+        advice=Remedy("please report this, with the output of ossh-run -v"),
     )

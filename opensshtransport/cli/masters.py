@@ -1,8 +1,8 @@
-"""Every master, and what it is doing.
+"""Every master, and its state.
 
-A master is found by what was noted of it when it was opened, not by what ssh_config makes of its name now:
-an edit there must not hide one that still runs. All are asked side by side, so one that does not answer keeps
-nobody waiting.
+A master is found by what was recorded when it was opened, not by what its name means in ssh_config now: an
+edit must not hide a running master. All are checked in parallel, so one that does not answer does not delay
+the others.
 
 The trap: questions to local programs fork (`tools`), so they wait until all threads have ended.
 """
@@ -28,20 +28,20 @@ from opensshtransport.master.master import Master
 from opensshtransport.openssh import programs
 from opensshtransport.openssh.destination import Destination, check_destination, resolve
 
-# More hosts than these wait for each other.
+# How many hosts are checked at once.
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is told of one master.
+    """What is shown about one master.
 
     Attributes:
         host: the name by which it was opened, or asked for.
-        state: "live", "busy", "unreachable", "none", or "error" where the name leads nowhere.
+        state: "live", "busy", "unreachable", "none", or "error" if the name leads nowhere.
         address: user@host:port.
-        pid, login_node, since, sessions: None where there is no master.
-        certificate_expires, ticket_expires: None where the host uses none.
+        pid, login_node, since, sessions: None if there is no master.
+        certificate_expires, ticket_expires: None if the host uses none.
     """
 
     host: str
@@ -62,7 +62,7 @@ class Report:
     Attributes:
         rows: of each master, or of each host that was named.
         problems: what is wrong with names and ssh_config, one line each.
-        settings: what is wrong with config.toml, each once; the defaults counted then.
+        settings: what is wrong with config.toml, each once; the defaults were used then.
     """
 
     rows: list[Row]
@@ -72,7 +72,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """Whom to ask: a destination as its name leads there now, or a master as it was noted."""
+    """What to check: a destination that a name leads to now, or a master as it was recorded."""
 
     host: str
     destination: Destination | None
@@ -80,11 +80,11 @@ class _Subject:
 
 
 def collect(hosts: Sequence[str], ssh_config: str | None) -> Report:
-    """Ask all masters, or those of some hosts.
+    """Check all masters, or those of some hosts.
 
     Raises:
         ToolMissing: there is no ssh.
-        SettingsError: the runtime directory is not as it should be.
+        SettingsError: the runtime directory is not safe to use.
     """
     directory = runtime_directory()
     master.sweep(directory)
@@ -132,7 +132,7 @@ def resolve_anyhow(host: str, ssh_config: str | None, problems: list[str]) -> De
 
 
 def of_name(found: Sequence[Facts], host: str, ssh_config: str | None) -> list[Facts]:
-    """The masters that were opened by a name, also those that it does not lead to any more."""
+    """The masters that were opened with a name, including those that it does not lead to any more."""
     file = None if ssh_config is None else str(Path(ssh_config).expanduser().absolute())
     return [facts for facts in found if (facts.host, facts.ssh_config) == (host, file)]
 
@@ -187,13 +187,13 @@ def _certificate_end(destination: Destination) -> datetime.datetime | None:
     for path in destination.resolved.certificates():
         with contextlib.suppress(ValueError):
             ends.append(tools.certificate_end(path))
-    # any valid one lets in; None is one without end
+    # any valid one is enough; None is one that never expires
     known_ends = [] if None in ends else [end for end in ends if end is not None]
     return max(known_ends, default=None)
 
 
 def _sessions(socket: Path) -> int | None:
-    """How many clients the master serves now; None where the system does not tell (no /proc)."""
+    """How many clients the master serves now; None if the system does not say (no /proc)."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
     except OSError:

@@ -1,18 +1,24 @@
-"""What the parsers of several commands share."""
+"""What the parsers of several commands have in common."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-# What scripts can rely on: ssh's own 255 for everything that is not the command's, 124 as timeout(1).
+# Statuses that scripts can rely on: ssh's own 255 for all failures of ours, 124 as timeout(1).
 FAILED = 255
 
 TIMED_OUT = 124
+
+
+# How argparse says which operands are missing.
+_MISSING = "the following arguments are required: "
+
+# Wider than any usage, so that none is wrapped.
+_ONE_LINE = 1000
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,12 +31,20 @@ class Parser(argparse.ArgumentParser):
     intermixed = False
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end."""
-        self.print_usage(sys.stderr)
-        self.exit(FAILED, f"{self.prog}: {message}\n")
+        """Print one line with the usage and one with the mistake; then end."""
+        # the options would take several lines; --help lists them
+        options = " [OPTION ...]" if any(action.option_strings for action in self._actions) else ""
+        formatter = argparse.HelpFormatter(f"{self.prog}{options}", width=_ONE_LINE)
+        operands = [action for action in self._actions if not action.option_strings]
+        formatter.add_usage(None, operands, [])
+        if missing := message.removeprefix(_MISSING) if message.startswith(_MISSING) else "":
+            message = f"{missing} {'are' if ', ' in missing else 'is'} missing"
+        self.exit(
+            FAILED, f"{formatter.format_help().strip()}\n{self.prog}: {message}, see {self.prog} --help\n"
+        )
 
     def parse_all(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse all words; what is unknown ends the program in one line."""
+        """Parse all words; an unknown one ends the program with one line."""
         parse = self.parse_known_intermixed_args if self.intermixed else self.parse_known_args
         arguments, unknown = parse(words)
         if unknown:
@@ -47,12 +61,12 @@ class Parser(argparse.ArgumentParser):
 def add_ssh_config(parser: argparse.ArgumentParser) -> None:
     """Add -F, as ssh has it."""
     parser.add_argument(
-        "-F", dest="ssh_config", metavar="CONFIG", help="ssh_config file for all that ssh reads"
+        "-F", dest="ssh_config", metavar="CONFIG", help="use this ssh_config file, as ssh -F does"
     )
 
 
 class _Version(argparse.Action):
-    """`--version`: ours, and that of the OpenSSH that would be used, which is asked only then."""
+    """`--version`: ours, and that of the OpenSSH in use, which is only asked here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import opensshtransport
@@ -91,7 +105,7 @@ def seconds(text: str) -> float:
         with contextlib.suppress(ValueError):
             if 0 < (value := parse(text)) < 1e9:
                 return float(value)
-    raise argparse.ArgumentTypeError(f"wants a time above 0 such as 90, 90s or 5m, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a time above 0 such as 90, 90s or 5m, not {text!r}")
 
 
 def positive(text: str) -> float:
@@ -99,4 +113,4 @@ def positive(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < float(text) < 1e12:
             return float(text)
-    raise argparse.ArgumentTypeError(f"wants a number above 0, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")

@@ -1,4 +1,4 @@
-"""What commands print for people: errors in one line, and colours where a terminal shows them."""
+"""What commands print for people: errors in one line, and colours if a terminal shows them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from opensshtransport.cli.commands import program
+from opensshtransport.cli.command_table import program
 from opensshtransport.errors import LoginNeeded, OpenSshTransportError, Remedy, printable
 
 # Advice to do the same once more.
@@ -29,7 +29,7 @@ def complain(command: str, text: str) -> None:
 
 
 def tell_steps(command: str, verbose: int) -> None:
-    """Show on stderr what the package logs: its steps, or with more than one -v all that there is."""
+    """Show on stderr what the package logs: its steps, or everything with more than one -v."""
     import logging
 
     shown = logging.StreamHandler()
@@ -40,25 +40,25 @@ def tell_steps(command: str, verbose: int) -> None:
 
 
 def sentence(error: OpenSshTransportError, arguments: argparse.Namespace) -> str:
-    """An error in one line, with the page about it, and the command that it advises as it is called here."""
+    """An error in one line, with the page about it and the command that it advises, as called here."""
     error.remedy = Remedy(advised(error.remedy, error.host, arguments))
     # the command comes last, so that it can be copied
     return error.told(f" (ossh help {error.topic})" if error.topic else "")
 
 
 def advised(remedy: Remedy, host: str | None, arguments: argparse.Namespace) -> str:
-    """A remedy as a clause, with its command as it must be called after this very command.
+    """A remedy as a clause, with its command as it must be called after the current one.
 
     Args:
         remedy: of an error, or of what `ossh doctor` has found.
         host: what it is about.
-        arguments: of the command that has been called; what it was given by -F, another one needs as well.
+        arguments: of the current command; the advised command needs the same -F.
     """
     if arguments.command == "login" and remedy == LoginNeeded.advice_by_default:
-        # what `ossh login` could not do, only `ossh login` at a terminal can
+        # what `ossh login` could not do, only the same at a terminal can
         remedy = Remedy("run it at a terminal")
     elif arguments.command == "setup" and (remedy.command == "ossh login" or remedy.words in _AGAIN):
-        # it goes on where it was, and its host need not be the hop that the error is about
+        # it continues where it stopped, and its host may differ from the hop that the error is about
         words = remedy.words if remedy.command else "run: "
         remedy, host = Remedy(words, "ossh setup"), arguments.host
     return remedy.clause(host, getattr(arguments, "ssh_config", None))

@@ -1,4 +1,4 @@
-"""`ossh ride HOST`: how `ossh-hook` lets us decide, and log in; not for people."""
+"""`ossh ride HOST`: decides for `ossh-hook`, and logs in; not for users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opensshtransport.sharing.ride import Call, is_ours, prepare
 
 EXAMPLE = "ossh ride daint"
 
-# What the hook says to ssh: 0 would let it connect by itself.
+# What the hook tells ssh: 0 would let it connect on its own.
 _NOT_OURS, _OURS = 0, 1
 
 
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Decide whether ssh is to ride the shared master, and have one running then."""
+    """Decide whether ssh must use the shared master; if so, make sure that one is running."""
     call = Call(
         host=arguments.host,
         ssh_config=arguments.ssh_config,

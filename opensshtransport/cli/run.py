@@ -1,4 +1,4 @@
-"""`ossh run HOST COMMAND...`: what `ossh-run` does where its script cannot go on alone."""
+"""`ossh run HOST COMMAND...`: what `ossh-run` does if its script cannot go on alone."""
 
 from __future__ import annotations
 
@@ -17,29 +17,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh run` takes."""
     add_ssh_config(parser)
     parser.add_argument("-n", dest="no_stdin", action="store_true", help="read nothing from stdin")
-    parser.add_argument("-t", dest="tty", action="count", default=0, help="ask for a terminal, twice: insist")
+    parser.add_argument(
+        "-t",
+        dest="tty",
+        action="count",
+        default=0,
+        help="request a terminal; twice: even if stdin is not one",
+    )
     parser.add_argument(
         "--timeout",
         type=seconds,
         metavar="TIME",
-        help="such as 90, 90s or 5m: then end its processes; status 124",
+        help="end the command after TIME, such as 90, 90s or 5m; status 124",
     )
-    parser.add_argument(
-        "--once", metavar="KEY", help="never run it twice under this key; give its first result"
-    )
-    parser.add_argument("--no-login", action="store_true", help="fail where there is no live master")
-    parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("--once", metavar="KEY", help="run the command at most once under this key")
+    parser.add_argument("--no-login", action="store_true", help="fail if no master is running")
+    parser.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
     parser.add_argument(
         "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"
     )
     add_version(parser)
     parser.add_argument("host", metavar="HOST")
-    parser.add_argument(
+    words = parser.add_argument(
         "words",
         metavar="COMMAND",
         nargs=argparse.REMAINDER,
-        help="joined by spaces, as ssh does; none: a login shell",
+        help="joined by spaces, as ssh does; a login shell if not given",
     )
+    # argparse before Python 3.13 would report it as missing together with HOST
+    words.required = False
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,11 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _earlier_log() -> str | None:
-    """What ssh noted where `ossh-run` has started it for this command; None where it has not."""
+    """What ssh logged if `ossh-run` has started it for this command; None if it has not."""
     number = os.environ.pop("OSSH_RUN_LOG", None)
     if number is None:
         return None
-    # a log that cannot be read is one that tells nothing: it is not known then what became of the command
+    # an unreadable log proves nothing: it is not known then what happened to the command
     try:
         with open(int(number), "rb") as log:  # noqa: PTH123 - a descriptor
             log.seek(0)
@@ -84,7 +90,7 @@ def _run_once(arguments: argparse.Namespace, command: str | None) -> int:
 
     if command is None:
         raise SettingsError(
-            "no command is given", host=arguments.host, advice="name the one that --once is to run"
+            "no command is given", host=arguments.host, advice="name the command that --once is to run"
         )
     if arguments.tty:
         raise SettingsError("--once keeps the output, so there is no terminal", advice="leave out -t")

@@ -27,10 +27,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--second-factor",
         choices=("none", "code", "passphrase"),
         default="none",
-        help="asked for after the key: a one-time code (needs root), or the key's passphrase",
+        help="what a login asks for; code: a one-time code (needs root), passphrase: that of the key",
     )
     parser.add_argument(
-        "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="run it there, then clean up"
+        "words",
+        metavar="COMMAND",
+        nargs=argparse.REMAINDER,
+        help="run this command in the sandbox, then clean up",
     )
 
 
@@ -42,11 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
 def run_sandbox(
     command: Sequence[str] = (), *, host: str = "sandbox", second_factor: SecondFactor = "none"
 ) -> int:
-    """Run a command beside a sandbox, or keep one until told to end.
+    """Run a command with a sandbox, or keep one until told to end.
 
-    The command finds in its environment OSSH_SANDBOX_CONFIG (for `ssh -F`), OSSH_SANDBOX_HOST,
-    OSSH_SANDBOX_LOG and, if the login asks for something, OSSH_SANDBOX_CODE_COMMAND, a program that prints
-    the answer. Without a command it lasts until Ctrl-C, or until standard input ends, if that is no terminal.
+    The command's environment has OSSH_SANDBOX_CONFIG (for `ssh -F`), OSSH_SANDBOX_HOST, OSSH_SANDBOX_LOG and,
+    if the login asks for something, OSSH_SANDBOX_CODE_COMMAND, a program that prints the answer. Without a
+    command it lasts until Ctrl-C, or until standard input ends, if that is no terminal.
 
     Returns:
         The command's exit status, 128+N if a signal N ended it, 127 if it is not there; 0 without a command.
@@ -71,9 +74,9 @@ def run_sandbox(
 
 
 class _Leave:
-    """Turns a signal into SystemExit, but within its `with` only afterwards.
+    """Turns a signal into SystemExit; within its `with`, only at the end of that.
 
-    For an exception in the midst of `Popen` would lose the number of the process that was just started.
+    An exception within `Popen` would lose the number of the process that was just started.
     """
 
     def __init__(self) -> None:
@@ -121,7 +124,7 @@ def _run(node: Sandbox, command: Sequence[str], leave: _Leave) -> int:
 def _wait(node: Sandbox) -> int:
     asks = {
         "none": "",
-        "code": f"After the key it asks for a code; the present one is printed by {node.answer_command}\n",
+        "code": f"After the key it asks for a code; this prints the current one: {node.answer_command}\n",
         "passphrase": f"The key's passphrase is {node.passphrase}\n",
     }
     where = f"-F {node.ssh_config} {node.host}"

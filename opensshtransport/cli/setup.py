@@ -17,10 +17,10 @@ EXAMPLE = "ossh setup daint --hostname login.daint.example.org --user me --jump 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `ossh setup` takes; what is not given is asked at a terminal."""
+    """Add what `ossh setup` takes; at a terminal it asks for what is not given."""
     add_ssh_config(parser)
     parser.add_argument("--hostname", metavar="NAME[:PORT]", help="the login node's real name")
-    parser.add_argument("--user", metavar="USER", help="your name there")
+    parser.add_argument("--user", metavar="USER", help="your user name on the login node")
     parser.add_argument(
         "--jump",
         dest="jumps",
@@ -31,17 +31,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auth",
         choices=("key", "certificate", "kerberos", "password"),
-        help="how to log in; password: + code",
+        help="how to log in; password: with or without a code",
     )
-    parser.add_argument("--key", type=Path, metavar="FILE", help="the private key, made where it is missing")
-    parser.add_argument("--type", default="ed25519", metavar="TYPE", help="of a new key, as for ssh-keygen")
-    parser.add_argument("--bits", type=int, metavar="BITS", help="likewise")
-    parser.add_argument("--no-passphrase", action="store_true", help="a new key gets none")
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="the private key; created if it does not exist"
+    )
+    parser.add_argument(
+        "--type", default="ed25519", metavar="TYPE", help="the type of a new key, as for ssh-keygen"
+    )
+    parser.add_argument("--bits", type=int, metavar="BITS", help="the size of a new key, as for ssh-keygen")
+    parser.add_argument("--no-passphrase", action="store_true", help="create a new key without a passphrase")
     parser.add_argument(
         "--certificate", type=Path, metavar="FILE", help="the certificate, if not KEY-cert.pub"
     )
     parser.add_argument(
-        "--script", type=Path, metavar="FILE", help="what gets a new certificate (config.toml)"
+        "--script",
+        type=Path,
+        metavar="FILE",
+        help="the program that gets a new certificate (goes into config.toml)",
     )
     parser.add_argument("--no-copy", action="store_true", help="do not copy the public key to any hop")
     parser.add_argument(
@@ -52,8 +59,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="ask for this secret and keep it in the keyring; may be repeated",
     )
     parser.add_argument("--no-login", action="store_true", help="do not log in at the end")
-    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing that has a default")
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, tell what would be done")
+    parser.add_argument("-y", "--yes", action="store_true", help="use the defaults without asking")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; show what would be done")
     parser.add_argument("host", metavar="HOST")
 
 
@@ -76,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     from opensshtransport.openssh.notation import parse_address
     from opensshtransport.setup import plan, setup
 
-    # a `Host` block is for a host alone; what else the name says is what the block is to say
+    # a `Host` block is for the host alone; the block says what else is in the name
     address = parse_address(check_destination(arguments.host))
     hostname = None if address.port is None else f"{address.operand}:{address.port}"
     request = plan.SetupRequest(

@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh share` takes."""
     add_ssh_config(parser)
     parser.add_argument("-y", "--yes", action="store_true", help="change the files without asking")
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, show what would be changed")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; show what would be changed")
     parser.add_argument("hosts", metavar="HOST", nargs="+")
 
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
-    """What `ossh share` and `ossh unshare` are to do."""
+    """The request for `ossh share` or `ossh unshare`."""
     confirm = (lambda _: True) if arguments.yes else confirmed if sys.stdin.isatty() else None
     return Request(
         tuple(dict.fromkeys(arguments.hosts)),

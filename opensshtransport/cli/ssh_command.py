@@ -1,4 +1,4 @@
-"""`ossh ssh-command HOST`: the guarded command line, for programs that are told which ssh to call."""
+"""`ossh ssh-command HOST`: the guarded command line, for programs that let you choose their ssh."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts = shared.facts()
     socket = Path(facts.socket) if facts else shared.listening() or shared.own_socket
     options = command_lines.guarded_options(destination, aliases.control_path(shared, socket))
-    # anyone who adds -L, -R or -D means it
+    # anyone who adds -L, -R or -D wants it
     argv = [word for word in options if word != command_lines.NO_FORWARDS]
     print(shlex.join(argv if arguments.no_host else [*argv, destination.host]))
     return 0

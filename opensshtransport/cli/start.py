@@ -1,9 +1,9 @@
 """Where `ossh` begins and ends: a signal at any moment ends it as it ends any program.
 
-The idea: until the commands are loaded, and once they have ended, there is nothing to be cleaned up, so
-Ctrl-C does what it does to `cat`. In between Python makes it an exception, as what is open must be closed.
+The idea: before the commands are loaded, and after they have ended, there is nothing to clean up, so Ctrl-C
+does what it does to `cat`. In between Python makes it an exception, because what is open must be closed.
 
-The trap: a program that was started with SIGINT ignored, as by `nohup` or `&` in a script, is to ignore it.
+The trap: a program that was started with SIGINT ignored, as by `nohup` or `&` in a script, must ignore it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def _once_more(ignored: sys.UnraisableHookArgs) -> None:
-    """Have an interrupt come again that came in a callback, as imports have them: Python only shows it."""
+    """Repeat an interrupt that arrived in a callback, such as those of imports: Python only prints it."""
     if ignored.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(ignored)
         return

@@ -1,4 +1,4 @@
-"""`ossh status`: every master, and what it is doing; for programs as values, for people as a table."""
+"""`ossh status`: every master and its state; as values for programs, as a table for people."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 EXAMPLE = "ossh status --json"
 
-# Of a table that is not for a terminal.
+# The width of a table that is not for a terminal.
 _WIDTH = 80
 
 _COLOURS = {"live": "32", "busy": "33", "unreachable": "31", "error": "31", "none": "2"}
 
 _GAP = "  "
 
-# Letters that stay of a name that is cut.
+# How many characters of a shortened name stay.
 _SHORTEST = 8
 
 
@@ -91,21 +91,21 @@ def table(rows: Sequence[Row], now: datetime.datetime, *, width: int, colour: bo
 
     Args:
         rows: at least one.
-        now: the time to which others are related.
+        now: the time to which others are relative.
         width: how long a line may be; names are cut to it.
         colour: whether states are coloured.
     """
     hosts = [row.host for row in rows]
     lines = [["HOST", "STATE", "LOGIN NODE", "SINCE", "SESSIONS", "CERT", "TICKET"]]
     for row in rows:
-        # two masters of one name differ by where that led
+        # two masters of one name differ in where that led
         twin = hosts.count(row.host) > 1 and row.address
         cells = [f"{row.host} ({row.address})" if twin else row.host, row.state, row.login_node or "-"]
         cells += [in_words(row.since, now) if row.since else "-"]
         cells += ["-" if row.sessions is None else str(row.sessions)]
         cells += [_until(row.certificate_expires, now), _until(row.ticket_expires, now)]
         lines.append([printable(cell).replace("\n", "\\n") for cell in cells])
-    # what no host uses has no column
+    # a column that no host uses is left out
     columns = [
         each for each in range(len(lines[0])) if each < 5 or any(line[each] != "-" for line in lines[1:])
     ]

@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `ossh sync` takes."""
     add_ssh_config(parser)
     parser.add_argument("--delete", action="store_true", help="remove what is missing from the source")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what would be done")
     parser.add_argument(
         "--checksum", action="store_true", help="compare contents, not sizes and modification times"
     )
@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-v", dest="verbose", action="count", default=0, help="report each step; -vv reports more"
     )
-    parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("destination", metavar="DST")
 
@@ -64,6 +64,6 @@ def _print(line: bytes) -> None:
 
 
 def _draw(line: bytes) -> None:
-    # over the one before; what is printed next begins in a clean line
+    # replaces the previous one; what is printed next begins on a clean line
     sys.stderr.buffer.write(b"\r" + line + b"\x1b[K\r")
     sys.stderr.buffer.flush()

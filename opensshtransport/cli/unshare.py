@@ -1,4 +1,4 @@
-"""`ossh unshare HOST...`: let programs that run ssh connect by themselves again."""
+"""`ossh unshare HOST...`: let programs that run ssh connect on their own again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ EXAMPLE = "ossh unshare daint"
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Take the names out."""
+    """Remove the names."""
     share.unshare(request_of(arguments))
     return 0

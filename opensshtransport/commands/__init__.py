@@ -1,6 +1,6 @@
 """Running commands.
 
-What is asked for, the running process, what may be tried again, and the way of `ossh run`.
+What a command is, the running process, and what `ossh run` does.
 
 Uses `sessions` and below.
 """

@@ -1,6 +1,6 @@
 """`Commands`: what `Transport.run` and `Transport.start` do, with the options of `subprocess`.
 
-The trap: `Transport` says by overloads what comes of which option; names and defaults are here only.
+The trap: `Transport` declares by overloads which option returns what; names and defaults are only here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Began = Callable[[RemoteProcess[Any]], object] | None
 
 
 class StartOptions(TypedDict, total=False):
-    """What `Transport.start` takes, but for what makes its streams text."""
+    """The options of `Transport.start`, except for those that make its streams text."""
 
     stdin: IO[Any] | int | None
     stdout: Output
@@ -41,7 +41,7 @@ class StartOptions(TypedDict, total=False):
 
 
 class RunOptions(StartOptions, total=False):
-    """What `Transport.run` takes, but for what makes its output text."""
+    """The options of `Transport.run`, except for those that make its output text."""
 
     input: Input | None
     capture_output: bool
@@ -51,7 +51,7 @@ class RunOptions(StartOptions, total=False):
 
 
 class Bytes(TypedDict, total=False):
-    """That output is bytes, which it is where nothing is said."""
+    """Output is bytes, which is the default."""
 
     text: Literal[False] | None
     encoding: None
@@ -60,7 +60,7 @@ class Bytes(TypedDict, total=False):
 
 
 class Either(TypedDict, total=False):
-    """That it is known only when it is called whether output is text."""
+    """Whether output is text is known only at run time."""
 
     text: bool | None
     encoding: str | None
@@ -186,7 +186,7 @@ class Commands:
         mode = streams.text_mode(
             text=text, encoding=encoding, errors=errors, universal_newlines=universal_newlines
         )
-        # True and False are how it was asked for before it took what Popen takes
+        # True and False are the older way of asking for it, before it took what Popen takes
         asked = stdin is True or stdin == PIPE
         source = None if asked or stdin is False else streams.given_input(None, stdin)
         request = CommandRequest(
@@ -220,7 +220,7 @@ def _merged(stderr: Output) -> bool:
 
 
 def _kept(target: Output, mode: TextMode | None, limit: int | None) -> tuple[Sink, io.BytesIO | None]:
-    """What takes a stream, and where it is kept; None where it goes elsewhere."""
+    """The sink of a stream, and where it is kept; None if it goes elsewhere."""
     sink = streams.sink_of(target, mode)
     if sink is not None:
         return sink, None
@@ -237,7 +237,7 @@ def _read(kept: io.BytesIO | None, mode: TextMode | None) -> Any:
 def _pipe(
     unless_started: contextlib.ExitStack, target: Output, mode: TextMode | None
 ) -> tuple[Sink, IO[Any] | None, BinaryIO | None]:
-    """What takes a stream of a process, and the ends of a pipe: the caller's, and ours to be closed."""
+    """The sink of a process's stream, and the ends of a pipe: the caller's, and ours, to be closed."""
     sink = streams.sink_of(target, mode)
     if sink is not None:
         return sink, None, None

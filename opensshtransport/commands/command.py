@@ -1,4 +1,4 @@
-"""A command: how it is asked for, and how it ended. Values; no I/O.
+"""A command: what is to be run, and how it ended. Values; no I/O.
 
 The trap: the command is read by the user's login shell, whatever that is, and its text may be too long for an
 argument.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from opensshtransport.errors import CommandFailed, OnceError, SettingsError
 
 if TYPE_CHECKING:
-    # with a default: `CompletedCommand` alone is one of bytes
+    # with a default: a plain `CompletedCommand` is one of bytes
     from typing_extensions import TypeVar
 
     T = TypeVar("T", str, bytes, default=bytes)
@@ -34,7 +34,7 @@ _LONGEST_ARGUMENT = 120_000
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-# Shells that read start-up files whenever they start; those of the others were read when the channel opened.
+# Shells that read start-up files whenever they start; the others read theirs when the channel was opened.
 _REREADING = {"zsh", "csh", "tcsh", "fish"}
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@:-]{0,199}")
@@ -42,14 +42,14 @@ _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@:-]{0,199}")
 
 @dataclass(frozen=True, slots=True)
 class CompletedCommand(Generic[T]):
-    """How a command ended. Source of the names: subprocess.CompletedProcess.
+    """How a command ended. The names are those of subprocess.CompletedProcess.
 
     Attributes:
         argv: the command as it was given: a sequence, or a string alone.
-        returncode: 0 to 255, as the remote shell tells it: 128+N where signal N killed it.
+        returncode: 0 to 255, as the remote shell reports it: 128+N if signal N killed it.
         signal: that signal, or None.
-        stdout, stderr: what it printed, as bytes or as text. None where it went elsewhere, which the caller
-            has said, and a type checker does not know.
+        stdout, stderr: what it printed, as bytes or as text. None if it went elsewhere; a type checker does
+            not know that.
         host: where it ran.
     """
 
@@ -66,10 +66,10 @@ class CompletedCommand(Generic[T]):
         return self.argv[0] if len(self.argv) == 1 else list(self.argv)
 
     def check_returncode(self) -> None:
-        """Raise where the command failed.
+        """Raise if the command failed.
 
         Raises:
-            CommandFailed: its return code is not 0; told with the end of stderr, or of stdout where that has
+            CommandFailed: its return code is not 0. It shows the end of stderr, or of stdout if that has
                 both.
         """
         if self.returncode == 0:
@@ -90,16 +90,16 @@ class CompletedCommand(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRequest:
-    """A command and how it is to be run, checked before anything is touched.
+    """A command and how to run it, checked before anything is touched.
 
     Attributes:
         command: a sequence, which is quoted, or a string for the remote login shell.
         cwd: the directory to run it in; relative to the home directory.
         env: further variables.
-        login_shell: as at a login: the shell reads its profile.
+        login_shell: run it in a login shell, which reads its profile.
         once: the key under which it runs only once.
-        frames: it reads input from us; else it reads nothing.
-        merged: its stderr goes to its stdout.
+        frames: whether it reads input from us; otherwise it reads nothing.
+        merged: whether its stderr goes to its stdout.
     """
 
     command: str | Sequence[str]
@@ -119,11 +119,11 @@ class CommandRequest:
         """The command as the remote shell reads it.
 
         Raises:
-            SettingsError: it holds a NUL, or is empty.
+            SettingsError: it contains a NUL, or is empty.
         """
         text = self.command if isinstance(self.command, str) else joined(self.command, shell)
         if "\0" in text:
-            raise SettingsError("the command holds a NUL", advice="send such bytes on stdin")
+            raise SettingsError("the command contains a NUL", advice="send such bytes on stdin")
         if not text.strip():
             raise SettingsError("the command is empty", advice="give a command")
         return text
@@ -137,7 +137,7 @@ class CommandRequest:
         text = self.text(shell)
         lines = []
         if self.cwd is not None:
-            lines.append(f"enter {_directory(os.fspath(self.cwd))}")
+            lines.append(f"start_in {_directory(os.fspath(self.cwd))}")
         for name, value in (self.env or {}).items():
             if not _NAME.fullmatch(name) or "\0" in value:
                 raise SettingsError(
@@ -147,14 +147,14 @@ class CommandRequest:
         mode = "frames" if self.frames else "none"
         words = ['"$SHELL"', "-c"]
         if self.login_shell and PurePosixPath(shell).name in {"csh", "tcsh"}:
-            # csh takes -l alone only
+            # csh accepts -l only as the sole option
             text = f"if ( -r ~/.login ) source ~/.login\n{text}"
         elif self.login_shell:
             words.insert(1, "-l")
         if self.merged:
-            # here, and not at our end: only so the order is that in which it was printed
+            # on the host and not at our end: only this keeps the order in which it was printed
             words[:0] = ["/bin/sh", "-c", "'exec \"$@\" 2>&1'", "sh"]
-        # SHELL may be missing, or start-up files may have taken it for their own
+        # SHELL may be missing, or start-up files may have changed it
         lines.insert(0, f"SHELL={shlex.quote(shell)}")
         quoted = shlex.quote(text)
         if opening := self.opening(shell, "$0"):
@@ -169,11 +169,12 @@ class CommandRequest:
         return "\n".join([*lines, f"{run} {' '.join(words)} {quoted}"])
 
     def opening(self, shell: str, tag: str) -> str:
-        """The line before which start-up files still print, or "" where there are none to be read again.
+        """The line up to which start-up files may still print; "" if none are read again.
 
         Args:
             shell: the login shell.
-            tag: the channel's; what is kept under a key outlives the channel, and has the key's digest.
+            tag: the channel's. What is kept under a key outlives the channel, and has the key's digest
+                instead.
         """
         if PurePosixPath(shell).name not in _REREADING and not self.login_shell:
             return ""
@@ -181,14 +182,14 @@ class CommandRequest:
 
     @property
     def _digest(self) -> str:
-        """What tells one command under a key from another.
+        """A digest that tells one command under a key from another.
 
         Raises:
-            SettingsError: the key is none.
+            SettingsError: the key is not valid.
         """
         if self.once is None or not _KEY.fullmatch(self.once):
             raise SettingsError(
-                f"{self.once!r} is no key", advice="use up to 200 letters, digits and _.+=@:-"
+                f"{self.once!r} is not a valid key", advice="use up to 200 letters, digits and _.+=@:-"
             )
         env = [f"{name}={value}" for name, value in sorted((self.env or {}).items())]
         kind = "text" if isinstance(self.command, str) else "words"
@@ -225,12 +226,12 @@ def _directory(path: str) -> str:
         raise SettingsError(f"cwd = {path!r} is not a directory's name", advice="correct it")
     if path == "~" or path.startswith("~/"):
         return '"$HOME"' + shlex.quote(path[1:])
-    # `cd -` would be the last directory
+    # `cd -` would mean the previous directory
     return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
 def refusal(why: str, host: str, request: CommandRequest) -> BaseException:
-    """What the bootstrap means by `refused WHY`."""
+    """The error that the bootstrap means by `refused WHY`."""
     if why.startswith("E"):
         number = getattr(errno, why)
         place = f"{host}:{os.fspath(request.cwd)}" if request.cwd is not None else host
@@ -242,5 +243,5 @@ def refusal(why: str, host: str, request: CommandRequest) -> BaseException:
     return OnceError(
         f"the command under the key {request.once!r} was cut down (reboot, or killed)",
         host=host,
-        advice="look whether it took effect, then use another key",
+        advice="check whether it took effect, then use another key",
     )

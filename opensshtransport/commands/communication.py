@@ -1,4 +1,4 @@
-"""A running command's streams at our end: its stdin to write to, and all of its output at once."""
+"""A running command's streams at our end: its stdin, and all of its output collected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK = 1 << 16
 
 
 class InputPipe(Generic[T]):
-    """The remote command's stdin. Nothing is held back, so there is nothing to flush."""
+    """The remote command's stdin. Nothing is buffered, so there is nothing to flush."""
 
     def __init__(
         self, send: Callable[[bytes], object], end: Callable[[], object], text: TextMode | None
@@ -23,18 +23,18 @@ class InputPipe(Generic[T]):
 
         Args:
             send: sends bytes.
-            end: tells the end of the input.
-            text: how text becomes bytes; bytes are always taken.
+            end: sends the end of the input.
+            text: how text becomes bytes; bytes are always accepted.
         """
         self._send, self._end = send, end
         self._text = text or TextMode()
         self.closed = False
 
     def write(self, what: T | bytes) -> int:
-        """Send something; returns when it is on its way.
+        """Send text or bytes; returns when it is on its way.
 
         Raises:
-            BrokenPipeError: the command has ended, or the connection.
+            BrokenPipeError: the command or the connection has ended.
             ValueError: it has been closed.
         """
         if self.closed:
@@ -49,14 +49,14 @@ class InputPipe(Generic[T]):
             self.write(line)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: nothing is buffered."""
 
     def writable(self) -> bool:
         """Whether it may be written to."""
         return not self.closed
 
     def close(self) -> None:
-        """Tell the end of the input."""
+        """Send the end of the input."""
         if not self.closed:
             self.closed = True
             self._end()
@@ -69,15 +69,15 @@ class InputPipe(Generic[T]):
 
 
 class Communication:
-    """All input and all output of a command, moved side by side, also when nobody waits for it."""
+    """Moves all input and all output of a command at the same time, even while nobody waits for it."""
 
     def __init__(self, stdin: InputPipe[Any] | None, given: Any, outputs: Sequence[IO[Any] | None]) -> None:
-        """Begins at once.
+        """Begin at once.
 
         Args:
             stdin: of the command; it is closed at the end.
             given: what to send, as for `run`.
-            outputs: stdout and stderr; None where one goes elsewhere.
+            outputs: stdout and stderr; None for one that goes elsewhere.
         """
         self._failure: Exception | None = None
         self._came: list[list[Any] | None] = [None if pipe is None else [] for pipe in outputs]
@@ -92,13 +92,13 @@ class Communication:
             thread.start()
 
     def _gather(self, pipe: IO[Any], came: list[Any]) -> None:
-        # text by lines, and bytes as they come
+        # text line by line, and bytes as they come
         read = getattr(pipe, "read1", None)
         try:
             while piece := pipe.readline() if read is None else read(_CHUNK):
                 came.append(piece)
         except (OSError, ValueError) as reason:
-            # somebody else has closed it, or it is no text
+            # somebody else has closed it, or it cannot be decoded
             self._failure = self._failure or reason
 
     def _send(self, stdin: InputPipe[Any], given: Any) -> None:
@@ -107,16 +107,16 @@ class Communication:
                 stdin.write(piece)
             stdin.close()
         except BrokenPipeError:
-            # a command that has ended reads no more
+            # a command that has ended reads nothing more
             pass
         except (OSError, ValueError) as reason:
             self._failure = self._failure or reason
 
     def done(self, timeout: float | None) -> bool:
-        """Whether all has been moved within so many seconds.
+        """Wait up to this many seconds; returns whether everything has been moved.
 
         Raises:
-            OSError, ValueError: what came cannot be read, or the input.
+            OSError, ValueError: the output or the input cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
@@ -126,6 +126,6 @@ class Communication:
         return not any(thread.is_alive() for thread in self._threads)
 
     def output(self, empty: Any) -> tuple[Any, Any]:
-        """What has come on stdout and stderr so far; None where that goes elsewhere."""
+        """What has arrived on stdout and stderr so far; None if that goes elsewhere."""
         out, err = (None if came is None else empty.join(came) for came in self._came)
         return out, err

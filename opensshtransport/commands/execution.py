@@ -1,6 +1,6 @@
-"""Running commands through channels: warm ones, spares, and what may be tried again.
+"""Running commands through channels, warm ones and spares.
 
-A command gets a channel that is open already, so that it costs one round trip; spares are opened in the
+A command gets a channel that was opened in advance, so that it takes one round trip; spares are opened in the
 background. Nothing runs twice: only what is known not to have started is tried again.
 """
 
@@ -21,7 +21,7 @@ from opensshtransport.master.facts import Facts
 from opensshtransport.sessions.channel import Channel, reads_stdin
 from opensshtransport.sessions.connection import Connection
 
-# For how long a start-up file that has read the bootstrap's stdin is believed to do so.
+# For how long to remember that a start-up file has read the bootstrap's stdin.
 _SWALLOWED_FOR = 600.0
 
 
@@ -40,7 +40,7 @@ class Execution:
 
         Raises:
             ConnectionFailed: one of its kinds, with `started` as far as it is known.
-            OSError: the directory is not there.
+            OSError: the directory does not exist.
         """
         return self._attempt(
             request, out, err, lambda process: process.begin(deadline), deadline, streams=True
@@ -60,9 +60,9 @@ class Execution:
 
         Args:
             request: what to run.
-            out: takes its output.
-            err: takes its error output.
-            feed: gives its input; called in a thread of its own where `request.frames`.
+            out: the sink of its output.
+            err: the sink of its error output.
+            feed: sends its input; called in a thread of its own if `request.frames`.
             timeout: seconds until the remote process group is ended.
             began: called with the process as soon as there is one.
 
@@ -83,7 +83,7 @@ class Execution:
                 if isinstance(reason, ConnectionFailed):
                     raise
                 process.end()
-                what = f"the command was ended after {timeout:g} s"
+                what = f"the command ran longer than {timeout:g} s and was ended"
                 error = CommandTimeout(what, host=self._host, argv=process.argv)
                 error.cmd, error.timeout = process.args, timeout
                 raise error from reason
@@ -106,7 +106,7 @@ class Execution:
         spares, refusals = self._connection.spares, itertools.count()
 
         def once() -> RemoteProcess[Any] | None:
-            """Run it; None where a start-up file has read what was meant for the command."""
+            """Run it; returns None if a start-up file has read what was meant for the command."""
             facts = self._connection.facts(advice="a restricted account? use ossh-run")
             channel = self._take(facts, request, deadline)
             process: RemoteProcess[Any] = RemoteProcess(
@@ -125,7 +125,7 @@ class Execution:
                         self._swallows_until = time.monotonic() + _SWALLOWED_FOR
                     return None
                 except SessionRefused:
-                    # the first time it may be a session that is about to go
+                    # the first time it may be a session that is about to end
                     if next(refusals):
                         channel.refused()
                     raise
@@ -143,7 +143,7 @@ class Execution:
         return process
 
     def _take(self, facts: Facts, request: CommandRequest, deadline: float | None) -> Channel:
-        """A spare channel, or a new one that has the request with it."""
+        """A spare channel, or a new one that is opened with the request."""
         stdin = time.monotonic() > self._swallows_until
         if not stdin and request.frames:
             raise reads_stdin(self._host, "so no command can be sent input")
@@ -151,8 +151,8 @@ class Execution:
         if spare is not None:
             return spare
         slot = self._connection.slots.wait(deadline)
-        # input waits for the end of the start-up files, so the command does too; and one under a key
-        # outlives us, so what was given up before it began must never begin
+        # input waits for the end of the start-up files, so the command does too. A command under a key
+        # outlives us, so one that was given up before it began must never begin
         go = not request.frames and request.once is None
         channel = self._connection.open(facts, request.script(facts.shell), slot, stdin=stdin, go=go)
         if not stdin and not channel.requested:

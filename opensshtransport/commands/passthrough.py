@@ -1,6 +1,6 @@
-"""Running a command with our own stdin, stdout and stderr: what `ossh-run` does where its script cannot.
+"""Running a command with our own stdin, stdout and stderr, for `ossh-run` if its script cannot.
 
-The trap: what start-up files print on stdout comes before the command's own bytes, and is to be dropped.
+The trap: what start-up files print on stdout comes before the command's own output, and must be dropped.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from opensshtransport.local.descriptors import Typed, opened_anew, wait_for_term
 from opensshtransport.master import aliases, control_socket, ensure
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
-from opensshtransport.master.slots import Patience, Slots
+from opensshtransport.master.slots import Slots
 from opensshtransport.openssh import command_lines
 from opensshtransport.openssh.destination import Destination
 from opensshtransport.openssh.diagnosis import log_error, logged_status
 from opensshtransport.openssh.run_log import RunLog
 from opensshtransport.remote.wrapper import wrapper
-from opensshtransport.sessions.attempts import attempt
+from opensshtransport.sessions.attempts import Patience, attempt
 from opensshtransport.sessions.remote_kill import NO_STATUS, end_group
 
 # One argument of a command line holds 131,071 bytes on Linux (execve(2), MAX_ARG_STRLEN).
@@ -46,10 +46,10 @@ class Options:
     Attributes:
         no_stdin: read nothing (-n).
         tty: how many times a terminal was asked for (-t).
-        timeout: seconds after which the remote process group is ended; None for none.
+        timeout: seconds after which the remote process group is ended; None for no limit.
         login: whether a login may be made where no master is running.
         person: whether somebody at the terminal may be asked for it.
-        verbose: tell each step.
+        verbose: report each step.
     """
 
     no_stdin: bool = False
@@ -67,14 +67,14 @@ def pass_through(
 
     Args:
         destination: where to.
-        command: for the remote login shell; None for that shell itself, as ssh starts it: on a terminal where
-            stdin is one, and with nothing of its output dropped.
+        command: for the remote login shell; None for that shell itself, as ssh starts it: on a terminal if
+            stdin is one, and without dropping any output.
         options: how.
-        earlier_log: what ssh wrote when it was started for this command before, "" where that is lost; None
-            where it was not started.
+        earlier_log: what ssh wrote when it was started for this command before; "" if that is lost, None if
+            it was not started.
 
     Returns:
-        The command's status; 128+N where signal N killed it.
+        The command's status; 128+N if signal N killed it.
 
     Raises:
         CommandTimeout: it ran longer than `options.timeout`; its process group was ended.
@@ -89,7 +89,7 @@ def pass_through(
 
     def revive() -> Facts:
         if options.verbose:
-            _tell(f"{destination.host}: looking for a live master, logging in if there is none")
+            _tell(f"{destination.host}: looking for a running master, logging in if there is none")
         return ensure.ensure(destination, login=options.login, person=options.person)
 
     def once() -> int:
@@ -99,7 +99,7 @@ def pass_through(
             if facts is None or not control_socket.listens(Path(facts.socket)):
                 facts = revive()
             else:
-                # ssh_config was edited, or this name is new here: next time ossh-run finds the way alone
+                # ssh_config was edited, or this name is new: next time ossh-run finds its way without Python
                 aliases.publish(shared, facts)
             status, log = _run(shared, facts, command, options, deadline)
             if status is not None:
@@ -130,6 +130,7 @@ def _run(
         raise SettingsError(
             f"the command is longer than {_LONGEST_ARGUMENT} bytes",
             host=destination.host,
+            topic="ossh-run",
             advice="send it as a script on stdin: ossh-run HOST sh < script",
         )
     log = RunLog(shared.directory)
@@ -163,18 +164,19 @@ def _run(
                     session.copy(ssh, deadline)
                 ssh.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except BaseException as reason:
-                # ours first: what it has asked for by now, the server starts before it starts the search
+                # end our ssh first: what it has asked for by now, the server starts before it starts the
+                # search
                 ssh.kill()
                 ssh.wait()
                 end_group(shared, facts, session.mark.decode())
                 if isinstance(reason, BrokenPipeError | ConnectionResetError):
-                    # whoever read our output has gone: end as the command itself would
+                    # the reader of our output has gone: end as the command itself would
                     return 128 + signal.SIGPIPE, ""
                 if isinstance(reason, subprocess.TimeoutExpired | TimeoutError):
                     raise CommandTimeout(
-                        f"the command was ended after {options.timeout:g} s",
+                        f"the command ran longer than {options.timeout:g} s and was ended",
                         host=destination.host,
-                        advice="give it more time by --timeout",
+                        advice="give it more time with --timeout",
                     ) from reason
                 raise
         said = log.read()
@@ -184,7 +186,7 @@ def _run(
 
 
 class _Session:
-    """The output of one session: what comes before the mark is dropped, the rest is ours to pass on."""
+    """The output of one session: what comes before the mark is dropped, the rest is passed on."""
 
     def __init__(self, mark: str) -> None:
         self.mark = mark.encode()
@@ -195,7 +197,7 @@ class _Session:
 
         Raises:
             TimeoutError: the deadline has passed.
-            BrokenPipeError, ConnectionResetError: nobody reads our output; the second where it is a socket.
+            BrokenPipeError, ConnectionResetError: nobody reads our output; the second if it is a socket.
         """
         source = ssh.stdout.fileno() if ssh.stdout else -1
         with Typed(ssh.stdin) if ssh.stdin else contextlib.nullcontext() as typed:
@@ -230,10 +232,10 @@ def _write(piece: bytes) -> None:
     """Write to our stdout, all of it.
 
     Raises:
-        OSError: it takes no more; its file name is `stdout`.
+        OSError: it cannot be written to; the file name of the error is `stdout`.
     """
     while piece:
-        # another ssh may have set a pipe not to be waited for, which it shares with us
+        # another ssh may have set O_NONBLOCK on a pipe that it shares with us
         select.select([], [1], [])
         try:
             piece = piece[os.write(1, piece) :]

@@ -1,7 +1,7 @@
 """A command that runs on the remote side through a channel: its streams, signals, end and exact status.
 
-The trap: there is one way in, so behind input that the command does not read nothing arrives, neither a
-signal nor the end. Then a session of its own brings the signal.
+The trap: input and signals use the same stream, so behind input that the command does not read, neither a
+signal nor the end arrives. Then a separate session brings the signal.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import threading
 import time
@@ -34,19 +33,17 @@ from opensshtransport.openssh.diagnosis import log_error, logged_status
 from opensshtransport.remote.marks import Event, Stream
 from opensshtransport.sessions import remote_kill
 from opensshtransport.sessions.channel import Channel
+from opensshtransport.sessions.reader import Reader
 from opensshtransport.sessions.remote_kill import NO_STATUS, end_group, signal_group
 
 _PIECE = 1 << 18
 
-# How often a reader looks whether ssh is still running.
-_LOOK = 0.25
-
-# How long a start-up file may take before it is taken for one that waits for input.
+# Seconds after which a slow start-up file is assumed to wait for input.
 _READY_WITHIN = 10.0
 
 _READY_FOR_INPUT_WITHIN = 60.0
 
-# Seconds for a few bytes to go where input may be in the way.
+# Seconds that a few bytes may take if input may be in the way.
 _WORD_WITHIN = 2.0
 
 
@@ -74,7 +71,7 @@ class RemoteProcess(Generic[T]):
         args, argv: the command as it was given, and as a tuple.
         host: where it runs.
         stdin: to write to, or None.
-        stdout, stderr: to read from, or None where they go elsewhere.
+        stdout, stderr: to read from, or None if they go elsewhere.
         returncode: None while it runs; see `CompletedCommand`.
     """
 
@@ -108,10 +105,10 @@ class RemoteProcess(Generic[T]):
         self._failure: BaseException | None = None
         self._told: BaseException | None = None
         self._script = None if channel.requested else request.script(shell)
-        # what needs no word of ours may begin as soon as the master has it
+        # a request that needs no word of ours may begin as soon as the master has it
         self._sent = channel.begins_at_once
         self._fed = False
-        # a spare may have been ready for long
+        # a spare may have been ready for a long time
         self._began = time.monotonic()
         self._streams = streams
         if opening := request.opening(shell, channel.tag):
@@ -129,16 +126,16 @@ class RemoteProcess(Generic[T]):
 
     def _read(self, name: str, stream: Stream, pipe: BinaryIO, sink: Sink) -> None:
         try:
+            reader = Reader(self._channel.ssh, pipe)
             while not self._stopping.is_set():
-                ready = _readable(pipe, _LOOK)
+                ready = reader.ready()
                 if name == "out" and not self._state.asked and self._channel.ssh.poll() is None:
-                    # start-up files may print all the time
+                    # start-up files may print endlessly
                     self._look_why()
-                if not ready:
-                    if self._channel.ssh.poll() is None or _readable(pipe, 0):
-                        continue
-                    # ssh has gone, and the master keeps the pipe open
+                if ready is None:
                     break
+                if not ready:
+                    continue
                 piece = os.read(pipe.fileno(), _PIECE)
                 if not piece:
                     break
@@ -157,7 +154,7 @@ class RemoteProcess(Generic[T]):
                 self._changed.notify_all()
 
     def _note(self, name: str, event: Event) -> bool:
-        """Take note of a line of the bootstrap's; whether the command's part of the stream has ended."""
+        """Take note of a line of the bootstrap's; returns whether the command's output has ended."""
         if event.kind == "ready" and name == "out":
             self._ask()
         with self._changed:
@@ -175,7 +172,7 @@ class RemoteProcess(Generic[T]):
         return event.kind in {"end", "refused"}
 
     def _look_why(self) -> None:
-        """Where start-up files take long: one of them may wait for the end of its input.
+        """Start-up files take long: one of them may wait for the end of its input.
 
         Raises:
             Swallowed: it seems so, and nothing has begun.
@@ -187,11 +184,11 @@ class RemoteProcess(Generic[T]):
         elif waited > _READY_WITHIN and not self._channel.requested:
             raise Swallowed
         elif waited > _READY_WITHIN and self._channel.heard:
-            # now it ends; the bootstrap tells whether anything was left for it
+            # now its input ends; the bootstrap reports whether anything was left for it
             self._channel.let_go()
 
     def _ask(self) -> None:
-        """Send the request: now start-up files read no more of what is sent."""
+        """Send the request: from now on, start-up files read nothing of what is sent."""
         with self._sending, contextlib.suppress(BrokenPipeError):
             with self._changed:
                 if self._stopping.is_set():
@@ -214,7 +211,7 @@ class RemoteProcess(Generic[T]):
         return True
 
     def has_pipes(self, pipes: Sequence[IO[Any] | None], *, stdin: bool, text: TextMode | None) -> None:
-        """Give what the caller is to read and write."""
+        """Set what the caller reads and writes."""
         self.stdout, self.stderr = pipes
         self.stdin = InputPipe(self.send_input, self.end_input, text) if stdin else None
         self._text = text
@@ -234,8 +231,8 @@ class RemoteProcess(Generic[T]):
         """Wait until the command has started.
 
         Raises:
-            CommandTimeout: it has not by the deadline; the session is closed.
-            ConnectionFailed, OSError, OnceError: it has not, and why.
+            CommandTimeout: it had not by the deadline; the session is closed.
+            ConnectionFailed, OSError, OnceError: the reason why it has not.
         """
         if not self._wait_for(lambda: self._state.started or self._state.refused is not None, deadline):
             self.close()
@@ -244,7 +241,7 @@ class RemoteProcess(Generic[T]):
             raise self._failure or self._lost()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end of the command, not of what it left in the background.
+        """Wait for the end of the command, but not of what it left in the background.
 
         Args:
             timeout: seconds; None forever. The command goes on after it.
@@ -270,17 +267,17 @@ class RemoteProcess(Generic[T]):
         return self.returncode
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[T, T]:  # noqa: A002 - as Popen's
-        """Send the input and its end, read all output, and wait. Ctrl-C meanwhile ends the command.
+        """Send the input and its end, read all output, and wait. Ctrl-C ends the command.
 
         Args:
             input: bytes, text or a file, as for `run`.
-            timeout: seconds; None forever. The command goes on after it, and nothing is lost: ask again.
+            timeout: seconds; None for no limit. The command goes on after it and nothing is lost: call again.
 
         Returns:
-            What came on stdout and stderr, None where that goes elsewhere.
+            What arrived on stdout and stderr; None if that goes elsewhere.
 
         Raises:
-            CommandTimeout: it still runs; `output` and `stderr` have what has come.
+            CommandTimeout: it is still running; `output` and `stderr` contain what has arrived.
             ConnectionLost: the connection broke.
         """
         begin = time.monotonic()
@@ -305,7 +302,7 @@ class RemoteProcess(Generic[T]):
         return self._communication.output(empty)
 
     def _still_runs(self, timeout: float | None) -> CommandTimeout:
-        error = CommandTimeout("the command still runs", host=self.host, argv=self.argv)
+        error = CommandTimeout("the command is still running", host=self.host, argv=self.argv)
         error.cmd, error.timeout = self.args, timeout
         return error
 
@@ -318,8 +315,8 @@ class RemoteProcess(Generic[T]):
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole remote process group.
 
-        Where the command has left input unread, a session of its own brings it, which takes seconds. Where
-        the server gives none, the signal comes after the input.
+        If the command has left input unread, a separate session brings the signal, which takes seconds. If
+        the server grants none, the signal arrives after the input.
         """
         name = number.name.removeprefix("SIG")
         if self.returncode is None and (
@@ -331,7 +328,7 @@ class RemoteProcess(Generic[T]):
         return signal_group(self._master, facts, self._channel.sign, name)
 
     def _hears(self) -> bool:
-        """Whether what is sent now is read at once, as no input is in the way."""
+        """Whether what is sent now will be read at once, because no input is in the way."""
         if not self._fed:
             return True
         before = self._state.heard
@@ -352,7 +349,7 @@ class RemoteProcess(Generic[T]):
         self.send_signal(signal.SIGKILL)
 
     def end(self, grace: float | None = None) -> None:
-        """End the remote process group: TERM, after the grace KILL, and if all fails by another session.
+        """End the remote process group: TERM, KILL after the grace, and if that fails over another session.
 
         Args:
             grace: seconds; 5 by default.
@@ -360,10 +357,10 @@ class RemoteProcess(Generic[T]):
         grace = remote_kill.GRACE if grace is None else grace
         with self._changed:
             if not self._state.asked:
-                # nobody listens yet, and from now on nothing begins
+                # nobody reads signals yet, and from now on nothing begins
                 self._stopping.set()
         if not self._stopping.is_set():
-            # what outlives the command itself is ended there, also when we are gone
+            # what outlives the command itself is ended on the host, even after we are gone
             heard = self._channel.heard and self._hears() and self._say(b"K %d\n" % grace, _WORD_WITHIN)
             if not heard or not self._wait_for(
                 lambda: len(self._state.ended) == 2, time.monotonic() + grace + _WORD_WITHIN
@@ -377,18 +374,19 @@ class RemoteProcess(Generic[T]):
         return end_group(self._master, facts, self._channel.sign, spared=True, grace=grace)
 
     def _from_outside(self, act: Callable[[Facts], bool]) -> bool:
-        """Do something by another session: the remote side is stuck with input that nobody reads."""
+        """Use another session: the remote side is stuck with input that nobody reads."""
         facts = self._master.facts()
         return facts is not None and act(facts)
 
     def close(self) -> None:
-        """Give the session back. A command that still runs is ended by that."""
+        """Close the session. A command that is still running is ended by that."""
         self._stopping.set()
         for pipe in (self.stdout, self.stderr):
             if pipe is not None:
                 pipe.close()
         for thread in self._threads:
-            # nobody may close a pipe that another thread reads: its number may be somebody else's by then
+            # a pipe that another thread reads must not be closed: its number may belong to another file by
+            # then
             if thread is not threading.current_thread():
                 thread.join()
         self._channel.close_later(at_once=not self._state.asked)
@@ -402,13 +400,13 @@ class RemoteProcess(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        # what was told by `wait` is not told again
+        # what `wait` has reported is not reported again
         if self.returncode is None and self._told is None and self.poll() is None:
             self.end()
         self.close()
 
     def send_input(self, raw: bytes) -> None:
-        """Send input in frames, of which each is small enough to let a signal through.
+        """Send input in frames, each small enough to let a signal through.
 
         Raises:
             BrokenPipeError: the command has ended, or the connection.
@@ -427,14 +425,14 @@ class RemoteProcess(Generic[T]):
 
     def feed(self, source: Callable[[RemoteProcess[Any]], None]) -> None:
         """Send all input; an error of its source ends the command."""
-        # what is read from a source cannot be read again, so it waits until there is somebody to take it
+        # what is read from a source cannot be read again, so wait until there is somebody to receive it
         self._wait_for(lambda: self._state.asked, None)
         if not self._state.asked:
             return
         try:
             source(self)
         except BrokenPipeError:
-            # a command that has ended reads no more; how it ended is told elsewhere
+            # a command that has ended reads nothing more; how it ended is reported elsewhere
             return
         except Exception as reason:  # the caller's own source may raise anything
             with self._changed:
@@ -442,7 +440,7 @@ class RemoteProcess(Generic[T]):
                 self._changed.notify_all()
 
     def _say(self, raw: bytes, patience: float = -1) -> bool:
-        """Send something; whether that went well."""
+        """Send something; returns whether that succeeded."""
         if not self._sending.acquire(timeout=patience):
             return False
         try:
@@ -454,7 +452,7 @@ class RemoteProcess(Generic[T]):
         return True
 
     def _lost(self) -> BaseException:
-        """What it means that the command did not start, or that no status came."""
+        """The error for a command that did not start, or whose status did not arrive."""
         host, refused = self._channel.host, self._state.refused
         if refused == "swallowed":
             return Swallowed()
@@ -463,17 +461,17 @@ class RemoteProcess(Generic[T]):
         words = self._channel.last_words()
         error = log_error(words, host)
         if self._state.started:
-            # ssh tells nothing of how its session ended, but a master that is running has lost no connection
+            # ssh does not say how its session ended, but a master that is running has lost no connection
             alone = not self._channel.ssh.gave_up and self._channel.carried()
-            what = NO_STATUS if alone else "the connection was lost while the command ran"
+            what = NO_STATUS if alone else "the connection was lost while the command was running"
             return ConnectionLost(what, host=host, started=True, stderr=words)
         if isinstance(error, SessionRefused | MasterGone):
             return error
         status = logged_status(words)
-        # a master that dies tells the status at times, and not what was printed before
+        # a dying master sometimes reports the status, but not what was printed before
         if status is not None and (not self._sent or self._channel.carried()):
             return ConnectionFailed(
-                f"the far side runs no command of ours (status {status})",
+                f"the server runs none of our commands (status {status})",
                 host=host,
                 advice="a restricted account? use ossh-run",
                 stderr=words,
@@ -486,9 +484,3 @@ class RemoteProcess(Generic[T]):
             started=None,
             stderr=words,
         )
-
-
-def _readable(pipe: BinaryIO, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(pipe.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(timeout * 1000))

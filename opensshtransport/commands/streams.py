@@ -1,8 +1,8 @@
-"""What a caller gives as stdin, stdout and stderr, and whether it is text. Source of the names: subprocess.
+"""What a caller gives as stdin, stdout and stderr, and whether it is text. The names are those of subprocess.
 
-The trap: a command's streams are not ours to hand on, as they come through ssh. So a file or a descriptor is
-read and written by us, and None, which for subprocess means our own stream, means here that output is kept
-and input is empty.
+The trap: a remote command cannot inherit descriptors, because its streams come through ssh. So we read and
+write a file or a descriptor, and None, which for subprocess means our own stream, means here that output is
+kept and input is empty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from opensshtransport.errors import SettingsError
 
-# What takes the bytes of a stream as they come.
+# A sink: a function that takes the bytes of a stream as they come.
 Sink = Callable[[bytes], object]
 
 # Where output goes: PIPE, DEVNULL, a descriptor, a file, or a function of each piece; for stderr also STDOUT.
@@ -32,17 +32,17 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class TextMode:
-    """How bytes become text: undecodable ones as os.fsdecode has them, each end of a line as a newline."""
+    """How bytes become text: undecodable ones as in os.fsdecode, line endings as newlines."""
 
     encoding: str = "utf-8"
     errors: str = "surrogateescape"
 
     def decoded(self, raw: bytes) -> str:
-        """Source: subprocess, which translates the ends of lines too."""
+        """As in subprocess, which translates line endings too."""
         return raw.decode(self.encoding, self.errors).replace("\r\n", "\n").replace("\r", "\n")
 
     def encoded(self, text: str) -> bytes:
-        """What is sent for a text."""
+        """The bytes to send for a text."""
         return text.encode(self.encoding, self.errors)
 
 
@@ -53,7 +53,7 @@ def text_mode(
     errors: str | None = None,
     universal_newlines: bool | None = None,
 ) -> TextMode | None:
-    """Whether output is text: each of the four asks for it, as for subprocess. UTF-8 where none is named.
+    """Whether output is text: each of the four asks for it, as in subprocess. The default is UTF-8.
 
     Raises:
         SettingsError: two of them contradict each other.
@@ -70,10 +70,10 @@ def text_mode(
 
 
 def check_shell(shell: object) -> None:
-    """Raise where the caller says who is to read the command, as he does for subprocess.
+    """Raise if the caller says which program is to read the command, as subprocess allows.
 
     Raises:
-        SettingsError: he does.
+        SettingsError: `shell=` was given.
     """
     if shell is not None:
         raise SettingsError(
@@ -84,26 +84,28 @@ def check_shell(shell: object) -> None:
 
 
 def check_outputs(stdout: Output, stderr: Output, *, capture_output: bool = False) -> None:
-    """Raise where outputs are asked for that cannot be.
+    """Raise if the outputs that are asked for are impossible.
 
     Raises:
-        SettingsError: they contradict each other, or are no outputs.
+        SettingsError: they contradict each other, or are not outputs.
     """
     if capture_output and not (stdout is stderr is None):
-        raise SettingsError("capture_output says where the output goes", advice="leave out stdout and stderr")
+        raise SettingsError(
+            "capture_output already says where the output goes", advice="leave out stdout and stderr"
+        )
     if stdout == STDOUT:
-        raise SettingsError("STDOUT is where stderr can go", advice="give it as stderr")
+        raise SettingsError("STDOUT is a target for stderr only", advice="give it as stderr")
     for name, target in (("stdout", stdout), ("stderr", stderr)):
         known = {PIPE, DEVNULL, STDOUT}
         number = isinstance(target, int) and not isinstance(target, bool) and (target >= 0 or target in known)
         if not (target is None or number or callable(target) or hasattr(target, "write")):
             raise SettingsError(
-                f"{name}={target!r} is no output", advice="give PIPE, DEVNULL, a file or a function"
+                f"{name}={target!r} is not an output", advice="give PIPE, DEVNULL, a file or a function"
             )
 
 
 def given_input(given: object, stdin: object) -> Any:
-    """What a command reads, of `input` and `stdin`; None where that is nothing.
+    """What a command reads, from `input` and `stdin`; None if that is nothing.
 
     Raises:
         SettingsError: both are given, or one is neither.
@@ -117,7 +119,7 @@ def given_input(given: object, stdin: object) -> Any:
         return stdin if stdin >= 0 else None
     data = isinstance(given, bytes | bytearray | memoryview | str)
     if not (data or hasattr(source, "read")):
-        raise SettingsError(f"{source!r} is no input", advice="give bytes, text, a file or a descriptor")
+        raise SettingsError(f"{source!r} is not an input", advice="give bytes, text, a file or a descriptor")
     return source
 
 
@@ -132,14 +134,14 @@ def pieces(source: Any, text: TextMode | None) -> Iterator[bytes]:
         while raw := os.read(source, _CHUNK):
             yield raw
     else:
-        # what has come is sent, where a file is one that is written to meanwhile
+        # send what has arrived, in case the file is written to meanwhile
         read = getattr(source, "read1", source.read)
         while piece := read(_CHUNK):
             yield text.encoded(piece) if isinstance(piece, str) else piece
 
 
 def sink_of(target: Output, text: TextMode | None = None) -> Sink | None:
-    """What takes a stream for a target; None where it is to be kept."""
+    """The sink for a target; None if the stream is to be kept."""
     if target is None or target == PIPE:
         return None
     if target == DEVNULL:
@@ -155,7 +157,7 @@ def sink_of(target: Output, text: TextMode | None = None) -> Sink | None:
     if isinstance(file, io.TextIOBase):
         return _to_text(file, text or TextMode())
     if isinstance(file, io.RawIOBase):
-        # it may take less than it is given
+        # it may accept less than it is given
         return to_descriptor(file.fileno())
     take: Sink = file.write
     return take
@@ -173,16 +175,16 @@ def to_descriptor(descriptor: int) -> Sink:
 
 
 def _to_text(file: io.TextIOBase, text: TextMode) -> Sink:
-    """Decodes for a file that takes text alone, as a notebook's sys.stdout does."""
+    """Decodes for a file that accepts only text, such as a notebook's sys.stdout."""
     decoder = codecs.getincrementaldecoder(text.encoding)("replace")
     return lambda raw: file.write(decoder.decode(raw))
 
 
 def limited(buffer: io.BytesIO, limit: int) -> Sink:
-    """Keeps so many bytes and no more.
+    """Keeps up to a number of bytes.
 
     Raises:
-        SettingsError: by the sink, when there are more.
+        SettingsError: by the sink, if there are more.
     """
 
     def write(raw: bytes) -> None:

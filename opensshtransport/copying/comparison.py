@@ -1,4 +1,4 @@
-"""A directory made like another without rsync: by one listing on each side, and a stream of what differs."""
+"""Make a directory like another without rsync: one listing of each side, and a stream of what differs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from opensshtransport.transfer import drafts
 from opensshtransport.transfer.items import Item, excluded, from_records, list_tree
 from opensshtransport.transport import Transport
 
-# Seconds: file systems and tools differ below that.
+# Seconds; file systems and tools differ below that.
 _SAME_TIME = 1.0
 
 _AT_ONCE = 16
@@ -27,14 +27,14 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """What one side has, and of which names, and of all below these, it is not known ("" for the top)."""
+    """What one side has, and the names about which, and below which, nothing is known ("" for the top)."""
 
     items: Mapping[str, Item]
     unknown: Mapping[str, OSError] = field(default_factory=dict)
 
 
 def sync(transport: Transport, here: Place, there: Place, options: SyncOptions, listener: Listener) -> None:
-    """By one listing on each side, and a stream of what differs; what goes wrong is told at the end.
+    """List both sides once and stream what differs; failures are reported at the end.
 
     Raises:
         OSError: of a file.
@@ -53,10 +53,10 @@ def sync(transport: Transport, here: Place, there: Place, options: SyncOptions, 
     skipped = sorted(name for name, item in source.items() if item.kind == "other")
     changed = sorted(name for name in source if name not in same and source[name].kind != "other")
     unknown = {**ours.unknown, **theirs.unknown}
-    # what is excluded stays, and so do the directories that it is in, as with rsync
+    # excluded files stay, and so do their directories, as with rsync
     spared = _spared({*unknown, *(sides[1].keys() - target.keys())})
     surplus = [name for name in target if name not in source] if options.delete else []
-    # of another kind, so it is in the way
+    # it is of another kind, and in the way
     in_the_way = [name for name in changed if name in target and target[name].kind != source[name].kind]
     surplus = sorted(name for name in surplus if not spared(name))
     if not options.quiet:
@@ -71,7 +71,7 @@ def sync(transport: Transport, here: Place, there: Place, options: SyncOptions, 
         OSError(reason.errno, f"{reason.strerror}{words}", reason.filename) for reason in unknown.values()
     ]
     if not options.dry_run:
-        # directories are gone through, whatever they are themselves
+        # directories are always descended into
         kept = {name for name in same if source[name].kind != "directory"} | set(skipped)
 
         def stays(name: str) -> bool:
@@ -101,7 +101,7 @@ def sync(transport: Transport, here: Place, there: Place, options: SyncOptions, 
 
 
 def _spared(unknown: Iterable[str]) -> Callable[[str], bool]:
-    """Tell which names must not be deleted: what is not known, what is below it, and what it is in."""
+    """Which names must not be deleted: unknown ones, what is below them, and the directories above them."""
     apart = set(unknown)
     above = {name[:end] for name in apart for end, letter in enumerate(name) if letter == "/"}
 
@@ -138,7 +138,7 @@ def _remote_side(transport: Transport, top: str, *, target: bool) -> _Side:
 
 
 def _below(reason: OSError, top: str) -> str:
-    """The name below the top that an error is of; the top's where that is not known."""
+    """The name below the top that an error is about; that of the top if not known."""
     path, start = str(reason.filename), f"{top.rstrip('/')}/"
     return path.removeprefix(start) if path.startswith(start) else ""
 
@@ -168,7 +168,7 @@ def _same(
     }
     if checksum:
         files = [name for name in alike if kinds[name] == "file"]
-        # they go pipelined through one session, without waiting for each
+        # they are pipelined through one session
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             sums = pool.map(
                 lambda name: _sum(transport.checksum, posixpath.join(remote, name)),
@@ -185,7 +185,7 @@ def _same(
 
 
 def _sum(of: Callable[[Any], str], path: object) -> str | None:
-    """A checksum; None where it is not available: the move will report why."""
+    """A checksum; None if it is not available: the transfer will report why."""
     try:
         return of(path)
     except OpenSshTransportError:
@@ -195,7 +195,7 @@ def _sum(of: Callable[[Any], str], path: object) -> str | None:
 
 
 def _tops(names: Sequence[str]) -> list[str]:
-    """Those that are in none of the others."""
+    """Those that are not below any of the others."""
     kept: list[str] = []
     for name in sorted(set(names), key=lambda name: name.split("/")):
         if not kept or not name.startswith(f"{kept[-1]}/"):
@@ -204,7 +204,7 @@ def _tops(names: Sequence[str]) -> list[str]:
 
 
 def _removals(top: Path, names: Sequence[str], items: Mapping[str, Item]) -> Iterator[Callable[[], object]]:
-    """What removes these names here."""
+    """Removes local names."""
     for name in names:
         path = top / name
         yield partial(shutil.rmtree, path) if items[name].kind == "directory" else path.unlink
@@ -213,7 +213,7 @@ def _removals(top: Path, names: Sequence[str], items: Mapping[str, Item]) -> Ite
 def _removals_there(
     transport: Transport, top: str, names: Sequence[str], items: Mapping[str, Item]
 ) -> Iterator[Callable[[], object]]:
-    """What removes these names there."""
+    """Removes names on the host."""
     files = [posixpath.join(top, name) for name in names if items[name].kind != "directory"]
     if files:
         yield partial(transport.remove_many, files, missing_ok=True)

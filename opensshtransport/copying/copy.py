@@ -55,12 +55,12 @@ def copy(names: Sequence[str], target: str, ssh_config: str | None, options: Cop
     """
     sources, destination = [parse_place(name) for name in names], parse_place(target)
     if destination.host is None and all(source.host is None for source in sources):
-        raise SettingsError("all of these are local", advice="use cp, or name a host: HOST:PATH")
+        raise SettingsError("all of these paths are local", advice="use cp, or name a host: HOST:PATH")
     if destination.host is None:
         for source in sources:
             if source.host is None:
                 raise SettingsError(
-                    f"{source.path!r} and the destination are local", advice="copy that one by cp"
+                    f"{source.path!r} and the destination are local", advice="copy that one with cp"
                 )
     with ExitStack() as stack:
         hosts = _Hosts(ssh_config, stack)
@@ -89,7 +89,7 @@ def _check_directory(destination: Place, hosts: _Hosts) -> None:
         there = hosts[destination.host].is_dir(destination.path)
     if not there:
         raise SettingsError(
-            f"{destination.path!r} is no directory", host=destination.host, advice="name one that is there"
+            f"{destination.path!r} is not a directory", host=destination.host, advice="name an existing one"
         )
 
 
@@ -107,7 +107,7 @@ def _for_transfer(options: CopyOptions) -> dict[str, Any]:
 def _on_server(transport: Transport, paths: list[str], destination: str, options: CopyOptions) -> None:
     names = [name for path in paths for name in (transport.glob(path) if _wild(path) else [path])]
     if len(names) > 1 and not transport.is_dir(destination):
-        raise SettingsError(f"{destination!r} is no directory", host=transport.host)
+        raise SettingsError(f"{destination!r} is not a directory", host=transport.host)
     for name in names:
         if not options.recursive and transport.is_dir(name):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), f"{transport.host}:{name}")

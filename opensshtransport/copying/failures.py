@@ -12,7 +12,7 @@ from opensshtransport.transfer.outcome import TransferFailed
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Name in an error of this side where it happened: a full disk does not say it."""
+    """Add to a local error where it happened: a full disk does not say that."""
     try:
         yield
     except OSError as error:
@@ -23,7 +23,7 @@ def naming(path: str) -> Iterator[None]:
 
 @contextmanager
 def collected(failures: list[OSError]) -> Iterator[None]:
-    """What goes wrong with a file does not keep the others from moving."""
+    """Collect the failure of a file, so that the others are still moved."""
     try:
         yield
     except OpenSshTransportError:
@@ -33,7 +33,7 @@ def collected(failures: list[OSError]) -> Iterator[None]:
 
 
 def raise_all(failures: Sequence[OSError]) -> None:
-    """Raise what has been collected; what was told of one name twice, once.
+    """Raise what was collected; each name only once.
 
     Raises:
         OSError: the only one.

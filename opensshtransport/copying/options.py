@@ -1,4 +1,4 @@
-"""How `ossh sync` makes a directory like another, and who is told of it."""
+"""The options of `ossh sync`, and who is told what it does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from opensshtransport.errors import printable
 
-# Names in a line about what was left out.
+# How many names a line shows about what was left out.
 _SHOWN = 5
 
 
@@ -35,7 +35,7 @@ class Listener:
     Attributes:
         line: takes a line of what changes; rsync's names have no encoding.
         note: takes words for people, such as what was left out.
-        progress: takes rsync's own line about how far it is.
+        progress: takes rsync's own line about its progress.
     """
 
     line: Callable[[bytes], object]
@@ -44,11 +44,11 @@ class Listener:
 
 
 def shown(name: str) -> str:
-    """A name in one line; it may hold a newline too."""
+    """A name in one line; it may contain a newline."""
     return printable(name).replace("\n", "\\n")
 
 
 def left_out(names: Sequence[str]) -> str:
-    """What was left out: it is neither a file nor a directory nor a link."""
+    """The line about what was left out because it is neither a file nor a directory nor a link."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"left out, as fifos, sockets and devices are: {', '.join(map(shown, names[:_SHOWN]))}{more}"

@@ -1,4 +1,4 @@
-"""A directory made like another by rsync, through our own `run`."""
+"""Make a directory like another with rsync, through our own `run`."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ find "$1" -type d ! -perm -2000 2>/dev/null | head -n 1 | wc -l
 
 
 def inherited(transport: Transport, place: Place) -> list[str] | None:
-    """What rsync must be told so that set-group-ID directories stay so; None where that cannot be said.
+    """The options that make rsync keep set-group-ID bits; None if that is impossible.
 
-    Its `-p` takes the bit from each directory that has none in the source, and what is put there then is in
+    Its `-p` clears the bit of each directory that has none in the source, and new files there then get
     another group.
     """
     script = ["sh", "-c", _SET_GROUP_ID, "sh", _absolute(place, transport)]
@@ -66,7 +66,7 @@ def sync(
     inherited: Sequence[str],
     listener: Listener,
 ) -> None:
-    """By rsync, through our own `run`: it never logs in by itself, and drops what start-up files print.
+    """Use rsync through our own `run`, which never logs in on its own and drops what start-up files print.
 
     Raises:
         OSError: of a file.
@@ -81,9 +81,9 @@ def sync(
     argv += ["--dry-run"] if options.dry_run else []
     argv += ["--checksum"] if options.checksum else []
     argv += [f"--exclude={_pattern(each)}" for each in options.exclude]
-    # the progress of all that is to be moved, with the rate and the time left
+    # the progress of the whole transfer, with the rate and the time left
     argv += ["--info=progress2"] if options.progress else []
-    # a line would be written into the bar
+    # a line would break the bar
     argv += [] if options.quiet or options.progress else ["--itemize-changes"]
     argv += ["--", _operand(here, transport), _operand(there, transport)]
     said = Said(transport.host, listener, upward=here.host is None)
@@ -101,7 +101,7 @@ def sync(
 
 
 def _pattern(pattern: str) -> str:
-    """A pattern as `excluded` has it, for rsync: with a slash it is one of a path below the top."""
+    """A pattern of `excluded`, for rsync: with a slash it is matched with the path below the top."""
     plain = pattern.strip("/")
     return f"/{plain}" if "/" in plain else plain
 
@@ -113,11 +113,11 @@ _PIECE = 1 << 16
 
 
 def _records(source: BinaryIO) -> Iterator[bytes]:
-    """What rsync prints, by its ends of line: progress ends by a carriage return, names have none."""
+    """What rsync prints, split at line endings: progress ends with a carriage return, names contain none."""
     left = b""
     while piece := os.read(source.fileno(), _PIECE):
         *whole, left = re.split(rb"[\r\n]", left + piece)
-        # a record of progress has its return before it, and would be told late
+        # a record of progress begins with its carriage return, and would be reported late
         if _PROGRESS.match(left) and left.endswith(b" "):
             whole, left = [*whole, left], b""
         yield from filter(None, whole)
@@ -125,7 +125,7 @@ def _records(source: BinaryIO) -> Iterator[bytes]:
         yield left
 
 
-# What rsync says of a file, with the words of strerror(3): who says it, which file, what, the number.
+# What rsync says about a file, with the words of strerror(3): who says it, which file, what, the number.
 _OF_FILE = re.compile(
     r'rsync: (?:\[(?P<who>\w+)\] )?[^"]*"(?P<path>.*?)"(?: -> ".*")?(?: failed)?'
     r": (?P<what>.+) \((?P<number>\d+)\)"
@@ -142,7 +142,7 @@ _OF_RUN = "ossh-run: "
 
 
 class Said:
-    """What rsync has said: passed on, but for errors of files and of the connection, which are kept."""
+    """What rsync says: passed on, except for errors of files and of the connection, which are kept."""
 
     def __init__(self, host: str, listener: Listener, *, upward: bool) -> None:
         self._host, self._listener, self._upward = host, listener, upward
@@ -182,7 +182,7 @@ class Said:
         return OSError(number, what, f"{self._host}:{path}" if far else path)
 
     def raise_for(self, status: int) -> None:
-        """Raise what has gone wrong.
+        """Raise what went wrong.
 
         Raises:
             OSError: of a file.
@@ -208,7 +208,8 @@ def _unescaped(name: str) -> str:
 def _operand(place: Place, transport: Transport) -> str:
     # a slash at the end: what is in it, not the directory itself
     path = f"{_absolute(place, transport)}/"
-    # our `run` knows the host; what rsync takes for one begins the command there, as a word of every shell
+    # our `run` knows the host; what rsync takes for one becomes the first word of the command, valid in every
+    # shell
     return path if place.host is None else f"exec:{path}"
 
 

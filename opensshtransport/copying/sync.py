@@ -1,4 +1,4 @@
-"""`ossh sync`: a directory is made like another, by rsync where both sides have it."""
+"""`ossh sync`: make a directory like another, with rsync if both sides have it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sync(
 
     Raises:
         SettingsError: not exactly one of them is on a host.
-        OSError: of a file, or the source is no directory.
+        OSError: for a file, or the source is not a directory.
         ConnectionFailed: one of its kinds.
     """
     here, there = parse_place(source), parse_place(destination)

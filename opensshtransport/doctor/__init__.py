@@ -1,4 +1,4 @@
-"""`ossh doctor`: what can be found out before a login and after it, each as a finding with its remedy.
+"""`ossh doctor`: what can be found out before and after a login, each as a finding with its remedy.
 
 Uses `login` and below.
 """

@@ -1,11 +1,12 @@
-"""The links beyond the login: what `ossh doctor` finds on the remote side, over a live master.
+"""The links after the login: what `ossh doctor` finds on the host, over a live master.
 
-Sessions that show what other programs would see (noise, sftp, how many there may be) are plain guarded ssh
-processes. All else is one POSIX sh script, for one round trip, whose answer is a line `NAME=VALUE` for each
-question.
+Sessions that show what other programs would see (noise, sftp, the number of sessions) are plain guarded ssh
+processes. Everything else is one POSIX sh script, in one round trip, which answers each question with a line
+`NAME=VALUE`.
 
 The trap: a queue command of a busy scheduler, or a file system that hangs, may take forever; so each of the
-script's slow questions has a deadline of its own where the host has timeout(1), and all have one of ours.
+script's slow questions has its own deadline if the host has timeout(1), and all of them together have one of
+ours.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ _FULL = 95
 
 _PATIENCE, _PAUSE = 2.0, 0.2
 
-# Without these our own commands and transfers cannot work there.
+# Without these, our own commands and transfers cannot work on the host.
 _NEEDED = ("sh", "ps", "cat", "dd", "mkdir", "mv", "rm", "tar")
 
 _WELCOME = ("scp", "rsync", "sha256sum", "timeout")
 
-# Each scheduler by its queue command, and how to ask that about nobody but us.
+# Each scheduler's queue command, and how to ask it about our own jobs only.
 _SCHEDULERS = {
     "squeue": ("Slurm", 'squeue -h -u "$me"'),
     "qstat": ("PBS or Grid Engine", 'qstat -u "$me"'),
@@ -66,7 +67,7 @@ _SCHEDULERS = {
     "flux": ("Flux", "flux jobs"),
 }
 
-# What some of them say, with a status that is not 0, where all is well.
+# What some of them say, with a status other than 0, although all is well.
 _EMPTY_QUEUE = re.compile(r"No (?:unfinished )?jobs? found", re.IGNORECASE)
 
 _SCRIPT = f"""\
@@ -102,7 +103,7 @@ done
 
 @dataclass(frozen=True, slots=True)
 class FarSide:
-    """A live master, and what was asked through it so far.
+    """A live master, and the answers so far.
 
     Attributes:
         master: of the destination.
@@ -140,19 +141,19 @@ class FarSide:
         return command_lines.literal(Path(self.facts.socket))
 
 
-# By stdin, as not every login shell lets newlines through; and what it starts must not read on there.
+# Through stdin, because not every login shell lets newlines through; and its children must not read on there.
 _READER = ["/bin/sh", "-c", 'script=$(cat); exec </dev/null; eval "$script"']
 
 
 def parse_answers(text: str) -> dict[str, str]:
-    """The answers of the script by their names."""
+    """The answers of the script, by name."""
     return dict(re.findall(r"^(\w+)=(.*?) *$", text, re.MULTILINE))
 
 
 def round_trip(far: FarSide) -> Finding:
-    """The time of a round trip, and how many bytes a second come."""
+    """The time of a round trip, and the throughput in bytes a second."""
     with far.transport() as transport:
-        # the first one opens a session, for which the start-up files run
+        # the first one opens a session, which runs the start-up files
         begin = time.monotonic()
         transport.exists(".")
         opening = time.monotonic() - begin
@@ -164,9 +165,9 @@ def round_trip(far: FarSide) -> Finding:
         rtt, rate = min(times), _rate(transport, _PROBE_SECONDS + 2 * opening)
     seen = f"{rtt * 1000:.1f} ms, {rate / 1e6:.1f} MB/s in one stream"
     if rtt > _SLOW_RTT:
-        return warning(f"{seen}: a long way", "ask for much at once (run_many, whole trees)")
+        return warning(f"{seen}: a long round trip", "combine requests (run_many, whole trees)")
     if rate < _SLOW_RATE:
-        return warning(f"{seen}: a thin line", "move large files from another place, or by night")
+        return warning(f"{seen}: a slow link", "move large files from elsewhere, or at night")
     return fine(seen)
 
 
@@ -202,7 +203,7 @@ def _run(argv: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
             check=False,
         )
     except subprocess.TimeoutExpired as reason:
-        raise TimeoutError(f"{Path(argv[0]).name} gives no answer within {_DEADLINE:.0f} s") from reason
+        raise TimeoutError(f"{Path(argv[0]).name} does not answer within {_DEADLINE:.0f} s") from reason
 
 
 def login_shell(far: FarSide) -> Finding:
@@ -215,7 +216,7 @@ def login_shell(far: FarSide) -> Finding:
     if not found:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         return broken(
-            f"`echo` gives nothing back{f' ({said[-1].strip()})' if said else ''}",
+            f"`echo` prints nothing{f' ({said[-1].strip()})' if said else ''}",
             "use an account whose login shell runs commands",
         )
     if not far.facts.shell:
@@ -227,7 +228,7 @@ def login_shell(far: FarSide) -> Finding:
     if noise.strip():
         return warning(
             f"{name} prints {_short(noise)!r} before each command; ossh drops it, scp and rsync do not",
-            "print only where there is a terminal: [ -t 1 ]",
+            "print only if there is a terminal: [ -t 1 ]",
         )
     if took > _SLOW_START:
         return warning(
@@ -248,23 +249,23 @@ def sftp(far: FarSide) -> Finding:
         return fine("answers")
     said = done.stderr.strip()
     if "Received message too long" in said:
-        return warning("start-up files print into it", "print only where there is a terminal: [ -t 1 ]")
+        return warning("start-up files print into it", "print only if there is a terminal: [ -t 1 ]")
     lines = [line for line in said.splitlines() if line.strip()]
     if NO_MASTER in said:
         return skipped("the server opens no session for it now")
     scp = " ".join(["scp", *versions.old_protocol(locate(far.master.destination.settings.scp))])
     if versions.has_no_sftp(said):
         return warning("the server has none, or it ends at once", f"use ossh cp, or {scp}")
-    return warning(f"fails ({lines[0] if lines else 'without a word'})", f"use ossh cp, or {scp}")
+    return warning(f"fails ({lines[0] if lines else 'without a message'})", f"use ossh cp, or {scp}")
 
 
 def programs(far: FarSide) -> Finding:
-    """What our own commands need there."""
+    """What our own commands need on the host."""
     answers = far.ask()
     if not answers:
         return broken("sh does not run scripts there", "use an account whose login shell runs commands")
     if answers["missing"]:
-        return broken(f"not there: {answers['missing'].strip()}", "set PATH in your start-up files there")
+        return broken(f"missing: {answers['missing'].strip()}", "set PATH in your start-up files on the host")
     kind = (
         "busybox"
         if "busybox" in answers["dd"].lower()
@@ -278,7 +279,7 @@ def programs(far: FarSide) -> Finding:
 
 
 def sessions(far: FarSide) -> Finding:
-    """How many sessions the server gives us at once, up to our budget."""
+    """How many sessions the server grants at once, up to our budget."""
     settings = far.master.destination.settings
     slots = Slots(far.master)
     taken: list[int] = []
@@ -301,19 +302,19 @@ def sessions(far: FarSide) -> Finding:
         busy = count - len(taken) + bool(refused)
     if refused and "refused by peer" in refused:
         return warning(
-            f"the server gives {count}, our budget is {most}",
+            f"the server grants {count}, max_sessions is {most}",
             f"set max_sessions = {max(1, count)} in config.toml",
         )
     if refused:
         return warning(f"number {count + 1} does not open ({refused.splitlines()[0]})", "try again")
-    return fine(f"{count} at once{f', {busy} of them in use' if busy else ''}; our budget is {most}")
+    return fine(f"{count} at once{f', {busy} of them in use' if busy else ''}; max_sessions is {most}")
 
 
 @contextlib.contextmanager
 def _session(far: FarSide) -> Iterator[str]:
-    """Open a session until the end of the block; gives why it did not open, or ""."""
+    """Open a session until the end of the block; yields why it did not open, or ""."""
     mark = secrets.token_hex(8)
-    # a file: what the master still holds of a session must not keep us
+    # a file: a pipe that the master still holds would block us
     with tempfile.TemporaryFile() as said:
         argv = far.ssh(f"echo {mark}; cat")
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as ssh:
@@ -351,16 +352,16 @@ def home(far: FarSide) -> Finding:
     answers = far.ask()
     place, kind = answers.get("home", ""), answers.get("file_system", "")
     if "writable" not in answers:
-        return broken(f"{place or 'the home directory'} cannot be written", "ask your centre")
+        return broken(f"{place or 'the home directory'} is not writable", "ask your centre")
     kilobytes, _, used = answers.get("space", "").partition(" ")
     shared = "shared by the nodes" if kind.lower() in NETWORK_FILE_SYSTEMS else "as seen from this node"
-    seen = f"{place} on {kind or 'a file system that does not tell'} ({shared})"
+    seen = f"{place} on {kind or 'an unknown file system'} ({shared})"
     if answers.get("quota"):
-        return warning(f"{seen}: over the quota of {answers['quota']}", "remove what you do not need there")
+        return warning(f"{seen}: over the quota of {answers['quota']}", "remove what you do not need on it")
     if kilobytes.isdigit() and used.rstrip("%").isdigit():
         seen += f", {_size(1024 * int(kilobytes))} free"
         if int(used.rstrip("%")) >= _FULL:
-            return warning(f"{seen}: {used} is used", "remove what you do not need there")
+            return warning(f"{seen}: {used} is used", "remove what you do not need on it")
     return fine(seen)
 
 
@@ -373,7 +374,7 @@ def _size(count: float) -> str:
 
 
 def scheduler(far: FarSide) -> Finding:
-    """Which scheduler is there, and whether its queue command works."""
+    """Which scheduler exists, and whether its queue command works."""
     answers = far.ask()
     queue = answers.get("queue", "")
     if not queue:
@@ -390,7 +391,7 @@ def login_node(far: FarSide) -> Finding:
     """The machine that we are on, and whether the name leads to others too."""
     node = far.ask().get("node") or far.facts.login_node
     if not node:
-        return skipped("it does not tell its name")
+        return skipped("its name is not known")
     destination = far.master.destination
     if len(destination.route) > 1 or destination.route[0][3]:
         return fine(node)
@@ -402,7 +403,7 @@ def login_node(far: FarSide) -> Finding:
     count = max(map(families.count, families))
     if count > 1:
         return warning(
-            f"{node}, one of {count} behind {destination.resolved.hostname}; a new login may lead elsewhere",
+            f"{node}, one of {count} behind {destination.resolved.hostname}; a new login may lead to another",
             "name one of them in HostName, if you need what runs on it (screen, background processes)",
         )
     return fine(node)

@@ -1,8 +1,8 @@
-"""The links of the chain from here to a server that has not let us in yet: programs, files, host keys.
+"""The links before the login: programs, files, network, host keys.
 
-Each link is a function that gives one `Finding` for `ossh doctor`. Nothing here logs in, and nothing is sent
-to a server but what anybody may ask it: its greeting and its host key. Questions to local programs fork
-(`tools`): so these links are walked before anything that starts a thread.
+Each link is a function that returns one `Finding` for `ossh doctor`. Nothing here logs in, and servers are
+only asked what anybody may ask: their greeting and their host keys. Questions to local programs fork
+(`tools`): so these links are checked before anything that starts a thread.
 """
 
 from __future__ import annotations
@@ -63,26 +63,26 @@ def runtime() -> Finding:
     return fine(f"{directory}, sockets of {len(os.fsencode(directory)) + 17} bytes")
 
 
-# Where a mistake in config.toml is told by another link.
+# Used if another link reports a mistake in config.toml.
 _OF_SCRIPT = re.compile(r"\.authentication_script\b")
 
 
 def settings_file(host: str) -> tuple[Finding, Finding, Settings]:
-    """config.toml: what is found of it and of the authentication script, and what to go on with."""
+    """config.toml: findings about it and about the authentication script, and the settings to go on with."""
     file = config_file()
     try:
         settings = load(host)
     except SettingsError as error:
         told = broken(error.message, error.remedy)
         if _OF_SCRIPT.search(error.message):
-            return skipped(f"{file} names a script that is of no use"), told, Settings()
+            return skipped(f"{file} names a script that cannot be used"), told, Settings()
         return told, skipped(f"{file} cannot be read"), Settings()
     found = fine(str(file) if file.exists() else "no config.toml, and none is needed")
     return found, script(settings), settings
 
 
 def script(settings: Settings) -> Finding:
-    """The authentication script: there and executable, as `load` has checked, and its interpreter."""
+    """The authentication script, which exists and is executable (see `load`), and its interpreter."""
     path = settings.authentication_script
     if path is None:
         return fine(NOT_USED)
@@ -91,7 +91,7 @@ def script(settings: Settings) -> Finding:
     interpreter = first[2:].split()[:1] if first.startswith("#!") else []
     if interpreter and shutil.which(interpreter[0]) is None:
         return broken(
-            f"{path} wants {interpreter[0]}, which is not there", f"correct the first line of {path}"
+            f"{path} needs {interpreter[0]}, which does not exist", f"correct the first line of {path}"
         )
     return fine(str(path))
 
@@ -104,7 +104,7 @@ def configuration(
     try:
         destinations.append(resolve(host, file, settings=settings))
     except OpenSshTransportError as error:
-        # ssh refuses files of the person's own that others can write to (readconf.c), but none given by -F
+        # ssh refuses the user's own files if others can write to them (readconf.c), but not one given by -F
         if told and "Bad owner or permissions" in error.message:
             return broken(*told)
         return broken(error.message, error.remedy)
@@ -116,7 +116,7 @@ def configuration(
 
 
 def _permissions(file: Path | None) -> tuple[str, str] | None:
-    """What is wrong with the permissions of ssh's files, and what to do; None where nothing is."""
+    """What is wrong with the permissions of ssh's files, and how to fix it; None if nothing is."""
     top = ssh_config.home() / ".ssh"
     if file is None and top.is_dir() and (told := _writable(top)):
         return told, f"run: chmod 700 {shlex.quote(str(top))}"
@@ -130,12 +130,12 @@ def _writable(path: Path) -> str:
     about = path.stat()
     if about.st_uid not in {0, os.getuid()}:
         return f"{path} belongs to user {about.st_uid}"
-    # a group of one's own is what some systems give to each user
+    # some systems give each user a private group
     by_group = about.st_mode & stat.S_IWGRP and about.st_gid != os.getgid()
     return f"{path} can be written by others" if by_group or about.st_mode & stat.S_IWOTH else ""
 
 
-# Options of ssh_config that disturb us: the values that do, what they do, what to do about it.
+# Options of ssh_config that disturb us: the harmful values, their effect, and how to fix it.
 _TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
     (
         "sessiontype",
@@ -156,23 +156,23 @@ _TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
         "remotecommand",
         r"(?!none$).+",
         "warning",
-        "ossh sets it aside, but plain ssh, rsync and git fail with it",
+        "ossh ignores it, but plain ssh, rsync and git fail with it",
         "give it an alias of its own in ssh_config",
     ),
     (
         "requesttty",
         r"force|yes|true",
         "warning",
-        "ossh sets it aside, but for other programs it changes what they send",
-        "write -t where a terminal is wanted",
+        "ossh ignores it, but for other programs it changes what they send",
+        "use -t where you want a terminal",
     ),
     *(
         (
             forward,
             r".+",
             "warning",
-            "ossh sets it aside",
-            "write forwards = true in config.toml where the master is to make it",
+            "ossh ignores it",
+            "write forwards = true in config.toml if the master should make it",
         )
         for forward in ("localforward", "remoteforward", "dynamicforward")
     ),
@@ -180,16 +180,16 @@ _TROUBLE: tuple[tuple[str, str, State, str, str], ...] = (
         "stricthostkeychecking",
         r"no|false|off",
         "warning",
-        "anybody can pass for the server",
+        "anybody can impersonate the server",
         "remove StrictHostKeyChecking from ssh_config",
     ),
 )
 
 
 def resolution(destination: Destination) -> Finding:
-    """Where the name leads, by which way, and which options would disturb us."""
+    """Where the name leads, through which hosts, and which options would disturb us."""
     found: list[tuple[State, str, str]] = []
-    # -T, with which we ask, hides what ssh_config says of RequestTTY
+    # -T, with which we ask, hides what ssh_config says about RequestTTY
     argv = resolve_command(destination.ssh, destination.host, destination.ssh_config)
     words = [word for word in argv if word != "-T"]
     said = tools.ask(*words, timeout=30, env=bypass.unshared()).stdout
@@ -208,19 +208,19 @@ def resolution(destination: Destination) -> Finding:
     interval, count = (int(resolved.get(f"serveralive{name}", "0")) for name in ("interval", "countmax"))
     if destination.settings.server_alive_interval is None and 0 < interval * count < 60:
         return warning(
-            f"serveraliveinterval {interval} x {count}: a login that waits for a push is ended",
+            f"serveraliveinterval {interval} x {count}: this ends a login that waits for a push",
             "keep ServerAliveInterval times ServerAliveCountMax at 60 or more",
         )
     way = [f"{user}@{name}:{port}" for user, name, port, _ in destination.route]
-    seen = destination.address + (f" by way of {', '.join(way[:-1])}" if way[:-1] else "")
+    seen = destination.address + (f" through {', '.join(way[:-1])}" if way[:-1] else "")
     if destination.route[0][3]:
-        seen += " by a ProxyCommand"
+        seen += " through a ProxyCommand"
     own = resolved.get("controlpath")
     return fine(seen + (f"; a master of your own at {own} is used" if own else ""))
 
 
 def hops(destination: Destination) -> list[tuple[str, Resolved]]:
-    """Each hop, the target last: its name, and what ssh_config makes of that."""
+    """Each hop, the target last: its name, and what that resolves to."""
     asked = [(destination.host, destination.resolved)]
     left = list(destination.resolved.jumps)
     while left:
@@ -236,13 +236,13 @@ def name_resolution(destination: Destination) -> Finding:
     """The first hop's name."""
     _, name, port, command = destination.route[0]
     if command:
-        return skipped("a ProxyCommand finds the way")
+        return skipped("a ProxyCommand finds the host")
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as reason:
         text = getattr(reason, "strerror", None) or str(reason)
         return broken(
-            f"{name} is not known to the name service ({text})", "correct HostName, or is a VPN needed?"
+            f"{name} is not known to the name service ({text})", "correct HostName; or is a VPN needed?"
         )
     return fine(f"{name} is {', '.join(dict.fromkeys(str(entry[4][0]) for entry in found))}")
 
@@ -275,17 +275,17 @@ _REFUSED: Mapping[Greeting, tuple[str, Remedy | str]] = {
         "{} ends the connection at once",
         "wait: too many may be logging in, or ask your centre",
     ),
-    Greeting.TOO_MANY: ("{} lets nobody in now, as too many are logging in", "try again in a minute"),
+    Greeting.TOO_MANY: ("{} accepts no login now, because too many are logging in", "try again in a minute"),
     Greeting.ADDRESS_REFUSED: (
-        "{} refuses this address for a while, as after failed logins (Not allowed at this time)",
+        "{} refuses this address for a while, probably after failed logins (Not allowed at this time)",
         AddressRefused.advice_by_default,
     ),
-    Greeting.ANOTHER_SERVER: ("at {} no ssh server answers", "correct HostName and Port"),
+    Greeting.ANOTHER_SERVER: ("no ssh server answers at {}", "correct HostName and Port"),
 }
 
 
 def host_keys(destination: Destination) -> Finding:
-    """Whether each hop's host key is known, and the first hop's is the one that it shows now."""
+    """Whether each hop's host key is known, and whether the first hop still shows the known one."""
     seen = []
     for number, (name, resolved) in enumerate(hops(destination)):
         if resolved.get("knownhostscommand"):
@@ -297,7 +297,7 @@ def host_keys(destination: Destination) -> Finding:
                 f"the host key of {name} is not known",
                 Remedy("compare its fingerprint with your centre's pages: ", "ossh login"),
             )
-        # behind a jump host nobody can be asked without a login, which checks it anyway
+        # hosts behind a jump host cannot be asked without a login, which checks their keys anyway
         shown = _shown_keys(resolved) if number == 0 and not resolved.get("proxycommand") else {}
         for kind, key in shown.items():
             if any(marker == "@revoked" and key == other for marker, _, other in known):
@@ -320,7 +320,7 @@ def _known_as(resolved: Resolved) -> str:
 
 
 def _known_lines(resolved: Resolved) -> Iterator[tuple[Path, str]]:
-    """The lines about a hop in the files of known hosts, the person's own files first."""
+    """The lines about a hop in the files of known hosts, the user's own files first."""
     for option in ("userknownhostsfile", "globalknownhostsfile"):
         for name in resolved.get(option).split():
             path = Path(os.path.expanduser(name))  # noqa: PTH111 - as ssh writes it
@@ -341,7 +341,7 @@ def _known_keys(resolved: Resolved) -> list[tuple[str, str, str]]:
 
 
 def _to_forget(resolved: Resolved) -> str:
-    """What removes the known keys of a hop, from whatever files they are in."""
+    """The command that removes the known keys of a hop from all files that have them."""
     files = dict.fromkeys(path for path, _ in _known_lines(resolved))
     return " && ".join(
         shlex.join(["ssh-keygen", "-R", _known_as(resolved), "-f", str(path)]) for path in files
@@ -354,7 +354,7 @@ def host_key_is_known(resolved: Resolved) -> bool:
 
 
 def _shown_keys(resolved: Resolved) -> dict[str, str]:
-    """The host keys that a server shows to anybody, by kind; none where it does not answer."""
+    """The host keys that a server shows to anybody, by type; none if it does not answer."""
     if shutil.which("ssh-keyscan") is None:
         return {}
     seconds = f"{_PROBE_TIMEOUT / 2:.0f}"
@@ -364,7 +364,7 @@ def _shown_keys(resolved: Resolved) -> dict[str, str]:
     return {words[1]: words[2] for words in rows if len(words) == 3}
 
 
-# In the order in which a connection meets them.
+# In the order in which a connection depends on them.
 LINKS: tuple[tuple[str, Callable[[Destination], Finding]], ...] = (
     ("resolution", resolution),
     ("name", name_resolution),

@@ -1,9 +1,9 @@
-"""The links of the chain that let us in: keys, certificates, tickets, secrets, the budget of failures.
+"""The links about credentials: keys, certificates, tickets, secrets, the budget of failures.
 
-Each link is a function that gives one `Finding` for `ossh doctor`. Nothing logs in, and no secret is shown.
+Each link is a function that returns one `Finding` for `ossh doctor`. Nothing logs in, and no secret is shown.
 
-The trap: `ssh -G` does not tell a value that somebody chose from ssh's default. So what is missing is wrong
-only where nothing else is there to log in by.
+The trap: `ssh -G` does not distinguish a chosen value from ssh's default. So a missing credential is an error
+only if there is no other way to log in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from opensshtransport.prompts.answers import Answer, Ask, Join, Secret, Text, To
 
 
 def agent_environment(destination: Destination) -> dict[str, str]:
-    """The environment by which ssh-add asks the agent that a login would ask."""
+    """The environment in which ssh-add asks the same agent as a login."""
     return login.agent_of(destination, login.agent_environment(runtime_directory()))
 
 
@@ -71,12 +71,12 @@ def keys(destination: Destination) -> Finding:
     if held and any(_fingerprint(path.with_name(f"{path.name}.pub")) in held for path in names):
         return fine(f"the key is in the agent alone; {agent}")
     if not login.offers_keys(resolved):
-        return fine(f"none, and other ways are preferred; {agent}")
+        return fine(f"none, but other ways are preferred; {agent}")
     return warning(f"there is no key {_in_words(names)}; {agent}", Remedy("run: ", "ossh setup"))
 
 
 def _in_words(paths: Sequence[Path]) -> str:
-    """Where the files are that are wanted, each directory once."""
+    """The wanted files in words, each directory once."""
     names: dict[Path, list[str]] = {}
     for path in paths:
         names.setdefault(path.parent, []).append(path.name)
@@ -100,7 +100,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def certificate(destination: Destination) -> Finding:
-    """The certificate that lives longest, and its end."""
+    """The certificate that is valid longest, and its expiry."""
     ends: list[tuple[float, Path, datetime.datetime | None]] = []
     for path in destination.resolved.certificates():
         try:
@@ -112,7 +112,7 @@ def certificate(destination: Destination) -> Finding:
         return fine(NOT_USED)
     _, path, end = max(ends)
     if end is None:
-        return fine(f"{path}, without end")
+        return fine(f"{path}, which never expires")
     gets_one = destination.settings.authentication_script is not None
     return _until(
         str(path),
@@ -123,18 +123,18 @@ def certificate(destination: Destination) -> Finding:
 
 
 def ticket(destination: Destination) -> Finding:
-    """The Kerberos ticket and its end, where the server is asked by GSSAPI."""
+    """The Kerberos ticket and its expiry, if GSSAPI is used."""
     resolved = destination.resolved
     if not resolved.flag("gssapiauthentication"):
         return fine(NOT_USED)
     preferred = resolved.get("preferredauthentications").split(",")
-    # Debian's ssh_config turns it on for everybody; it is needed where nothing else may be tried
+    # Debian's ssh_config turns it on for everybody; it is needed only if nothing else may be tried
     needed = all(method.startswith("gssapi") for method in preferred) or destination.settings.keytab
     end = tools.ticket_end()
     if end is None:
         return broken("there is no ticket", "run: kinit") if needed else fine(NOT_USED)
     if not needed and end < datetime.datetime.now().astimezone():
-        return fine("an old one, and other ways are left")
+        return fine("an expired one, but other ways are left")
     return _until("it", end, min(destination.settings.min_validity, 600), "run: kinit")
 
 
@@ -142,9 +142,9 @@ def _until(what: str, end: datetime.datetime, margin: float, advice: Remedy | st
     now = datetime.datetime.now().astimezone()
     moment = f"{end:%Y-%m-%d %H:%M:%S}"
     if end <= now:
-        return broken(f"{what} ended at {moment}", advice)
+        return broken(f"{what} expired at {moment}", advice)
     if end < now + datetime.timedelta(seconds=margin):
-        return warning(f"{what} ends soon, at {moment}", advice)
+        return warning(f"{what} expires soon, at {moment}", advice)
     return fine(f"{what} is valid until {moment}")
 
 
@@ -161,7 +161,7 @@ def secrets(destination: Destination) -> Finding:
 
 
 def _stored(settings: Settings) -> Iterator[Answer]:
-    """What the answers of the settings are made of; of codes only the seed, as no code must be used up."""
+    """The parts of the answers in the settings; for codes only the seed, because no code must be used up."""
     left: list[Answer | None] = [rule.answer for rule in settings.prompts]
     left += [settings.password, settings.code, settings.pin]
     while left:
@@ -175,7 +175,7 @@ def _stored(settings: Settings) -> Iterator[Answer]:
 
 
 def _ask_nobody(_: Ask) -> Secret:
-    raise SettingsError("a person is to be asked")
+    raise SettingsError("a person is asked for it")
 
 
 def _ignore(_: str) -> None:
@@ -188,16 +188,16 @@ def failed_logins(destination: Destination) -> Finding:
     advice = _LOG_IN
     if spent.failures >= MOST_FAILURES:
         return broken(
-            f"{spent.failures} in a row, the last: {spent.reason}; none is tried without a person", advice
+            f"{spent.failures} in a row, the last: {spent.reason}; no unattended login is tried", advice
         )
     left = spent.until - time.time()
     if spent.failures:
-        pause = f"none without a person for {left:.0f} s" if left > 0 else "another may be tried"
+        pause = f"no unattended login for {left:.0f} s" if left > 0 else "another may be tried"
         return warning(f"{spent.failures} in a row, the last: {spent.reason}; {pause}", advice)
     return fine("none")
 
 
-# In the order in which a login meets them.
+# In the order in which a login needs them.
 LINKS: tuple[tuple[str, Callable[[Destination], Finding]], ...] = (
     ("keys", keys),
     ("certificate", certificate),

@@ -1,7 +1,7 @@
-"""`ossh doctor HOST`: the chain from here to the scheduler, link by link.
+"""`ossh doctor HOST`: the chain from this machine to the scheduler, link by link.
 
-Each link is told as fine, warning or broken, with what was seen and how to fix it. What needs a link
-that is broken is skipped, and says so. Without `login` nothing is ever logged in.
+Each link is reported as fine, warning or broken, with what was seen and how to fix it. A link that needs a
+broken one is skipped, and says so. Without `login` nothing is ever logged in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COLOURS = {"fine": "32", "warning": "33", "broken": "31", "skipped": "2"}
 
 _STATE = max(map(len, _COLOURS))
 
-# What needs which links.
+# Which links need which others.
 _NEEDS = {
     "ssh_config": ("openssh",),
     "connection": ("name",),
@@ -38,13 +38,13 @@ _NEEDS = {
 def examine(
     host: str, ssh_config: Path | None = None, *, log_in: bool = False, person: Person | None = None
 ) -> Iterator[Finding]:
-    """Walk the chain; each link gives one finding.
+    """Check the chain; each link gives one finding.
 
     Args:
         host: the destination.
         ssh_config: the configuration file instead of ssh's own, or None.
         log_in: whether a login may be made.
-        person: who may be asked in it.
+        person: who may be asked during it.
     """
     found: dict[str, Finding] = {}
 
@@ -71,7 +71,7 @@ def examine(
     )
     far = FarSide(Master(destination), facts[0]) if destination and facts else None
     for name, remote in after_login.LINKS:
-        yield told(name, lambda ask=remote: ask(far) if far else skipped("needs a live master"))  # type: ignore[misc]
+        yield told(name, lambda ask=remote: ask(far) if far else skipped("needs a running master"))  # type: ignore[misc]
 
 
 def _or_broken(ask: Callable[[], Finding]) -> Finding:
@@ -88,12 +88,14 @@ def _with(destination: Destination | None, ask: Callable[[Destination], Finding]
 
 
 def _master(destination: Destination, facts: list[Facts], *, log_in: bool, person: Person | None) -> Finding:
-    """The master, by a round trip; what is known of it is added to `facts`."""
+    """The master, checked by a round trip; what is known of it is added to `facts`."""
     master = Master(destination)
     listening, live = master.listening(), master.check()
     if live is None and not log_in:
         if listening is None:
-            return skipped("none is running; what follows needs one", Remedy("run: ", "ossh doctor --login"))
+            return skipped(
+                "none is running; the links below need one", Remedy("run: ", "ossh doctor --login")
+            )
         return broken(
             f"the one at {listening} does not answer: the network or the server is gone",
             Remedy("run: ", "ossh login"),
@@ -106,7 +108,7 @@ def _master(destination: Destination, facts: list[Facts], *, log_in: bool, perso
 
 
 def status(findings: Iterable[Finding]) -> int:
-    """The exit status: 0 fine, 1 with warnings, 2 where something is broken."""
+    """The exit status: 0 if all is fine, 1 with warnings, 2 if something is broken."""
     states = {finding.state for finding in findings}
     return 2 if "broken" in states else 1 if "warning" in states else 0
 
@@ -118,12 +120,12 @@ def as_object(finding: Finding) -> dict[str, str]:
 
 
 def text(finding: Finding, *, colour: bool = False, width: int | None = None) -> str:
-    """A finding as a line, and below it what to do.
+    """A finding as a line, and below it how to fix it.
 
     Args:
         finding: what was found.
         colour: whether the state is coloured.
-        width: of the terminal; what is fine is cut to it, so that one screen is enough where all is well.
+        width: of the terminal; fine findings are cut to it, so that one screen is enough if all is well.
     """
     line = f" {finding.link:<17} {finding.seen}"
     if width is not None and finding.state == "fine" and len(line) > width - _STATE:
@@ -136,7 +138,7 @@ def text(finding: Finding, *, colour: bool = False, width: int | None = None) ->
 
 
 def lines(findings: Iterable[Finding], *, colour: bool = False, width: int | None = None) -> Iterator[str]:
-    """Findings as text, each as soon as it is there; a row of which the same is to be said shares a line."""
+    """Findings as text, each as soon as it is known; equal findings in a row share a line."""
     held: list[Finding] = []
     for finding in findings:
         if held and (finding.state, finding.seen) != (held[0].state, held[0].seen):

@@ -9,7 +9,7 @@ from opensshtransport.errors import Remedy
 
 State = Literal["fine", "warning", "broken", "skipped"]
 
-# What needs not be there, and is not.
+# Something optional that is missing.
 NOT_USED = "not used"
 
 _NOTHING = Remedy("")
@@ -17,10 +17,10 @@ _NOTHING = Remedy("")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found at one link.
+    """The result of one link.
 
     Attributes:
-        state: "skipped" where something that it needs is not there.
+        state: "skipped" if something that it needs is missing.
         seen: what was seen, one line; never a secret.
         remedy: how to fix it, if anything.
         link: its name.
@@ -53,5 +53,5 @@ def broken(seen: str, advice: Remedy | str) -> Finding:
 
 
 def skipped(seen: str, advice: Remedy | str = "") -> Finding:
-    """It cannot be told now."""
+    """It cannot be checked now."""
     return Finding("skipped", seen, Remedy.of(advice))

@@ -1,6 +1,6 @@
 """File operations, one request each.
 
-`queries` only look and may be asked again; `changes` are never asked twice.
+`queries` only read and may be repeated; `changes` are never sent twice.
 
 Uses `sessions` and below.
 """

@@ -1,7 +1,8 @@
-"""File operations of a destination, each one request: one round trip, whatever it does there.
+"""File operations of a destination, one request each: one round trip, whatever it does on the host.
 
-What only looks is in `queries`; here is what changes something, and is never asked twice. The remote side
-needs POSIX sh with GNU coreutils, busybox, or a mix of them.
+What only reads is in `queries`; these operations change something, and are never sent twice. Each has a
+function in `remote/files.sh`, and methods in `transport` and `async_transport`. The host needs POSIX sh with
+GNU coreutils, busybox, or a mix of them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from opensshtransport.sessions.requests import Reply
 class Files(Questions):
     """File operations on one destination, from any number of threads.
 
-    Paths are str, bytes or path objects; any name will do. `~` and `~user` are expanded only where a path
-    begins with it, and relative paths are relative to the home directory. All methods raise `OSError`'s own
-    subclasses for what the remote side says, and `ConnectionFailed`'s kinds for the connection; what changes
-    something is never asked twice.
+    Paths are str, bytes or path objects; any name will do. `~` and `~user` are expanded only at the beginning
+    of a path, and relative paths are relative to the home directory. All methods raise `OSError`'s own
+    subclasses for errors on the host, and `ConnectionFailed`'s kinds for the connection; a change is never
+    sent twice.
     """
 
     def _change(self, script: str, *paths: PathLike, payload: bytes = b"", slow: bool = False) -> None:
@@ -63,7 +64,7 @@ class Files(Questions):
             or (tilde(text) and tilde(plain) == plain)
             or posixpath.basename(plain) == ".."
         ):
-            raise SettingsError(f"{text!r} is not to be removed", advice="name a directory below it")
+            raise SettingsError(f"{text!r} is never removed", advice="name a directory below it")
         try:
             self._change("rmtree", text.rstrip("/"), slow=True)
         except OSError as reason:
@@ -111,11 +112,11 @@ class Files(Questions):
         self._change("rename", source, destination)
 
     def replace(self, source: PathLike, destination: PathLike) -> None:
-        """As os.replace, which is `rename` there."""
+        """As os.replace, which is the same as `rename` on the host."""
         self.rename(source, destination)
 
     def symlink(self, target: PathLike, path: PathLike) -> None:
-        """As os.symlink: `path` becomes a link to `target`, which is taken as it is."""
+        """As os.symlink: `path` becomes a link to `target`, which is used as it is."""
         text = path_text(target)
         if not text:
             raise self._error(errno.ENOENT, target, path)
@@ -127,10 +128,10 @@ class Files(Questions):
         Args:
             path: what is changed; a link is followed.
             mode: bits, or words as chmod(1) takes them, like `u+x,go-w`.
-            recursive: all of a tree.
+            recursive: the whole tree.
         """
         if isinstance(mode, str) and not _MODE.fullmatch(mode):
-            raise SettingsError(f"{mode!r} is no mode", advice="write it as for chmod, like u+x,go-w")
+            raise SettingsError(f"{mode!r} is not a mode", advice="write it as for chmod, like u+x,go-w")
         # chmod(1) keeps a directory's setgid bit where there are less than five digits
         text = mode if isinstance(mode, str) else f"{mode:05o}"
         self._change(f"chmod {'-R ' if recursive else ''}-- {text}", path, slow=recursive)
@@ -149,7 +150,7 @@ class Files(Questions):
         if group is not None:
             owner += f":{group}"
         if not owner:
-            raise SettingsError("neither user nor group", advice="give one of them")
+            raise SettingsError("neither user nor group is given", advice="give one of them")
         options = ("-h " if not follow_symlinks else "") + ("-R " if recursive else "")
         reply = self._reply(
             f"chown {options}-- {shlex.quote(owner)} {quoted(path)}", reads=False, slow=recursive
@@ -180,15 +181,15 @@ class Files(Questions):
     ) -> None:
         """Copy a file or a tree on the server, as `cp -r` does.
 
-        A new file or tree appears under its name when it is complete; one that is there stays the same file
-        (see `Transport.put`), and a tree is merged.
+        A new file or tree appears under its name when it is complete; an existing file stays the same file
+        (see `Transport.put`), and an existing tree is merged.
 
         Args:
-            source: a file, a directory or a link; `DIR/.` is what is in a directory.
+            source: a file, a directory or a link; `DIR/.` is the content of a directory.
             destination: its new name, or a directory that exists.
             dereference: copy what links lead to.
-            preserve: keep modes, times, and owners as far as that is allowed; hard links within a tree.
-            follow_source: copy what a link leads to that is the source itself, as `cp -rH`.
+            preserve: keep modes, times, owners if permitted, and hard links within a tree.
+            follow_source: if the source itself is a link, copy what it leads to, as `cp -rH` does.
         """
         follows = "L" if dereference else "H" if follow_source else "P"
         options = f"-r{follows}" + ("p" if preserve else "")
@@ -212,15 +213,15 @@ class Files(Questions):
     # -- content -------------------------------------------------------------------------------------------
 
     def write_bytes(self, path: PathLike, content: bytes, *, mode: int = 0o666, exist_ok: bool = True) -> int:
-        """Write a file, which appears with all of its content or not at all; gives the number of bytes.
+        """Write a file, which appears with all of its content or not at all; returns the number of bytes.
 
-        A file that is there keeps its mode; a link is followed.
+        An existing file keeps its mode; a link is followed.
 
         Args:
             path: the file.
-            content: what it holds then.
+            content: its new content.
             mode: of a new file, less the umask.
-            exist_ok: whether a file that is there is replaced.
+            exist_ok: whether an existing file is replaced.
         """
         self._change(f"write {len(content)} {mode:o} '{_flag(exist_ok)}'", path, payload=bytes(content))
         return len(content)
@@ -228,14 +229,14 @@ class Files(Questions):
     def write_text(
         self, path: PathLike, content: str, encoding: str = "utf-8", errors: str = "strict"
     ) -> int:
-        """As `write_bytes`, for text; gives the number of characters."""
+        """As `write_bytes`, for text; returns the number of characters."""
         self.write_bytes(path, content.encode(encoding, errors))
         return len(content)
 
     def append(self, path: PathLike, content: bytes) -> None:
-        """Add to the end of a file, which is made where there is none.
+        """Append to a file, which is created if missing.
 
-        Nothing is added before all of the content is there; a full disk may cut it.
+        Nothing is appended before all of the content has arrived; a full disk may cut it short.
         """
         self._change(f"append {len(content)}", path, payload=bytes(content))
 

@@ -1,10 +1,10 @@
-"""What is asked of the files of a destination and changes nothing: one request each, one round trip.
+"""File operations of a destination that change nothing: one request each, one round trip.
 
 Names follow `os`, `pathlib` and `shutil`; errors are `OSError`'s own subclasses with the host's errno and
-`HOST:path` as the file name. A question may be asked again after a lost connection.
+`HOST:path` as the file name. They may be repeated after a lost connection.
 
-The trap: what programs say is in the C locale there, so it can be read; but only the end of the last line,
-where strerror(3) speaks, since file names can look like anything.
+The trap: programs run in the C locale, so their messages can be parsed; but only the end of the last line,
+which comes from strerror(3), because file names can look like anything.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from opensshtransport.sessions.shell_pool import Shells
 
 
 class Questions:
-    """What can be asked about the files of one destination, from any number of threads."""
+    """The queries about the files of one destination, from any number of threads."""
 
     def __init__(self, shells: Shells, *, timeout: float | None = None) -> None:
         """Nothing is opened yet.
 
         Args:
-            shells: where to ask.
-            timeout: seconds that one operation may take; None forever.
+            shells: which to ask.
+            timeout: seconds that one operation may take; None for no limit.
         """
         self._shells = shells
         self._timeout = timeout
@@ -46,7 +46,7 @@ class Questions:
     def _request(
         self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False, mark: str = ""
     ) -> Request:
-        # where another user sees the mark (ps), it is worth nothing any more
+        # if another user sees the mark (with ps), it is useless
         marks = (f"m={mark} " if mark else "") + ("" if reads else f"d={secrets.token_hex(6)}")
         return Request(script=f"{marks}\n{script}", payload=payload, reads=reads, slow=slow)
 
@@ -65,7 +65,7 @@ class Questions:
         slow: bool = False,
         mark: str = "",
     ) -> bytes:
-        """Ask, with paths as the last words, and give what was printed."""
+        """Ask, with paths as the last words; returns what was printed."""
         for path in paths:
             if not os.fsdecode(path):
                 raise self._error(errno.ENOENT, path)
@@ -105,7 +105,7 @@ class Questions:
         return self.stat(path, follow_symlinks=False)
 
     def exists(self, path: PathLike) -> bool:
-        """As os.path.exists: False for a symlink that leads nowhere."""
+        """As os.path.exists: False for a dangling symlink."""
         return self._test("e", path)
 
     def lexists(self, path: PathLike) -> bool:
@@ -130,7 +130,7 @@ class Questions:
         return os.fsdecode(self._ask("link_", path))
 
     def realpath(self, path: PathLike) -> str:
-        """As os.path.realpath: what does not exist at the end is kept."""
+        """As os.path.realpath: a missing part at the end is kept."""
         found, _, rest = os.fsdecode(self._ask("resolved", path)).partition("\0")
         return posixpath.normpath(posixpath.join(found, rest)) if rest else found
 
@@ -157,7 +157,7 @@ class Questions:
         """Bytes in the regular files of a tree, or of one file; links are not followed.
 
         Raises:
-            OSError: of the first that cannot be read, or is beyond PATH_MAX.
+            OSError: for the first directory that cannot be read, or is beyond PATH_MAX.
         """
         reply = self._replied("size", path)
         for number, place in unlisted(reply.errors, os.fsdecode(path).rstrip("/")):
@@ -165,7 +165,7 @@ class Questions:
         return int(reply.out or 0)
 
     def _replied(self, script: str, path: PathLike, mark: str = "") -> Reply:
-        """As `_ask`, with what was said beside what was printed."""
+        """As `_ask`, but also returns what was printed on stderr."""
         if not os.fsdecode(path):
             raise self._error(errno.ENOENT, path)
         reply = self._reply(f"{script} {quoted(path)}", slow=True, mark=mark)
@@ -178,7 +178,7 @@ class Questions:
     ) -> str:
         """The checksum of a file's content, in hexadecimal digits."""
         if algorithm not in {"sha256", "sha1", "sha512", "md5"}:
-            raise SettingsError(f"no algorithm {algorithm!r}", advice="use sha256, sha1, sha512 or md5")
+            raise SettingsError(f"unknown algorithm {algorithm!r}", advice="use sha256, sha1, sha512 or md5")
         said = self._ask(f"checksum {algorithm}sum", path, slow=True)
         # a name with a newline or a backslash puts one before the sum
         return said.split()[0].removeprefix(b"\\").decode("ascii")
@@ -188,13 +188,13 @@ class Questions:
     def _many(
         self, script: str, paths: Iterable[PathLike], *, reads: bool = True, mark: str = ""
     ) -> tuple[list[str], list[Reply]]:
-        """Ask the same about many paths, which the remote side reads on stdin; in one round trip."""
+        """Ask the same about many paths, which are read on stdin; in one round trip."""
         names = [self._plain(path) for path in paths]
         requests = [self._request(script, payload=chunk, reads=reads, mark=mark) for chunk in chunks(names)]
         return names, self._shells.ask_all(requests, timeout=self._timeout)
 
     def _plain(self, path: PathLike) -> str:
-        """A path that is not read by sh."""
+        """A path that sh does not parse."""
         text = path_text(path)
         if user := tilde(text):
             home = self.home() if user == "~" else os.fsdecode(self._ask("printf %s", user))
@@ -202,10 +202,10 @@ class Questions:
         return f"./{text}" if text.startswith("-") else text
 
     def stat_many(self, paths: Iterable[PathLike], *, follow_symlinks: bool = True) -> list[Stat | None]:
-        """As `stat` for thousands of paths in one round trip; None where nothing is there.
+        """As `stat` for thousands of paths in one round trip; None for what does not exist.
 
         Raises:
-            OSError: of what is there but cannot be looked at.
+            OSError: for what exists but cannot be looked at.
         """
         option = "-L " if follow_symlinks else ""
         mark = _mark()
@@ -217,7 +217,7 @@ class Questions:
             numbers = {errno_of(line) for line in reply.errors.splitlines()}
             doubtful = doubtful or bool(numbers - _NOTHING_THERE)
         missing = [name for name in dict.fromkeys(names) if name and name not in found] if doubtful else []
-        # which one it is, is asked again: rare, and exact
+        # ask again which one it is: rare, and exact
         asked = [self._request(f"stat_ {option}{shlex.quote(name)}", mark=mark) for name in missing]
         for name, reply in zip(missing, self._shells.ask_all(asked, timeout=self._timeout), strict=True):
             if reply.status and errno_of(reply.errors) not in _NOTHING_THERE:
@@ -229,7 +229,7 @@ class Questions:
         names, replies = self._many("exist", paths)
         for reply in replies:
             if reply.status:
-                # something has killed what looks
+                # something has killed the program that looks
                 raise self._failed(reply)
         told = iter(b"".join(reply.out for reply in replies))
         return [bool(name) and next(told) == ord("1") for name in names]
@@ -247,7 +247,7 @@ class Questions:
         return sorted(os.fsdecode(name).rpartition("/")[2] for name in reply.out.split(b"\0") if name)
 
     def scandir(self, path: PathLike = ".") -> list[DirEntry]:
-        """As os.scandir, sorted: names together with what lstat tells of them."""
+        """As os.scandir, sorted: names together with what lstat returns for them."""
         mark = _mark()
         reply = self._replied("scan", path, mark)
         ((top, entries),) = parse_trees(reply.out, mark).items()
@@ -262,13 +262,13 @@ class Questions:
     def scantree(
         self, path: PathLike = ".", *, onerror: Callable[[OSError], object] | None = None
     ) -> dict[str, DirEntry]:
-        """As `scandir` for all that is below a directory, by the path below it; in one round trip.
+        """As `scandir` for everything below a directory, by the path below it; in one round trip.
 
-        What is in directories that cannot be read, or beyond PATH_MAX, is missing.
+        The content of directories that cannot be read, or are beyond PATH_MAX, is missing.
 
         Args:
             path: the directory.
-            onerror: is told of what is missing, as that of os.walk.
+            onerror: called for what is missing, as that of os.walk.
         """
         entries, closed, gaps = self._tree(path)
         for number, below in [*((errno.EACCES, name) for name in sorted(closed)), *gaps]:
@@ -286,7 +286,7 @@ class Questions:
         gaps = unlisted(reply.errors, top, closed)
         skip = len(top) + 1
         below = {name[skip:] for name in closed}
-        # of one that is beyond PATH_MAX find has told
+        # find has reported one that is beyond PATH_MAX
         return entries, below & entries.keys(), [(number, place[skip:]) for number, place in gaps]
 
     def walk(
@@ -296,7 +296,7 @@ class Questions:
         onerror: Callable[[OSError], object] | None = None,
         followlinks: bool = False,
     ) -> Iterator[tuple[str, list[str], list[str]]]:
-        """As os.walk, sorted; the tree comes in one round trip, and each link that is followed in one."""
+        """As os.walk, sorted; the tree takes one round trip, and each link that is followed another one."""
         start = os.fsdecode(top)
         try:
             entries, unreadable, gaps = self._tree(top)
@@ -349,7 +349,7 @@ class Questions:
             SettingsError: the pattern is empty.
         """
         if not pattern or "\0" in pattern:
-            raise SettingsError(f"no pattern: {pattern!r}", advice="give one, like *.out")
+            raise SettingsError(f"not a pattern: {pattern!r}", advice="give one, like *.out")
         if root is not None:
             base = posixpath.join(os.fsdecode(root), "")
         elif user := tilde(pattern):
@@ -369,9 +369,9 @@ class Questions:
         return self.glob(f"**/{pattern}", root=root)
 
     def _glob_names(self, base: str, parts: Sequence[str], directories: bool) -> set[str]:
-        """For a pattern without `**`: sh expands a wider one, which is filtered here."""
+        """For a pattern without `**`: sh expands a wider one, and we filter the result."""
         wider = [quoted(base or "./") + word + ("/" if directories else "") for word in words(parts)]
-        # the expanded base goes first, to be known here
+        # the expanded base comes first, so that we know it
         raw = self._ask(f"printf '%s\\0' {quoted(base or './')}; matching {' '.join(wider)}", slow=True)
         top, *names = [os.fsdecode(name) for name in raw.split(b"\0")[:-1]]
         found = set()
@@ -398,7 +398,7 @@ class Questions:
             names, links = select(entries, rest)
             for name in names:
                 entry = entries.get(name)
-                # a `**` at the end takes no link for a directory
+                # a `**` at the end does not take a link for a directory
                 if not directories or entry is None or entry.is_dir(follow_symlinks=rest[-1] != "**"):
                     found.add(posixpath.join(start, name).rstrip("/") if name else start.rstrip("/") or start)
             for link, remaining in links:
@@ -413,7 +413,7 @@ class Questions:
         return self._ask("read_", path)
 
     def read_text(self, path: PathLike, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The content of a file as text, with line ends as they are."""
+        """The content of a file as text, with line endings unchanged."""
         return self.read_bytes(path).decode(encoding, errors)
 
     def head(self, path: PathLike, lines: int = 10, *, size: int | None = None) -> bytes:
@@ -425,15 +425,15 @@ class Questions:
         return self._ask(f"part tail {_amount(lines, size)}", path)
 
 
-# What is not there, for `stat_many`.
+# A missing path, for `stat_many`.
 _NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, None}
 
-# What `names` ends with where the directory itself is there.
+# The status of `names` if the directory itself exists.
 _SOMETHING_TOLD = 3
 
 
 def _only_gone(reply: Reply) -> bool:
-    """Whether all that went wrong with a listing is that names have gone while it was read."""
+    """Whether the only problem of a listing is that names disappeared while it was read."""
     told = reply.errors.splitlines()
     return reply.status == _SOMETHING_TOLD and {errno_of(line) for line in told} == {errno.ENOENT}
 
@@ -444,5 +444,5 @@ def _mark() -> str:
 
 def _amount(lines: int, size: int | None) -> str:
     if (lines if size is None else size) < 0:
-        raise SettingsError("a negative number of lines or bytes", advice="give how many are wanted")
+        raise SettingsError("a negative number of lines or bytes", advice="give 0 or more")
     return f"-n {lines}" if size is None else f"-c {size}"

@@ -1,11 +1,12 @@
 """Whether a process is at work, as /proc shows it: a master that does not answer in time may only be busy.
 
-A copy that fills a slow link delays each answer by what waits in the queues before it, and a machine with too
-much to do delays everything. What is at work moves bytes, or waits for a processor; what hangs does neither.
+A copy that fills a slow link delays each answer by what waits in the queues before it, and an overloaded
+machine delays everything. A working process moves bytes, or waits for a processor; one that hangs does
+neither.
 
-The trap: on a network that has gone, what is sent still fits into buffers for a moment. So the two looks are
-taken when some time has passed, and a few bytes, such as those of the question itself, prove nothing.
-Without /proc (macOS) nothing is seen, and nobody is taken for busy.
+The trap: when the network is gone, what is sent still fits into buffers for a moment. So some time passes
+between the two looks, and a few bytes, such as those of the question itself, prove nothing. Without /proc
+(macOS) nothing is visible, and no process counts as busy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 # More than a question, its answer and a sign of life have together.
 _SIGN_OF_WORK = 4096
 
-# Of the time in question, how much of it spent in the queue for a processor says that there are too few.
+# The share of time spent waiting for a processor from which on the machine counts as overloaded.
 _MOSTLY = 0.25
 
 
@@ -28,7 +29,7 @@ class Activity:
     Attributes:
         state: its letter in proc_pid_stat(5).
         moved: bytes that it has read and written, sockets and pipes among them (proc_pid_io(5)).
-        queued: bytes in its TCP connections that nobody has acknowledged.
+        queued: bytes in its TCP connections that were not acknowledged.
         waited: seconds in which it could have run, but no processor was free.
     """
 
@@ -44,7 +45,7 @@ class Activity:
 
 
 def look(pid: int) -> Activity | None:
-    """What a process has done until now; None where there is none, or where the system does not tell."""
+    """What a process has done until now; None if there is none, or the system does not say."""
     process = Path(f"/proc/{pid}")
     try:
         state = (process / "stat").read_text().rpartition(")")[2].split()[0]
@@ -79,7 +80,7 @@ def at_work(before: Activity | None, after: Activity | None, seconds: float) -> 
     Args:
         before: the first look.
         after: the second one.
-        seconds: what lies between them.
+        seconds: the time between them.
     """
     if before is None or after is None:
         return False

@@ -1,8 +1,8 @@
-"""Our own stdin, stdout and stderr, as they are given to a program that works through the master.
+"""Our own stdin, stdout and stderr, as passed to a program that works through the master.
 
-ssh hands its descriptors to the master, which serves everybody. The traps: a terminal whose output nobody
-takes makes the master wait; it goes on reading one that another job has by now; and it sets pipes not to wait
-for their readers, which is then so for every program that shares them (open(2), O_NONBLOCK).
+ssh passes its descriptors to the master, which serves everybody. The traps: a terminal that takes no output
+blocks the master; the master goes on reading a terminal that another job has by now; and it sets O_NONBLOCK
+on pipes (open(2)), which then affects every program that shares them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO
 
-# Seconds after which it is looked again whether the terminal is ours.
+# Seconds between checks whether the terminal is ours.
 _LOOK = 0.5
 
 _PIECE = 1 << 16
 
 
 def plug() -> None:
-    """Make what is closed of 0, 1 and 2 empty, as ssh does: else the next file that is opened would be it.
+    """Open those of 0, 1 and 2 that are closed to nothing, as ssh does: the next file could get their number.
 
-    bash leaves the script on 2, to be read, where 2 was closed.
+    If 2 was closed, bash leaves the script open on it, for reading.
     """
     for number, (name, mode, unfit) in enumerate(
         (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_RDONLY))
@@ -42,14 +42,15 @@ def plug() -> None:
         if null != number:
             os.close(null)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as we are here
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - stays open as long as we run
 
 
 @contextmanager
 def opened_anew() -> Iterator[list[int | None]]:
-    """Open our terminals, and the pipes that we write to, once more, never to be waited for.
+    """Open our terminals, and the pipes that we write to, once more, without blocking.
 
-    Gives the descriptors for 0, 1 and 2; None where ours will do, or where the system does not let us.
+    Returns the descriptors for 0, 1 and 2; None for those that can be used as they are, or that the system
+    does not let us open.
     """
     anew: list[int | None] = []
     try:
@@ -67,14 +68,14 @@ def opened_anew() -> Iterator[list[int | None]]:
 def _anew(number: int) -> int | None:
     if os.isatty(number):
         return os.open(os.ttyname(number), os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
-    # elsewhere than on Linux that would be the same, not opened anew
+    # on other systems than Linux this would duplicate the descriptor, not open it anew
     if number and sys.platform == "linux" and stat.S_ISFIFO(os.fstat(number).st_mode):
         return os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK)
     return None
 
 
 def in_background(terminal: int = 0) -> bool:
-    """Whether another job has the terminal. One that does not control us has no jobs of ours."""
+    """Whether another job has the terminal. A terminal that does not control us has no jobs of ours."""
     try:
         return os.tcgetpgrp(terminal) not in {0, os.getpgrp()}
     except OSError:
@@ -86,12 +87,12 @@ def wait_for_terminal() -> None:
     while in_background():
         os.killpg(os.getpgrp(), signal.SIGTTOU)
         if in_background():
-            # that signal is ignored, or nobody is there to let us go on
+            # the signal is ignored, or nobody could continue us
             time.sleep(1)
 
 
 class Typed:
-    """What is typed at our terminal, on its way into a pipe.
+    """Passes what is typed at our terminal into a pipe.
 
     The trap: in the background a read would stop the whole job; here it fails, and is tried again.
     """
@@ -117,7 +118,7 @@ class Typed:
         os.close(self._terminal)
 
     def wait(self, sources: list[int], seconds: float | None) -> list[int]:
-        """Move what is typed until one of these can be read, or the time is over; gives those that can.
+        """Pass on what is typed until one of these can be read, or the time is over; returns those that can.
 
         It may return early with none.
         """

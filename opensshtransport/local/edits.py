@@ -1,4 +1,4 @@
-"""Files of the person's, changed as shown: the old one is kept, and comes back where the new one fails."""
+"""The user's files, changed as shown: the old one is kept, and restored if the new one fails."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from opensshtransport.local.locks import replace_file
 
 
 def text_of(file: Path) -> str:
-    """What is in a file, byte for byte; "" where there is none."""
+    """The content of a file, byte for byte; "" if it does not exist."""
     return file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
 
 
 def difference(before: str, after: str, file: Path) -> Iterator[str]:
     """The lines of a unified diff."""
     return difflib.unified_diff(
-        before.splitlines(), after.splitlines(), str(file), f"{file} (new)", lineterm="", n=2
+        before.splitlines(), after.splitlines(), str(file), f"{file} (after the change)", lineterm="", n=2
     )
 
 
 @contextlib.contextmanager
 def replaced(file: Path, text: str, kept: set[Path]) -> Iterator[None]:
-    """Put a new text in place, for good if the block does not raise; else the old one comes back.
+    """Replace the text of a file; if the block raises an error, the old text is restored.
 
     Args:
         file: a link to a file elsewhere (dotfiles) stays one.
         text: the new text.
-        kept: files whose old text has been kept in this run already: once is enough.
+        kept: files whose old text was already kept in this run: once is enough.
     """
     file = file.resolve()
     if not file.parent.exists():

@@ -14,7 +14,7 @@ from opensshtransport.local.trust import open_ours
 
 
 def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file that others read at any time: complete under its name, or the old one."""
+    """Write a file that others may read at any time: they see the new one complete, or the old one."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -27,20 +27,20 @@ def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold a lock file, which a crash releases; gives its descriptor.
+    """Hold a lock file, which a crash releases; yields its descriptor.
 
     Raises:
-        BlockingIOError: somebody else holds it, and we were not to wait.
+        BlockingIOError: another process holds it, and the caller does not wait.
         SettingsError: the file is not ours alone.
     """
     held = False
     while not held:
-        # it may have been removed with all that was in it
+        # it may have been removed with everything in it
         path.parent.mkdir(mode=0o700, exist_ok=True)
         file = open_ours(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # else the file was removed while we waited, and others hold another one of that name
+            # otherwise the file was removed while we waited, and others hold another one of that name
             held = _is_named(file, path)
             if held:
                 yield file
@@ -58,7 +58,7 @@ def _is_named(file: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def alarm_after(seconds: float) -> Iterator[None]:
-    """Interrupt a system call of the main thread after some seconds by TimeoutError."""
+    """Interrupt a system call of the main thread after some seconds, with TimeoutError."""
 
     def ring(_signal: int, _frame: object) -> None:
         raise TimeoutError

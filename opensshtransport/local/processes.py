@@ -1,7 +1,7 @@
-"""A process and all that it has started, also what has begun a session of its own.
+"""A process and everything that it has started, including processes with sessions of their own.
 
-The trap: what leaves its process group (sshd's children do) is known by parentage alone, and only while the
-parents live. So a family is frozen first, then looked at, and then ended.
+The trap: a process that leaves its process group, as sshd's children do, is known only by its parents, and
+only while they are alive. So a family is stopped first, then examined, then ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-END_WITHIN = 2.0  # seconds for what is asked to end, before it is killed
+END_WITHIN = 2.0  # seconds to end after SIGTERM, before SIGKILL
 
 _POLL = 0.005  # seconds
 
@@ -22,7 +22,7 @@ _POLL = 0.005  # seconds
 def end_family(root: int) -> None:
     """End a process and its descendants: SIGTERM, then 2 seconds, then SIGKILL.
 
-    What has daemonized, so that its parent is gone, keeps running.
+    A daemonized process, whose parent is gone, keeps running.
     """
     family = _freeze(root)
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -34,7 +34,7 @@ def end_family(root: int) -> None:
 
 
 def _processes() -> dict[int, tuple[int, str]]:
-    """Every living process: its parent, and when it began, without which a number may mean another one."""
+    """Every process: its parent, and when it began, as a number alone may mean another process."""
     if not Path("/proc/self/stat").exists():
         listed = subprocess.run(
             ["ps", "-axo", "pid=,ppid=,lstart="], capture_output=True, text=True, check=True
@@ -54,7 +54,7 @@ def _processes() -> dict[int, tuple[int, str]]:
 
 
 def _freeze(root: int) -> dict[int, str]:
-    """Stop a process and its descendants until no new one turns up; tell when each began."""
+    """Stop a process and its descendants until no new one turns up; returns when each began."""
     family: dict[int, str] = {}
     while True:
         new = {

@@ -1,7 +1,7 @@
-"""What each setting means: the one table that the manual's page of settings is made from (`scripts/manual`).
+"""What each setting means: the table from which `scripts/manual` makes the manual's page of settings.
 
-The defaults are those of `settings.Settings`, and what is accepted is decided by its readers; a test holds
-the three together.
+The defaults are those of `settings.Settings`, and its readers decide what is accepted; a test compares the
+three.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a destination is set to, and the directories in which everything is kept.
+"""The settings of a destination, and the directories in which everything is kept.
 
 Settings say how to log in and how long a login lasts. Host names, users, ports, jumps and keys are never
-repeated here: they are in ssh_config. As in ssh_config(5) the first table whose pattern matches and which
-has a value decides, so particular hosts stand before general ones.
+repeated here: they are in ssh_config. As in ssh_config(5), the first table that matches and has a value
+decides, so particular hosts come before general ones.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ APPLICATION = "opensshtransport"
 # sun_path holds 108 bytes on Linux and 104 on macOS; ssh binds PATH plus 17 bytes and renames it.
 LONGEST_SOCKET_PATH = 86
 
-# What it connects to may be longer, as the links of `aliases` are, with the 40 digits that ssh makes of `%C`.
+# A path to connect to may be longer, such as the links of `aliases`, with the 40 digits that ssh makes from
+# `%C`.
 _LONGEST_LINK_PATH = 103 if sys.platform == "darwin" else 107
 
 _LINK_NAME = len("/names/0123456789ab.d/") + 40
 
-# Anybody may write there; so the directory's owner and mode are checked.
+# Anybody may write to /tmp; so the directory's owner and mode are checked.
 _FALLBACK = Path("/tmp")  # noqa: S108 - for that reason
 
 # ssh keeps times in an int.
@@ -55,17 +56,17 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "afs", "lustre", "gpfs", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What one destination is set to. Times are in seconds.
+    """The settings of one destination. Times are in seconds.
 
     Attributes:
         ssh, scp, sftp: the OpenSSH programs, a name on PATH or a path.
-        persist: how long an idle master stays; 0 forever (ControlPersist).
-        server_alive_interval, server_alive_count_max: as in ssh_config(5); None keeps what ssh_config
-            says, or a minute in all where it says nothing.
-        connect_timeout: for TCP and the banner (ConnectTimeout), where ssh_config says nothing.
+        persist: how long an idle master stays (ControlPersist); 0 means no limit.
+        server_alive_interval, server_alive_count_max: as in ssh_config(5); None keeps what ssh_config says,
+            or a minute in all if it says nothing.
+        connect_timeout: for TCP and the banner (ConnectTimeout), if ssh_config says nothing.
         check_timeout: how long a live master may take to answer over the network.
         login_timeout: how long a login may take, the person's answers included.
-        max_sessions: sessions open at once, over all processes.
+        max_sessions: sessions open at once, across all processes.
         forwards: whether the master makes the forwardings of ssh_config.
         authentication_script: an executable that is run before a login, or None.
         script_timeout: how long it may take, the person's answers included.
@@ -73,8 +74,8 @@ class Settings:
         keytab: a Kerberos keytab to get a ticket from, or None.
         login_hook: a shell command, run once when only a person can go on, or "".
         prompts: rules that answer prompts, in order.
-        password, code, pin: what the rules for known centres need; None where it is not set.
-        second_factor: "push" or "code", where a centre offers both; "" for a code if there is one.
+        password, code, pin: what the rules for known centres need; None if not set.
+        second_factor: "push" or "code", if a centre offers both; "" for a code if there is one.
     """
 
     ssh: str = "ssh"
@@ -101,7 +102,7 @@ class Settings:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """The rules that answer prompts: the person's own, then those for known centres."""
+        """The rules that answer prompts: the user's own, then those for known centres."""
         return (*self.prompts, *self.known_rules)
 
     @property
@@ -216,9 +217,10 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
 
 
 def matches(host: str, patterns: str) -> bool:
-    """Tell whether a host matches a pattern list. Source: ssh_config(5), PATTERNS.
+    """Whether a host matches a pattern list. Source: ssh_config(5), PATTERNS.
 
-    Patterns are parted by blanks or commas; one that begins with `!` and matches makes the whole list fail.
+    Patterns are separated by blanks or commas; one that begins with `!` and matches makes the whole list
+    fail.
     """
     found = False
     for pattern in re.split(r"[\s,]+", patterns.strip()):
@@ -235,20 +237,20 @@ def config_file() -> Path:
 
 
 def shared_file(ssh_config: Path | None) -> Path:
-    """What an ssh_config file includes for the names that are shared; None is the person's own file."""
+    """The file that an ssh_config file includes for shared names; None is the user's own ssh_config."""
     name = "ssh_config" if ssh_config is None else "ssh_config" + str(ssh_config).replace("/", ",")
     return config_file().with_name(name)
 
 
 def load(host: str, file: Path | None = None, overrides: Mapping[str, object] | None = None) -> Settings:
-    """Read what a destination is set to.
+    """Read the settings of a destination.
 
-    Every table of the file is checked, also those of other hosts, so that a mistake shows at once.
+    Every table of the file is checked, even those of other hosts, so that a mistake shows at once.
 
     Args:
         host: the destination as the caller names it.
         file: another file than the user's own.
-        overrides: settings that count before those of the file, with values as they stand there.
+        overrides: settings that take precedence over the file, with values of the same types.
 
     Raises:
         SettingsError: the file cannot be read, or a key or value in it is wrong.
@@ -262,30 +264,35 @@ def load(host: str, file: Path | None = None, overrides: Mapping[str, object] | 
     except FileNotFoundError:
         tree = {}
     except (OSError, ValueError) as reason:
-        raise SettingsError(f"{file} cannot be read: {reason}", advice="correct that file") from reason
+        raise SettingsError(
+            f"{file} cannot be read: {reason}", topic="settings", advice="correct that file"
+        ) from reason
     unknown = tree.keys() - {"host"}
     if unknown:
         raise SettingsError(
-            f"{file}: there is no key {min(unknown)!r}",
-            advice='settings stand in tables [host."PATTERN"]',
+            f"{file}: unknown key {min(unknown)!r}",
+            topic="settings",
+            advice='put settings into tables [host."PATTERN"]',
         )
     tables = tree.get("host", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise SettingsError(
-            f"{file}: host is not a table", advice='settings stand in tables [host."PATTERN"]'
+            f"{file}: host is not a table",
+            topic="settings",
+            advice='put settings into tables [host."PATTERN"]',
         )
     for patterns, table in tables.items():
         checked = {key: _read(key, value, f'{file}: host."{patterns}".{key}') for key, value in table.items()}
         if matches(host, patterns):
             values = {**checked, **values}
     settings = Settings(**values)
-    # a wrong combination shows now, not in the midst of a login
+    # a wrong combination shows now, not during a login
     _ = settings.rules
     return settings
 
 
 def _check_owner(file: Path) -> None:
-    """Refuse what somebody else may have written, as ssh does for its own (ssh_config(5), FILES).
+    """Refuse a file that somebody else may have written, as ssh does for its own (ssh_config(5), FILES).
 
     Raises:
         SettingsError: others own it, or may write to it.
@@ -296,17 +303,23 @@ def _check_owner(file: Path) -> None:
         return
     if about.st_uid not in {os.getuid(), 0}:
         raise SettingsError(
-            f"{file} belongs to user {about.st_uid}", advice="it can have programs run: remove it"
+            f"{file} belongs to user {about.st_uid}",
+            topic="security",
+            advice="it can make programs run: remove it",
         )
     if about.st_mode & 0o022:
-        raise SettingsError(f"others may write to {file}", advice=f"run: chmod go-w {shlex.quote(str(file))}")
+        raise SettingsError(
+            f"others may write to {file}",
+            topic="security",
+            advice=f"run: chmod go-w {shlex.quote(str(file))}",
+        )
 
 
 def _read(key: str, value: object, where: str) -> object:
     try:
         if key not in _READERS:
             known = ", ".join(sorted(_READERS))
-            raise SettingsError(f"{where} is not a setting", advice=f"known are: {known}")
+            raise SettingsError(f"{where} is not a setting", advice=f"known settings: {known}")
         return _READERS[key](value, where)
     except SettingsError as error:
         error.topic = "settings"
@@ -314,24 +327,24 @@ def _read(key: str, value: object, where: str) -> object:
 
 
 def state_directory() -> Path:
-    """The directory of what outlives a reboot (audit log, failure counts): 0700, made when missing."""
+    """The directory of what survives a reboot (audit log, failure counts): 0700, created if missing."""
     return private_directory(Path(platformdirs.user_state_dir(APPLICATION)))
 
 
 def runtime_directory() -> Path:
-    """The private directory of sockets and locks: 0700, ours, made when missing.
+    """The private directory of sockets and locks: 0700, ours, created if missing.
 
-    The user's runtime directory as platformdirs has it; where that is missing, on a network file system or
-    too long for what lies in there, `/run/user/UID`, then `/tmp/opensshtransport-UID`.
-    `ossh-run` looks in the same three places.
+    The user's runtime directory according to platformdirs; if that is missing, on a network file system or
+    too long for its contents, `/run/user/UID`, then `/tmp/opensshtransport-UID`. `ossh-run` looks in the same
+    three places.
 
     Raises:
-        SettingsError: something else, or somebody else's, stands where the directory should be.
+        SettingsError: something else, or somebody else's directory, is in its place.
     """
     named = os.environ.get("XDG_RUNTIME_DIR")
     candidates = [
         *([Path(named) / APPLICATION] if named and Path(named).is_absolute() else []),
-        # platformdirs warns, and goes elsewhere, where these are not as they should be; so only on macOS
+        # platformdirs warns, and chooses another place, if these are not as they should be; so only on macOS
         Path(platformdirs.user_runtime_dir(APPLICATION))
         if sys.platform == "darwin"
         else Path(f"/run/user/{os.getuid()}") / APPLICATION,
@@ -341,7 +354,7 @@ def runtime_directory() -> Path:
         if (
             len(os.fsencode(candidate)) + _LINK_NAME <= _LONGEST_LINK_PATH
             and parent.is_dir()
-            # after `su` the variable may name another person's
+            # after `su` the variable may name another user's
             and parent.stat().st_uid == os.getuid()
             and os.access(parent, os.W_OK | os.X_OK)
             and _file_system(parent) not in NETWORK_FILE_SYSTEMS
@@ -355,7 +368,7 @@ def private_directory(path: Path) -> Path:
     """Make a directory that only we can enter, or check that it is one.
 
     Raises:
-        SettingsError: it is a link, no directory, or it or something in it belongs to somebody else.
+        SettingsError: it is a link or not a directory, or it or something in it belongs to another user.
     """
     with contextlib.suppress(FileExistsError):
         _make_parents(path.parent)
@@ -365,26 +378,30 @@ def private_directory(path: Path) -> Path:
     if problem in {"", OPEN}:
         if stat.S_IMODE(about.st_mode) != 0o700:
             path.chmod(0o700)
-        # others could leave a socket, or what is read as our own
+        # others could have left a socket, or a file that we would read as our own
         inside = path.iterdir() if about.st_mode & 0o022 else ()
         strangers = {one.lstat().st_uid for one in inside} - {os.getuid()}
         if not strangers:
             return path
-        # so that anyone who looks next looks again
+        # so that the next process checks again
         path.chmod(stat.S_IMODE(about.st_mode))
-        problem = f"could be written to by others, and holds something of user {min(strangers)}"
-    raise SettingsError(f"{path} {problem}", advice="somebody may want to read your sessions: remove it")
+        problem = f"was writable by others, and contains something of user {min(strangers)}"
+    raise SettingsError(
+        f"{path} {problem}",
+        topic="security",
+        advice="somebody may be trying to read your sessions: remove it",
+    )
 
 
 def _make_parents(path: Path) -> None:
-    """Make the directories above one, for ourselves alone (XDG Base Directory Specification)."""
+    """Create the directories above one, for ourselves alone (XDG Base Directory Specification)."""
     if not path.is_dir():
         _make_parents(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _file_system(path: Path) -> str:
-    """The type of the file system that a path is on, or "" where the system does not tell (no /proc)."""
+    """The type of the file system that a path is on, or "" if the system does not say (no /proc)."""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:

@@ -1,8 +1,8 @@
 """Short questions to local programs: ssh's control commands, ssh-keygen, ssh-add, klist.
 
 They go through the package `sh`, which forks inside the calling process: so only single-threaded programs
-(the login process, the command line) may import this module, never the library.
-Each question has a deadline, as a frozen master or agent answers never.
+(the login process, the command line) may import this module, never the library. Each question has a deadline,
+because a frozen master or agent never answers.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from opensshtransport.errors import SettingsError, ToolMissing
 _DEADLINE = 5.0
 
 
-# It logs pieces of what programs print, and some print secrets.
+# `sh` logs pieces of what programs print, and some print secrets.
 logging.getLogger("sh").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a program said. `returncode` is None where it did not end within the deadline."""
+    """What a program printed. `returncode` is None if it did not end within the deadline."""
 
     returncode: int | None
     stdout: str
@@ -50,10 +50,10 @@ def ask(
     Raises:
         ToolMissing: there is no such program.
     """
-    # it brings asyncio along, a third of the time in which a command of ours starts; most ask nothing
+    # it loads asyncio, a third of the start-up time of our commands; most of them ask nothing
     import sh
 
-    # `sh` finds nothing without PATH, as under cron; this looks where the system has its programs then
+    # `sh` finds nothing without PATH, as under cron; this then searches the system's default path
     found = shutil.which(program)
     if found is None:
         raise ToolMissing(f"the program {program!r} was not found", advice="install it")
@@ -64,12 +64,13 @@ def ask(
             *arguments,
             _return_cmd=True,
             _ok_code=list(range(256)),
-            # in the background, as the package's own deadline makes each question take a tenth of a second
+            # in the background, because the package's own deadline makes each question take a tenth of a
+            # second
             _bg=True,
             _bg_exc=False,
             _in=None,
             _tty_out=False,
-            # dates and messages are read by programs
+            # dates and messages are parsed by us
             _env={**os.environ, "LC_ALL": "C", **(env or {})},
         )
     except sh.ForkException:
@@ -90,7 +91,7 @@ def ask(
         return Finished(128 - reason.exit_code, "", "")
     finally:
         timer.cancel()
-        # who forks next has no thread beside it
+        # so that no thread runs when we fork next
         timer.join()
     return Finished(
         done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
@@ -98,9 +99,9 @@ def ask(
 
 
 def control(ssh: str, socket: Path, command: str, timeout: float = _DEADLINE) -> Finished:
-    """Ask a master something locally: `check`, `exit` or `stop` (ssh(1), -O).
+    """Ask a master locally: `check`, `exit` or `stop` (ssh(1), -O).
 
-    `check` does not prove that the network is there; it also resets the ControlPersist timer.
+    `check` does not prove that the network works; it also resets the ControlPersist timer.
     """
     # with -F none a control command needs no configuration, and any host name serves
     path = str(socket).replace("%", "%%")
@@ -108,17 +109,17 @@ def control(ssh: str, socket: Path, command: str, timeout: float = _DEADLINE) ->
 
 
 def master_pid(ssh: str, socket: Path) -> int | None:
-    """The process id of the master that listens at a socket, or None where none answers."""
+    """The process id of the master that listens at a socket, or None if none answers."""
     match = re.search(r"\(pid=(\d+)\)", control(ssh, socket, "check").stderr)
     return int(match[1]) if match else None
 
 
 def certificate_end(certificate: Path) -> datetime.datetime | None:
-    """When an OpenSSH certificate ends (ssh-keygen(1), -L); None for one without end.
+    """When an OpenSSH certificate expires (ssh-keygen(1), -L); None if it never does.
 
     Raises:
         ToolMissing: ssh-keygen is not there.
-        ValueError: it is no certificate.
+        ValueError: it is not a certificate.
     """
     reply = ask("ssh-keygen", "-L", "-f", str(certificate))
     match = re.search(
@@ -131,7 +132,7 @@ def certificate_end(certificate: Path) -> datetime.datetime | None:
 
 
 def ticket_end() -> datetime.datetime | None:
-    """When the Kerberos ticket-granting ticket ends (klist(1)), or None where there is none."""
+    """When the Kerberos ticket-granting ticket expires (klist(1)), or None if there is none."""
     if not _have("klist"):
         return None
     listing = ask("klist").stdout
@@ -154,7 +155,7 @@ _TICKET_ENDS = (
 
 
 def ticket_end_in(listing: str) -> datetime.datetime | None:
-    """The end of the ticket-granting ticket in klist's listing, of MIT or Heimdal; None where it has none."""
+    """The expiry of the ticket-granting ticket in a listing of MIT's or Heimdal's klist; None without one."""
     for pattern, form in _TICKET_ENDS:
         if match := re.search(pattern, listing, re.MULTILINE):
             return datetime.datetime.strptime(" ".join(match[1].split()), form).astimezone()
@@ -162,7 +163,7 @@ def ticket_end_in(listing: str) -> datetime.datetime | None:
 
 
 def principal_in(listing: str) -> str | None:
-    """The first principal in what `klist -k` of MIT or `ktutil list` of Heimdal writes of a keytab."""
+    """The first principal in what MIT's `klist -k` or Heimdal's `ktutil list` prints about a keytab."""
     match = re.search(r"^\s*\d+\s+(?:[a-z]\S*\s+)?(\S+@\S+)\s*$", listing, re.MULTILINE)
     return match[1] if match else None
 
@@ -172,21 +173,21 @@ def _have(program: str) -> bool:
 
 
 def ticket_lives() -> bool:
-    """Whether there is a Kerberos ticket that has not ended (klist(1), -s)."""
+    """Whether there is a Kerberos ticket that has not expired (klist(1), -s)."""
     return _have("klist") and ask("klist", "-s").returncode == 0
 
 
 def renew_ticket() -> bool:
-    """Renew the Kerberos ticket (kinit(1), -R); whether that worked."""
+    """Renew the Kerberos ticket (kinit(1), -R); returns whether that worked."""
     return _have("kinit") and ask("kinit", "-R", timeout=30).returncode == 0
 
 
 def get_ticket(keytab: Path) -> None:
-    """Get a Kerberos ticket by the first principal of a keytab (kinit(1), -k -t).
+    """Get a Kerberos ticket for the first principal of a keytab (kinit(1), -k -t).
 
     Raises:
         ToolMissing: kinit or klist is not there.
-        SettingsError: the keytab gives none.
+        SettingsError: none can be got with the keytab.
     """
     listing = ask("klist", "-k", str(keytab))
     if listing.stderr.startswith("Usage: "):
@@ -194,11 +195,16 @@ def get_ticket(keytab: Path) -> None:
         listing = ask("ktutil", "-k", str(keytab), "list")
     principal = principal_in(listing.stdout)
     if principal is None:
-        raise SettingsError(f"{keytab} is not a keytab: {listing.stderr.strip()}", advice="ask for a new one")
+        raise SettingsError(
+            f"{keytab} is not a keytab: {listing.stderr.strip()}",
+            topic="logging-in",
+            advice="ask for a new one",
+        )
     reply = ask("kinit", "-k", "-t", str(keytab), principal, timeout=30)
     if reply.returncode != 0:
         raise SettingsError(
-            f"kinit got no ticket for {principal} by {keytab}: {reply.stderr.strip()}",
+            f"kinit got no ticket for {principal} with {keytab}: {reply.stderr.strip()}",
+            topic="logging-in",
             advice="ask your centre for a new keytab",
         )
 
@@ -208,7 +214,7 @@ def encrypted_keys(identity_files: Iterable[str], env: Mapping[str, str]) -> lis
 
     Args:
         identity_files: as `ssh -G` lists them.
-        env: where the agent is that ssh asks, if not in our own environment; SSH_AUTH_SOCK is empty for none.
+        env: says which agent ssh asks, if not our own environment; an empty SSH_AUTH_SOCK means none.
     """
     held = ask("ssh-add", "-l", env=env).stdout
     found = []
@@ -227,7 +233,7 @@ def encrypted_keys(identity_files: Iterable[str], env: Mapping[str, str]) -> lis
 
 
 def agent_lives(socket: Path) -> bool:
-    """Whether an agent answers at a socket; a crashed one has left it, and a frozen one is no help."""
+    """Whether an agent answers at a socket: a crashed one has left it, and a frozen one never answers."""
     if not socket.is_socket():
         return False
     # 1 means that it holds no keys, 2 that none answers (ssh-add(1), EXIT STATUS)
@@ -235,13 +241,13 @@ def agent_lives(socket: Path) -> bool:
 
 
 def shared_agent(directory: Path) -> Path | None:
-    """The socket of the agent that `ossh agent` has started, or None where it is not running."""
+    """The socket of the agent that `ossh agent` has started, or None if it is not running."""
     socket = directory / "agent"
     return socket if agent_lives(socket) else None
 
 
 def start_agent(directory: Path) -> Path:
-    """Start the shared agent at a fixed place of the runtime directory (ssh-agent(1), -a).
+    """Start the shared agent at a fixed path in the runtime directory (ssh-agent(1), -a).
 
     Raises:
         ToolMissing: ssh-agent is not there, or does not start.
@@ -250,5 +256,7 @@ def start_agent(directory: Path) -> Path:
     socket.unlink(missing_ok=True)
     reply = ask("ssh-agent", "-a", str(socket))
     if reply.returncode != 0:
-        raise ToolMissing(f"ssh-agent did not start: {reply.stderr.strip()}", advice="run it by hand")
+        raise ToolMissing(
+            f"ssh-agent did not start: {reply.stderr.strip()}", advice="run it yourself to see why"
+        )
     return socket

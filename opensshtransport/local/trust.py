@@ -1,8 +1,8 @@
-"""Whether nobody else can have a hand in a file: its owner, mode and links, and those of all above it.
+"""Whether nobody else can write to a file: its owner, mode and links, and those of all directories above.
 
-One rule for all that is sourced, read or locked in our directories. `ossh-run` has it too, in sh (`trusted`).
-The trap: a directory that was open to others once may hold what they have left, although it is closed now. So
-each file counts by itself, and is looked at through the descriptor by which it is used.
+One rule for everything that is sourced, read or locked in our directories. `ossh-run` has it too, in sh
+(`trusted`). The trap: a directory that was once open to others may contain what they have left, although it
+is closed now. So each file is checked by itself, through the descriptor by which it is used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 
 from opensshtransport.errors import SettingsError
 
-# What a user namespace shows of root (user_namespaces(7)); nobody logs in by it.
+# How a user namespace may show root (user_namespaces(7)); nobody logs in as this user.
 _NOBODY = 65534
 
-# The one problem that can be mended, where nobody has left anything.
+# The one problem that can be corrected, if nobody has left anything.
 OPEN = "is open to others"
 
 
 class Kind(enum.Enum):
-    """What stands on the way to a file."""
+    """What is on the way to a file."""
 
     ABOVE = "above our directories"
     DIRECTORY = "a directory of ours"
@@ -30,16 +30,16 @@ class Kind(enum.Enum):
 
 
 def distrust(seen: os.stat_result, kind: Kind, uid: int) -> str:
-    """Why something is not to be trusted, as a predicate; "" where it is.
+    """Why something must not be trusted, as a predicate; "" if it may be.
 
     Args:
-        seen: what lstat(2) says of it.
-        kind: where it stands.
+        seen: what lstat(2) says about it.
+        kind: its place on the way.
         uid: who we are.
     """
     mode, owner = seen.st_mode, seen.st_uid
     owners = {uid, 0, _NOBODY} if kind is Kind.ABOVE else {uid}
-    # others may rename nothing but their own in a sticky directory (inode(7))
+    # in a sticky directory, others may rename only their own files (inode(7))
     closed = bool(mode & stat.S_ISVTX) if kind is Kind.ABOVE else False
     if stat.S_ISLNK(mode):
         return "is a symbolic link"
@@ -50,14 +50,14 @@ def distrust(seen: os.stat_result, kind: Kind, uid: int) -> str:
     if owner not in owners:
         return f"belongs to user {owner}"
     if kind is Kind.FILE and seen.st_nlink != 1:
-        return "has another name, which may be anybody's"
+        return "has another hard link, which may be anybody's"
     if mode & (0o077 if kind is Kind.DIRECTORY else 0o022) and not closed:
         return OPEN
     return ""
 
 
 def doubt_above(path: Path, uid: int) -> str:
-    """Why a directory must hold none of ours: it, or one above it, is others' to change; "" where none is.
+    """Why we must not use a directory: others can change it, or one above it; "" if they cannot.
 
     Raises:
         OSError: it is not there.
@@ -70,14 +70,14 @@ def doubt_above(path: Path, uid: int) -> str:
 
 
 def open_ours(path: Path, flags: int) -> int:
-    """Open a file of ours, made with mode 0600 where `flags` has O_CREAT; gives the descriptor.
+    """Open a file of ours, created with mode 0600 if `flags` has O_CREAT; returns the descriptor.
 
     Raises:
         SettingsError: it is not ours alone.
         OSError: as open(2).
     """
     try:
-        # a fifo would be waited for
+        # opening a fifo would block
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError:
         problem = _seen_by_name(path)
@@ -88,7 +88,9 @@ def open_ours(path: Path, flags: int) -> int:
         if not problem:
             return file
         os.close(file)
-    raise SettingsError(f"{path} {problem}", advice="somebody may have planted it: remove it")
+    raise SettingsError(
+        f"{path} {problem}", topic="security", advice="somebody may have planted it: remove it"
+    )
 
 
 def read_ours(path: Path) -> str:

@@ -2,5 +2,5 @@
 
 The one ssh that may dial, the conversation with it, secrets, and the budget of failed logins.
 
-Runs in a process of its own, since pexpect and sh fork. Uses `master` and below.
+Runs in a process of its own, because pexpect and sh fork. Uses `master` and below.
 """

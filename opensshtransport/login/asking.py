@@ -1,10 +1,10 @@
-"""What ssh asks without a terminal: each prompt as a whole, apart from all else that a server sends.
+"""What ssh asks without a terminal: each prompt as a whole, separate from what the server shows.
 
-The idea: with SSH_ASKPASS_REQUIRE=force (since 8.4) ssh hands each prompt to a program, here `askpass`, which
-asks us by a socket in a directory that only we can enter. Nothing is read back from a screen, so nothing that
-a server shows can be taken for what ssh asks; and nothing echoes.
+The idea: with SSH_ASKPASS_REQUIRE=force (since 8.4) ssh passes each prompt to a program, here `askpass`,
+which asks us through a socket in a directory that only we can enter. Nothing is read back from a screen, so
+nothing that a server shows can be taken for what ssh asks; and nothing echoes.
 
-The trap: the program must be a file that may be executed, and a runtime directory may forbid that.
+The trap: the program must be an executable file, and a runtime directory may forbid those.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from opensshtransport.login import askpass
 from opensshtransport.prompts.answers import Secret
 
-# One argument of a program holds 128 KiB on Linux; macOS takes more, but no prompt needs it.
+# One argument of a program holds 128 KiB on Linux; macOS allows more, but no prompt needs that.
 _LONGEST = 1 << 18
 
 # Our own program sends all it has at once.
@@ -37,7 +37,7 @@ class Question:
 
     Attributes:
         text: the prompt as ssh has composed it.
-        hint: "" for an answer, "confirm" for yes or no, "none" for a notice that wants no answer.
+        hint: "" for an answer, "confirm" for yes or no, "none" for a notice that needs no answer.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Question:
 
     def answer(self, secret: Secret) -> None:
         """Send the answer."""
-        # anyone who has gone gets none
+        # the program may have ended: then nobody gets it
         with self.connection, contextlib.suppress(OSError):
             self.connection.sendall(askpass.ANSWER + secret.reveal().encode())
 
@@ -56,7 +56,7 @@ class Question:
 
 
 class Desk:
-    """Where questions arrive. Those that are not answered end what has asked, when the desk closes."""
+    """Where questions arrive. When the desk closes, unanswered questions end the program that asked."""
 
     def __init__(self, listener: socket.socket, environment: Mapping[str, str]) -> None:
         self.listener = listener
@@ -64,7 +64,7 @@ class Desk:
         self._open: list[socket.socket] = []
 
     def question(self) -> Question | None:
-        """The next question, where one waits; None where what has come is none."""
+        """The next question if one waits; None if what arrived is not a question."""
         connection, _ = self.listener.accept()
         self._open.append(connection)
         deadline = time.monotonic() + _PATIENCE
@@ -90,10 +90,11 @@ class Desk:
 
 @contextlib.contextmanager
 def desk(place: Path) -> Iterator[Desk | None]:
-    """Open a desk; None where no program can be put there, or none may be executed.
+    """Open a desk; None if the program cannot be put there, or must not be executed there.
 
     Args:
-        place: a directory for it, in one that only we can enter; what a killed login has left there goes.
+        place: a directory for it, inside one that only we can enter; what a killed login has left there is
+            removed.
     """
     with contextlib.ExitStack() as opened:
         try:
@@ -112,9 +113,9 @@ def desk(place: Path) -> Iterator[Desk | None]:
         else:
             usable = bool(sys.executable) and os.access(program, os.X_OK)
         if usable:
-            # also where the person has a program of another kind
+            # even if the user has a program of another kind
             told = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
-            # before 8.4 a display is what it takes; without, ssh sends an empty answer
+            # before 8.4 this takes a display; without one, ssh sends an empty answer
             found = Desk(listener, {**told, "DISPLAY": os.environ.get("DISPLAY") or ":"})
             opened.callback(found.close)
             yield found

@@ -1,12 +1,12 @@
-"""The program that ssh runs to ask, instead of asking at a terminal (SSH_ASKPASS in ssh(1)).
+"""The program that ssh runs instead of asking at a terminal (SSH_ASKPASS in ssh(1)).
 
-The idea: hand the prompt to the login process by its private socket, and print the answer that comes back.
-No secret is in an argument, in the environment or in a file.
+The idea: pass the prompt to the login process through its private socket, and print the answer. No secret is
+in an argument, in the environment or in a file.
 
-The trap: where this program fails, ssh sends an empty answer, which is a failed login that counts. So where
-no answer is to be given, and where the login process has died, it ends ssh before it ends itself.
+The trap: if this program fails, ssh sends an empty answer, which counts as a failed login. So if no answer is
+to be given, or the login process has died, it ends ssh before it ends itself.
 
-It is run as a script, and once per prompt: it imports nothing but small parts of the standard library.
+It is run as a script, once per prompt: it imports only small parts of the standard library.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import socket
 import sys
 import time
 
-# What an answer begins with; all else means that there is none.
+# What an answer begins with; anything else means that there is none.
 ANSWER = b"+"
 
 _PATIENCE = 2.0
 
 
 def main(path: str, prompt: str) -> int:
-    """Ask by the socket; print the answer. The status is 1 where there is none."""
+    """Ask through the socket, and print the answer. The status is 1 if there is none."""
     # "none": a notice, which ssh ends by SIGTERM; "confirm": the status answers (readpass.c)
     hint = os.environ.get("SSH_ASKPASS_PROMPT", "")
     asker = os.getppid()
     if not hint:
-        # what ends the whole login must end ssh first
+        # a signal that ends the whole login must end ssh first
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
     reply = _ask(path, hint.encode() + b"\0" + os.fsencode(prompt))
@@ -53,7 +53,7 @@ def _ask(path: str, question: bytes) -> bytes:
 
 
 def _end(asker: int) -> None:
-    """End what has asked us, and wait for that. It is of our group; what adopts us after it is not."""
+    """End the ssh that asked us, and wait for that. It is in our group; a process that adopts us is not."""
     begin = time.monotonic()
     try:
         while os.getppid() == asker and os.getpgid(asker) == os.getpgrp():

@@ -1,4 +1,4 @@
-"""The audit log: one line for each login, whatever became of it."""
+"""The audit log: one line for each login, whatever its outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opensshtransport.openssh.destination import Destination
 def audit(destination: Destination, outcome: str, seconds: float) -> None:
     """Note a login and its outcome: one line in `audit.log` of the state directory, where that takes one."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    # what a server said may be in it, and the log be shown at a terminal
+    # it may contain a server's words, and the log may be shown at a terminal
     told = errors.printable(re.sub(r"\s+", " ", outcome))
     line = f"{now} {destination.host} {destination.address} pid={os.getpid()} {seconds:.1f}s {told}\n"
     # a full or read-only disk is no reason to refuse a login

@@ -1,11 +1,11 @@
-"""The budget of failed logins: counted per destination over all processes and reboots.
+"""The budget of failed logins: counted per destination, across all processes and reboots.
 
 Centres lock an account after a few failures. So after each failure there is a pause that doubles, and after
-three in a row nobody but a person tries again. The caller holds the destination's lock.
+three in a row only a person may try again. The caller holds the destination's lock.
 
 The trap: a full or read-only home must not shut anybody out, and uncounted failures must not lock an account.
-So what the state directory does not take is noted in the runtime directory; without that too, only a person
-logs in.
+So what the state directory cannot store goes into the runtime directory; if that fails too, only a person may
+log in.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ FIRST_PAUSE = 30.0
 
 LONGEST_PAUSE = 3600.0
 
-# A server that refuses our address tells not for how long: sshd for 15 seconds to 10 minutes, unless told
-# otherwise (PerSourcePenalties). A connection that it refuses makes it no longer.
+# A server that refuses our address does not say for how long: by default, sshd does so for 15 seconds to 10
+# minutes (PerSourcePenalties). A refused connection does not prolong it.
 REFUSED_PAUSE = 60.0
 
 MOST_FAILURES = 3
@@ -45,11 +45,11 @@ MOST_FAILURES = 3
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What has happened since the last login that worked.
+    """What has happened since the last successful login.
 
     Attributes:
         failures: how many failed, in a row.
-        until: no login without a person before this time, seconds since the epoch.
+        until: no unattended login before this time, in seconds since the epoch.
         reason: the last failure's message.
         refused: whether the pause is for a server that refuses our address.
         told: whether `login_hook` has been run for it.
@@ -63,7 +63,7 @@ class Spent:
 
     @property
     def pause(self) -> float:
-        """Seconds from the last failure to the next login without a person."""
+        """Seconds from the last failure to the next unattended login."""
         return max(pause_after(self.failures), REFUSED_PAUSE if self.refused else 0.0)
 
 
@@ -72,9 +72,9 @@ class Budget:
 
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
-        # there only what the state directory does not take, so it is newer
+        # it contains only what the state directory could not store, so it is newer
         self._files: list[Path] = []
-        # where that is unfit, no login gets as far as here, but `ossh doctor` does
+        # if that is unusable, no login gets as far as this, but `ossh doctor` does
         with contextlib.suppress(SettingsError):
             self._files.append(runtime_directory() / f"{destination.identity}.failures")
         with contextlib.suppress(OSError):
@@ -84,15 +84,15 @@ class Budget:
         self.file = self._files[-1]
 
     def read(self) -> Spent:
-        """What has happened so far. A file that cannot be read counts as exhausted: better safe."""
+        """What has happened so far. An unreadable file counts as an exhausted budget, to be safe."""
         return next((spent for file in self._files if (spent := _noted(file))), Spent())
 
     def check(self) -> None:
-        """Let a login without a person go on, or not.
+        """Check whether an unattended login may go on.
 
         Raises:
             CoolingDown: it must not be tried, or not yet.
-            AddressRefused: not yet, as the server has refused our address.
+            AddressRefused: not yet, because the server has refused our address.
         """
         spent = self.read()
         host = self.destination.host
@@ -103,12 +103,12 @@ class Budget:
         pause = spent.pause
         left = spent.until - time.time()
         if left > pause:
-            # the clock was set back: that must not make the pause longer than it was meant to be
+            # the clock was set back: that must not prolong the pause
             left = pause
             self._write(dataclasses.replace(spent, until=time.time() + pause))
         if left > 0:
             kind = AddressRefused if spent.refused else CoolingDown
-            raise kind(f"{spent.reason}; no login without a person for {left:.0f} s", host=host)
+            raise kind(f"{spent.reason}; no unattended login for {left:.0f} s", host=host)
 
     def begin(self) -> Spent:
         """Count a login as failed before it begins: if it is killed, nobody knows what it has sent.
@@ -123,15 +123,15 @@ class Budget:
     def note(
         self, error: OpenSshTransportError, before: Spent, *, sent: int = 0, local: bool = False
     ) -> None:
-        """Count a failure, if the server or a script may have counted one too; else all is as it was.
+        """Count a failure if the server or a script may have counted one too; otherwise restore the count.
 
         Args:
             error: how the login ended.
-            before: what `begin` or `read` gave.
-            sent: how many times something was sent that the server may have refused.
-            local: nothing was, as ssh has got no further than a key's passphrase.
+            before: what `begin` or `read` returned.
+            sent: how often something was sent that the server may have refused.
+            local: nothing was sent, because ssh got no further than a key's passphrase.
         """
-        # where nothing can be noted, that is told to those who want to try again, not now
+        # if nothing can be stored, the next attempt reports that, not this one
         with contextlib.suppress(CoolingDown):
             if sent or (not local and isinstance(error, AuthenticationRefused | LoginNeeded)):
                 self._count(before, error.message, max(1, sent))
@@ -149,7 +149,7 @@ class Budget:
         self._write(dataclasses.replace(before, failures=failures, until=until, reason=reason, refused=False))
 
     def note_told(self) -> bool:
-        """Note that the person was told; whether that was not so before."""
+        """Note that the person was told; returns whether that is new."""
         spent = self.read()
         if spent.told:
             return False
@@ -158,9 +158,9 @@ class Budget:
         return True
 
     def clear(self) -> None:
-        """A login has worked."""
+        """A login has succeeded."""
         try:
-            # the newer one last: it must not leave an older one behind
+            # remove the newer one last: it must not leave an older one behind
             for file in reversed(self._files):
                 file.unlink(missing_ok=True)
         except OSError:
@@ -168,10 +168,10 @@ class Budget:
                 self._write(Spent())
 
     def _write(self, spent: Spent) -> None:
-        """Note it in the state directory, or where that cannot be written to, in the runtime directory.
+        """Store it in the state directory or, if that cannot be written to, in the runtime directory.
 
         Raises:
-            CoolingDown: neither can.
+            CoolingDown: neither can be written to.
         """
         text = json.dumps(dataclasses.asdict(spent))
         problem = ""
@@ -188,7 +188,7 @@ class Budget:
 
 
 def _noted(file: Path) -> Spent | None:
-    """What a file says; None where there is none."""
+    """What a file says; None if there is none."""
     spoilt = Spent(failures=MOST_FAILURES, reason=f"{file} cannot be read")
     try:
         noted: dict[str, Any] = json.loads(read_ours(file))
@@ -204,5 +204,5 @@ def _noted(file: Path) -> Spent | None:
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: 30 s, doubling, an hour at most."""
+    """Seconds to wait after this many failures in a row: 30 s, doubling, an hour at most."""
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16)) if failures else 0.0

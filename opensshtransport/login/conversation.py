@@ -1,13 +1,13 @@
-"""A program that asks, and who answers: rules first, then the person.
+"""A program that asks questions, and who answers them: rules first, then the person.
 
-It asks at a pseudo-terminal (`run`), or, where it is ssh and nobody is there, by a program of ours
-(`run_by_askpass`), which hands each prompt over whole and apart from what the server shows.
+It asks at a pseudo-terminal (`run`) or, if it is ssh and unattended, through a program of ours
+(`run_by_askpass`), which passes on each prompt whole and separate from what the server shows.
 
 The traps. The master that ssh leaves behind belongs to the session of the pseudo-terminal, so when that is
 closed it gets SIGHUP and dies in about half the runs, unless it was started with the signal ignored. And ssh
-must never be answered with an empty line: that is a failed attempt which counts. To give up, end ssh. A
-terminal that closes at a prompt is an empty answer too, and it closes when we are killed; so somebody else
-holds it open until ssh has ended (`_outlived`).
+must never be answered with an empty line: that counts as a failed attempt. To give up, end ssh. A terminal
+that closes at a prompt is an empty answer too, and it closes when we are killed; so another process holds it
+open until ssh has ended (`_outlived`).
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from opensshtransport.login.budget import MOST_FAILURES
 from opensshtransport.login.person import Person, terminal_size
 from opensshtransport.login.secrets import resolve_answer
 from opensshtransport.prompts.answers import Ask, Secret
-from opensshtransport.prompts.prompt import Prompt, PromptKind, Way, read_prompt
+from opensshtransport.prompts.recognition import Prompt, PromptKind, Way, read_prompt
 from opensshtransport.prompts.refusals import Refusals
 from opensshtransport.prompts.rules import Decision, Given, Outcome, Rule, choose, quoted
 from opensshtransport.prompts.screen import Message, MessageKind, Screen, message_kind
 
 _CHUNK = 65536
 
-# An unfinished line is a prompt when nothing follows it for so long, in seconds. One that does not look like
-# a prompt may be the beginning of a message, and a secret must not go to a program that does not ask.
+# An unfinished line is a prompt if nothing follows it for this many seconds. One that does not look like a
+# prompt may be the beginning of a message, and a secret must not go to a program that does not ask.
 _QUIET = 0.15
 
 _QUIET_UNCERTAIN_ANSWER = 3.0
@@ -60,19 +60,19 @@ _QUIET_UNCERTAIN_END = 10.0
 
 _TAIL = 12
 
-# What a server may send before it lets anybody in, in bytes: on the screen, and into ssh's log. And how many
-# lines of it are kept.
+# How many bytes a server may send before the login succeeds, on the screen and into ssh's log; and how many
+# lines of them are kept.
 _MOST_BYTES = 1 << 20
 
 _MOST_LINES = 1000
 
-# Seconds for ssh to end by SIGTERM.
+# Seconds that ssh gets to end after SIGTERM.
 _PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """How a program ended: its status (128+N for signal N), and its messages without what was typed."""
+    """How a program ended: its status (128+N for signal N), and its messages, without what was typed."""
 
     returncode: int
     text: str
@@ -88,16 +88,16 @@ class Conversation:
         rules: answer prompts before the person is asked.
         deadline: on the monotonic clock.
         way: who may ask.
-        log: the file that ssh writes its own words to, and a server's instructions.
+        log: the file to which ssh writes its own messages and a server's instructions.
         what: what the program is, for messages.
         hops: how many ssh programs take part: the jump hosts and the target.
-        whole_lines: whether a rule may answer a question that has ended its line, as scripts write it by
-            `echo`; ssh writes none, but shows banners that look so.
-        answered: how many answers the rules have sent elsewhere than to a key on this machine.
+        whole_lines: whether a rule may answer a question that ends with a newline, as scripts write it with
+            `echo`; ssh writes none, but shows banners that look like that.
+        answered: how many answers the rules have sent, except to a key on this machine.
         typed: whether the person has typed something.
-        interrupted: whether the last of that was Ctrl-C.
+        interrupted: whether the last key was Ctrl-C.
         refusals: what was answered, and what of it was refused.
-        most_refused: after so many refusals by servers the person is asked no more.
+        most_refused: after this many refusals by servers, the person is not asked any more.
     """
 
     host: str
@@ -128,7 +128,8 @@ class Conversation:
 
         Raises:
             UnexpectedPrompt: it asks what no rule answers, and nobody is there.
-            AuthenticationRefused: it asks again what a rule has answered, or too often what the person has.
+            AuthenticationRefused: it asks again what a rule has answered, or too often what the person has
+                answered.
             LoginNeeded: the deadline has passed, or the person gave up.
             KeyboardInterrupt: the person has ended it by Ctrl-C.
             SettingsError: an answer is not available.
@@ -138,12 +139,12 @@ class Conversation:
             return self._run(argv, env)
 
     def run_by_askpass(self, argv: Sequence[str], env: Mapping[str, str], place: Path) -> Said:
-        """Run ssh without a terminal until it ends or goes into the background; nobody but rules answers.
+        """Run ssh without a terminal until it ends or goes into the background; only rules answer.
 
         Args:
             argv: ssh and its arguments.
             env: variables besides ours.
-            place: a path that may be made a directory, in one that only we can enter.
+            place: a path for a new directory, inside one that only we can enter.
 
         Raises:
             ToolMissing, SettingsError, LoginNeeded, ConnectionFailed: as `run`, all its kinds.
@@ -171,7 +172,7 @@ class Conversation:
                     raise
                 finally:
                     if child.poll() is None:
-                        # ssh first: the desk stays open, so that it gets no empty answer
+                        # ssh first: the desk stays open meanwhile, so that ssh gets no empty answer
                         _end_group(child.pid, lambda: child.poll() is not None)
             returncode = child.returncode if child.returncode >= 0 else 128 - child.returncode
             return Said(returncode, "\n".join(message.line for message in self._messages))
@@ -186,7 +187,7 @@ class Conversation:
             if stderr in ready:
                 piece = os.read(stderr, _CHUNK)
                 if not piece:
-                    # closed by all, as when ssh goes into the background
+                    # closed by all processes, as when ssh goes into the background
                     readers.remove(stderr)
                 self._take(screen, piece, decoder)
             elif opened.listener in ready:
@@ -198,7 +199,8 @@ class Conversation:
 
     def _answer_question(self, question: Question) -> None:
         if question.hint:
-            # a notice, as that a security key waits for a finger; or leave that only a person gives
+            # a notice, such as that a security key waits for a touch; or a permission that only a person
+            # gives
             self._messages.append(Message(question.text, message_kind(question.text)))
             if question.hint == "confirm":
                 question.refuse()
@@ -222,17 +224,17 @@ class Conversation:
         left = self.deadline - time.monotonic()
         if left <= 0:
             self._messages += screen.end()
-            said = f" (it had said {self._messages[-1].line.strip()!r})" if self._messages else ""
-            raise LoginNeeded(f"{self.what} did not end in time{said}", host=self.host)
+            said = f" (last output: {self._messages[-1].line.strip()!r})" if self._messages else ""
+            raise LoginNeeded(f"{self.what} did not finish in time{said}", host=self.host)
         logged = 0
         if self.log:
             with contextlib.suppress(OSError):
                 logged = self.log.stat().st_size
         if self.way.strict and max(self._received, logged) > _MOST_BYTES:
             raise ConnectionFailed(
-                f"the server has sent more than {_MOST_BYTES >> 20} MiB without letting anybody in",
+                f"the server has sent more than {_MOST_BYTES >> 20} MiB before the login succeeded",
                 host=self.host,
-                advice="ask the centre what it shows before a login",
+                advice="ask your centre what it shows before a login",
             )
         return left
 
@@ -241,7 +243,7 @@ class Conversation:
         self._messages += screen.feed(decoder.decode(piece))
 
     def _quote(self, error: OpenSshTransportError) -> None:
-        """Keep what was said last with an error."""
+        """Add the last messages to an error."""
         error.stderr = error.stderr or "\n".join(message.line for message in [*self._messages][-_TAIL:])
 
     def _run(self, argv: Sequence[str], env: Mapping[str, str] | None) -> Said:
@@ -256,7 +258,7 @@ class Conversation:
             )
         except pexpect.ExceptionPexpect as reason:
             raise ToolMissing(f"{argv[0]} cannot be run", host=self.host) from reason
-        # the pause is for programs that end by the closing alone
+        # that pause is for programs that end only because the terminal closes
         child.ptyproc.delayafterclose = 0  # type: ignore[attr-defined]  # the stubs have forgotten it
         pid = int(child.pid or 0)
         with _outlived(pid, child.child_fd):
@@ -272,7 +274,7 @@ class Conversation:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, signal.SIGTERM)
                     child.close(force=True)
-                    # what it has started, and what takes no notice
+                    # what it has started, and what ignores the signal
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, signal.SIGKILL)
                 child.close(force=True)
@@ -295,11 +297,11 @@ class Conversation:
                 heard = time.monotonic()
                 piece = _read(terminal)
                 if not piece:
-                    # closed by all; the program itself may take its time
+                    # closed by all processes; the program itself may take its time
                     readers.remove(terminal)
                 self._take(screen, piece, decoder)
                 if self.person:
-                    # before the question that it is about
+                    # before the question itself is shown
                     self._see(screen, terminal)
                     self.person.show(piece)
             if self.person and self.person.terminal in ready:
@@ -311,17 +313,17 @@ class Conversation:
                 screen.answered()
                 os.write(terminal, typed)
             if not ready and not child.isalive():
-                # what it has left in the background may keep the terminal open
+                # processes in the background may keep the terminal open
                 self._messages += screen.end()
                 return
             if not ready:
                 self._consider(terminal, screen, time.monotonic() - heard)
 
     def _see(self, screen: Screen, terminal: int) -> None:
-        """Tell the person where a question that has come means that an answer was refused.
+        """Tell the person if a new question means that an answer was refused.
 
         Raises:
-            AuthenticationRefused: as often as may be.
+            AuthenticationRefused: too often.
         """
         unseen = _unseen(terminal)
         prompt = screen.prompt(unseen=unseen)
@@ -339,21 +341,21 @@ class Conversation:
         self.typed, self.interrupted = True, b"\x03" in typed
         if self._seen and not {b"\r", b"\n"}.isdisjoint(typed[at : at + 1] for at in range(len(typed))):
             self.refusals.answered(self._seen)
-            # the same words may come again, and then mean that this was not taken
+            # the same words may come again, and then mean that this answer was not accepted
             self._seen = self._asked = None
 
     def _consider(self, terminal: int, screen: Screen, quiet: float) -> None:
-        """Act on what is asked, if for long enough nothing has come."""
+        """Act on a question if nothing has followed it for long enough."""
         unseen = _unseen(terminal)
         prompt = screen.prompt(unseen=unseen)
         if prompt is None or prompt == self._asked:
             return
         decision = choose(self.rules, prompt, self._given, hops=self.hops)
         if prompt.whole and not (self.whole_lines and decision.outcome in {Outcome.ANSWER, Outcome.REJECTED}):
-            # a heading, as likely as not
+            # probably a heading
             return
         enough = _QUIET_UNCERTAIN_ANSWER if decision.outcome is Outcome.ANSWER else _QUIET_UNCERTAIN_END
-        # a program may turn the echo off only after it has asked
+        # a program may turn off the echo only after it has asked
         shown = decision.outcome is Outcome.SHOWN
         if (prompt.certain and not shown) or unseen or quiet >= enough:
             self._asked = prompt
@@ -364,7 +366,7 @@ class Conversation:
         if secret is None:
             return
         if not prompt.echoes and not _unseen(terminal):
-            # it took time to get, and what asked has gone meanwhile
+            # getting it took time, and the program may have ended meanwhile
             return
         self._note(prompt, decision)
         screen.answered(secret)
@@ -382,7 +384,7 @@ class Conversation:
         self.answered += prompt.kind not in {PromptKind.PASSPHRASE, PromptKind.PIN}
 
     def _secret(self, prompt: Prompt, decision: Decision) -> Secret | None:
-        """What a rule sends, or None where the person answers.
+        """What a rule sends, or None if the person answers.
 
         Raises:
             UnexpectedPrompt, AuthenticationRefused, HostKeyUnknown: nothing may be sent, and nobody is there.
@@ -405,13 +407,13 @@ class Conversation:
             raise HostKeyUnknown("the host key is not known yet", host=self.host)
         if self.person is None:
             why = f" ({decision.overlooked})" if decision.overlooked else ""
-            raise UnexpectedPrompt(f"{quoted(prompt)} is asked, and no rule answers it{why}", host=self.host)
+            raise UnexpectedPrompt(f"no rule answers the prompt {quoted(prompt)}{why}", host=self.host)
         return None
 
     def _ask(self, question: Ask, prompt: Prompt) -> Secret:
         if self.person is None:
-            raise UnexpectedPrompt(f"{quoted(prompt)} is to be answered by a person", host=self.host)
-        return self.person.ask(question, f"{prompt.text.strip()} (your part): ")
+            raise UnexpectedPrompt(f"only a person can answer the prompt {quoted(prompt)}", host=self.host)
+        return self.person.ask(question, f"{prompt.text.strip()} (the part that you type): ")
 
     def _tell(self, text: str) -> None:
         if self.person:
@@ -420,12 +422,12 @@ class Conversation:
 
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end us as an exception does: the terminal as it was, and no program left."""
+    """Let SIGTERM and SIGHUP raise an exception, which restores the terminal and leaves no program behind."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    # what somebody else has arranged stays
+    # handlers of others stay
     both = (signal.SIGTERM, signal.SIGHUP)
     ours = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
@@ -438,7 +440,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _end_group(pid: int, ended: Callable[[], bool]) -> None:
-    """End a program that leads its group by SIGTERM, then whatever is left of the group."""
+    """End a program that leads its group with SIGTERM, then whatever is left of the group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, number)
@@ -449,10 +451,10 @@ def _end_group(pid: int, ended: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def _outlived(pid: int, *held: int) -> Iterator[None]:
-    """Have the program and all it has started killed if we are killed ourselves, before its terminal closes.
+    """If we are killed ourselves, the program and all it has started is killed before its terminal closes.
 
-    A process of its own holds the terminal open, and reads from us: the end of file without a word before it
-    is our death.
+    A separate process holds the terminal open and reads from us: an end of file without a word before it
+    means that we have died.
     """
     script = 'read -r word || kill -s KILL -- "-$1"'
     watch = subprocess.Popen(
@@ -462,7 +464,7 @@ def _outlived(pid: int, *held: int) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
         pass_fds=held,
         cwd="/",
-        # what ends our whole group must leave it
+        # a signal to our whole group must not reach it
         start_new_session=True,
     )
     try:
@@ -480,10 +482,10 @@ def _read(terminal: int) -> bytes:
 
 
 def _unseen(terminal: int) -> bool:
-    """Whether a line is being read without echo, as programs ask for secrets."""
+    """Whether a line is being read without echo, the way programs ask for secrets."""
     try:
         modes = termios.tcgetattr(terminal)[3]
     except termios.error:
         return False
-    # a screen of its own, with keys read one by one, has no echo either
+    # a full-screen program, which reads keys one by one, has no echo either
     return bool(modes & termios.ICANON) and not modes & termios.ECHO

@@ -1,7 +1,7 @@
-"""The login process's whole work: make `ssh HOST` possible, log in once, and publish the way to the master.
+"""The work of the login process: make `ssh HOST` possible, log in once, publish the way to the master.
 
 Everything happens under the destination's lock, and in this order: is there a live master after all? may
-another login be tried (budget)? is a key, certificate or ticket to be had first? Then ssh, once.
+another login be tried (budget)? must a key, certificate or ticket be obtained first? Then ssh, once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from opensshtransport.openssh.destination import Destination, Resolved, config_o
 from opensshtransport.openssh.diagnosis import NOTHING_TAKEN, connection_error, tells_cause
 from opensshtransport.openssh.hops import answering, can_ask_by_program
 from opensshtransport.openssh.notation import parse_address
-from opensshtransport.prompts.prompt import Way
+from opensshtransport.prompts.recognition import Way
 from opensshtransport.prompts.refusals import Refusals
 from opensshtransport.prompts.rules import Rule
 
@@ -58,12 +58,12 @@ def open_master(destination: Destination, person: Person | Window | None, *, log
     Args:
         destination: where to.
         person: who may be asked.
-        login: whether a login may be made; else only a master that is running already is taken up.
+        login: whether a login may be made; otherwise only a running master is used.
 
     Raises:
-        MasterGone: there is none, and none may be opened.
+        MasterGone: there is none, and no login may be made.
         LoginNeeded: only a person can go on.
-        ConnectionFailed: another of its kinds, as ssh's own words tell.
+        ConnectionFailed: another of its kinds, according to ssh's own words.
         SettingsError, ToolMissing: a script, a secret or a program is not as the settings say.
     """
     programs.version(destination.ssh)
@@ -74,10 +74,10 @@ def open_master(destination: Destination, person: Person | Window | None, *, log
         # somebody else may have opened it while we waited for the lock
         socket, opened = master.check(), False
         if socket is None and not login:
-            raise MasterGone("there is no live master", host=destination.host)
+            raise MasterGone("no master is running", host=destination.host)
         if socket is None:
-            _log.info("%s: no master answers; what is left of one is ended", destination.host)
-            # gone, frozen, cut off from the network, or a stale socket
+            _log.info("%s: no master answers; ending what is left of one", destination.host)
+            # ended, frozen, cut off from the network, or a stale socket
             master.end()
             socket, opened = master.own_socket, True
             _log_in_within_budget(master, person)
@@ -94,7 +94,7 @@ def open_master(destination: Destination, person: Person | Window | None, *, log
         aliases.publish(master, facts)
         if opened:
             for refused in forwards.restore(destination.ssh, socket, destination.identity):
-                _log.warning("%s: a forward was not made again: %s", destination.host, refused)
+                _log.warning("%s: a forward could not be restored: %s", destination.host, refused)
         _log.info("%s: the master is process %s at %s", destination.host, pid, socket)
         return facts
 
@@ -111,7 +111,7 @@ def _log_in_within_budget(master: Master, person: Person | Window | None) -> Non
             before = budget.begin()
         else:
             before = budget.read()
-        # what was refused once is not sent again by itself; the person types
+        # what was refused once is not sent again automatically; the person types
         answer = not before.failures or person is None
         env = _make_ready(master, person, destination.settings.rules if answer else ())
         found = answering(destination, rules=answer)
@@ -129,12 +129,12 @@ def _log_in_within_budget(master: Master, person: Person | Window | None) -> Non
         _log_in(master, conversation, env)
     except (OpenSshTransportError, OSError, KeyboardInterrupt) as reason:
         error = _as_ours(reason)
-        # what comes from below knows no destination
+        # errors from lower layers know no destination
         error.host = error.host or destination.host
         if person is not None and error.remedy == LoginNeeded.advice_by_default:
             error.remedy = Remedy("try again")
         audit(destination, f"failed: {type(error).__name__}: {error.message}", time.monotonic() - begin)
-        # only its kind: what a server has said is not ours to pass on
+        # only its kind: a server's words must not be passed on
         _log.info("%s: the login failed: %s", destination.host, type(error).__name__)
         if before is not None:
             refusals = Refusals() if conversation is None else conversation.refusals
@@ -155,7 +155,7 @@ def _at_terminal(person: Person | Window | None) -> Person | None:
 
 
 def _asked(conversation: Conversation) -> Person | Window | None:
-    """Who is asked in a conversation."""
+    """The person who is asked in a conversation."""
     return conversation.window if isinstance(conversation, Dialogue) else conversation.person
 
 
@@ -168,16 +168,16 @@ def _as_ours(reason: BaseException) -> OpenSshTransportError:
 
 
 def _call_for_a_person(destination: Destination, budget: Budget, error: OpenSshTransportError) -> None:
-    """Run the hook of the settings, once until a login works again."""
+    """Run the hook of the settings, once until a login succeeds again."""
     hook = destination.settings.login_hook
     if hook and budget.note_told():
         told = {"OSSH_HOST": destination.host, "OSSH_REASON": error.message}
-        # in the background: we hold the lock, and others wait for the same answer
+        # in the background: we hold the lock, and others wait for the same result
         tools.ask("/bin/sh", "-c", '(eval "$0") </dev/null >/dev/null 2>&1 &', hook, env=told)
 
 
 def _make_ready(master: Master, person: Person | Window | None, rules: tuple[Rule, ...]) -> dict[str, str]:
-    """Get the keys, certificates and tickets that are to be had first; gives the environment for ssh."""
+    """Get the keys, certificates and tickets that are needed first; returns the environment for ssh."""
     # a script that runs ssh to this very host must not wait for the login that waits for it
     host = parse_address(master.destination.host).host
     env = {**agent_environment(master.directory), **bypass.login_of(host)}
@@ -198,7 +198,7 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     )
     master.log.unlink(missing_ok=True)
     _raise_descriptors()
-    # without a terminal nothing that a server shows can be taken for what ssh asks
+    # without a terminal, nothing that a server shows can be taken for a question of ssh's
     window = isinstance(person, Window)
     if window or (person is None and not unattended and can_ask_by_program(destination)):
         said = conversation.run_by_askpass(
@@ -215,15 +215,15 @@ def _log_in(master: Master, conversation: Conversation, env: Mapping[str, str]) 
     if not tells_cause(words):
         refusals = conversation.refusals
         if refusals.told and (refusals.known or refusals.local):
-            # by a jump host, the words of whose ssh are lost
-            error = AuthenticationRefused(f"{NOTHING_TAKEN} ({error.message})", host=destination.host)
+            # by a jump host, whose ssh's words are lost
+            error = AuthenticationRefused(f"{NOTHING_TAKEN}: {error.message}", host=destination.host)
             raise _explained(error, destination, conversation, env)
         error = _found_out(error, destination)
     raise error
 
 
 def _raise_descriptors() -> None:
-    """Let the master have as many files as may be: each session takes three, and a shell's limit is 1024."""
+    """Let the master open as many files as possible: a session takes three, and a shell's limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -232,15 +232,15 @@ def _raise_descriptors() -> None:
 
 
 def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionFailed:
-    """The end of a connection of which ssh tells no cause, with what can be known of it, and how.
+    """An error for a connection that ended without a cause from ssh, with what can be found out about it.
 
-    The words of a jump host's ssh, or of a ProxyCommand, go to /dev/null where a connection is to persist
-    (sshconnect.c, ssh_proxy_connect); those of a server that greets nobody are told with -v alone.
+    The words of a jump host's ssh, or of a ProxyCommand, go to /dev/null if the connection is to persist
+    (sshconnect.c, ssh_proxy_connect); those of a server that greets nobody are shown only with -v.
     """
     _, name, port, command = destination.route[0]
     if not command and _refuses_us(name, port, destination.settings.check_timeout):
         return AddressRefused(
-            f"{name} port {port} refuses this address for a while, as after failed logins",
+            f"{name} port {port} refuses this address for a while, probably after failed logins",
             host=error.host,
             argv=error.argv,
             returncode=error.returncode,
@@ -249,7 +249,7 @@ def _found_out(error: ConnectionFailed, destination: Destination) -> ConnectionF
     if command or destination.route[1:]:
         plain = ["ssh", *config_options(destination.ssh_config), "-S", "none", destination.host]
         error.remedy = Remedy(
-            f"ssh hides what was said on the way; see it by: {shlex.join([*plain, 'true'])}"
+            f"ssh hides what the jump host said; to see it, run: {shlex.join([*plain, 'true'])}"
         )
     return error
 
@@ -266,7 +266,7 @@ def _text(file: Path) -> str:
 
 
 def agent_environment(directory: Path) -> dict[str, str]:
-    """The environment by which ssh finds the shared agent, where the caller has no agent that is running."""
+    """The environment in which ssh finds the shared agent, if the caller has no running agent."""
     own = os.environ.get("SSH_AUTH_SOCK")
     if own and tools.agent_lives(Path(own)):
         return {}
@@ -275,7 +275,7 @@ def agent_environment(directory: Path) -> dict[str, str]:
 
 
 def agent_of(destination: Destination, env: Mapping[str, str]) -> dict[str, str]:
-    """The environment by which ssh-add asks the agent that ssh asks (ssh_config(5), IdentityAgent)."""
+    """The environment in which ssh-add asks the same agent as ssh (ssh_config(5), IdentityAgent)."""
     (named,) = destination.resolved.options.get("identityagent", ("",))
     variables = {**os.environ, **env}
     if named in {"", "SSH_AUTH_SOCK"}:
@@ -305,7 +305,7 @@ def _run_script(
     """Run the authentication script of the settings, unless the certificate is valid long enough.
 
     Raises:
-        LoginNeeded: it failed or did not end in time; ssh is not tried then.
+        LoginNeeded: it failed or did not finish in time; ssh is not tried then.
     """
     settings = destination.settings
     script = settings.authentication_script
@@ -320,7 +320,7 @@ def _run_script(
         whole_lines=True,
         deadline=time.monotonic() + settings.script_timeout,
     )
-    # by sh: pexpect splits a command without arguments at its blanks, and a script may name no interpreter
+    # by sh: pexpect splits a command without arguments at blanks, and a script need not name an interpreter
     said: Said = conversation.run(["/bin/sh", "-c", 'exec "$0"', str(script)], env)
     if said.returncode != 0:
         lines = [line for line in said.text.splitlines() if line.strip()]
@@ -335,7 +335,7 @@ def _run_script(
 
 
 def _get_ticket(destination: Destination) -> None:
-    """Renew the Kerberos ticket, or get one by the keytab, where the server is asked by GSSAPI."""
+    """Renew the Kerberos ticket, or get one with the keytab, if GSSAPI is used."""
     settings = destination.settings
     if not destination.resolved.flag("gssapiauthentication"):
         return
@@ -345,23 +345,23 @@ def _get_ticket(destination: Destination) -> None:
     end = tools.ticket_end()
     soon = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=settings.min_validity)
     if end is not None and end < soon:
-        # one that cannot be renewed stays as it is, and may still be good
+        # one that cannot be renewed stays as it is, and may still be valid
         tools.renew_ticket()
 
 
 def _explained(
     error: AuthenticationRefused, destination: Destination, conversation: Conversation, env: Mapping[str, str]
 ) -> ConnectionFailed:
-    """A refusal: what was refused, the cause that can be seen from here, and what to do about it."""
+    """A refusal explained: what was refused, the cause as far as it shows on this side, and how to fix it."""
     host, person, resolved = destination.host, _asked(conversation), destination.resolved
-    # what the server would have taken; a key that was of use is not among it, nor one that it does not want
+    # what the server would still accept; "publickey" is missing if a key was accepted or is not wanted
     methods = re.search(r"Permission denied \(([^)]*)\)", error.message)
     by_key = offers_keys(resolved) and (methods is None or "publickey" in methods[1].split(","))
     refused = conversation.refusals.told
     if conversation.refusals.local and not by_key:
         refused = ""
     why, advice = "", error.remedy
-    # what ssh's own words advise is about something else than to log in
+    # if ssh's own words led to other advice than to log in, keep that
     usual = advice == error.advice_by_default
     ended = [
         (path, end)
@@ -370,15 +370,15 @@ def _explained(
     ]
     if by_key and ended and not _certificate_lives(destination, 0):
         path, end = ended[0]
-        why = f"the certificate {path} ended at {end:%Y-%m-%d %H:%M:%S}"
+        why = f"the certificate {path} expired at {end:%Y-%m-%d %H:%M:%S}"
         advice = Remedy("get a new certificate")
     elif conversation.typed or conversation.refusals.told:
-        # what was sent is what was refused
+        # what was refused is what was sent
         if usual:
             stored = Remedy("correct what is stored, then run: ", "ossh login")
             advice = Remedy("try again") if conversation.typed else stored
     elif resolved.flag("gssapiauthentication") and "gssapi" in error.message and not tools.ticket_lives():
-        why, advice = "there is no Kerberos ticket, or it has ended", Remedy("run: kinit")
+        why, advice = "there is no Kerberos ticket, or it has expired", Remedy("run: kinit")
     elif person is None and by_key and (encrypted := _encrypted(destination, env)):
         why = f"the key {encrypted[0]} is encrypted and no agent holds it"
         add = how_to_add(destination, encrypted[0], env)
@@ -390,7 +390,7 @@ def _explained(
     if refused:
         general, told, rest = message.partition(NOTHING_TAKEN)
         message = f"{refused}{rest}" if told else f"{refused}, and {general}"
-    message = f"{why} ({message})" if why else message
+    message = f"{why}: {message}" if why else message
     if kind is LoginNeeded:
         message = f"a person must log in: {message}"
     return kind(
@@ -399,7 +399,7 @@ def _explained(
 
 
 def offers_keys(resolved: Resolved) -> bool:
-    """Whether ssh_config has keys offered at all."""
+    """Whether ssh offers keys at all, according to ssh_config."""
     preferred = resolved.get("preferredauthentications")
     wanted = not preferred or "publickey" in preferred.split(",")
     return wanted and resolved.get("pubkeyauthentication") not in {"no", "false"}
@@ -411,7 +411,7 @@ def _encrypted(destination: Destination, env: Mapping[str, str]) -> list[str]:
 
 
 def how_to_add(destination: Destination, key: str, env: Mapping[str, str]) -> str:
-    """What a person runs, in any shell, so that the agent that a login asks holds a key; "" for no agent."""
+    """The command, for any shell, that adds a key to the agent that a login asks; "" for no agent."""
     add = f"ssh-add {shlex.quote(key)}"
     asked = agent_of(destination, env)
     if asked == dict(env):

@@ -1,4 +1,4 @@
-"""The person at the terminal: who is shown what ssh asks, and types the answer."""
+"""The person at the terminal, who sees what ssh asks and types the answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Person:
 
     def show(self, text: bytes) -> None:
         """Write to the terminal."""
-        # where the terminal has gone, `read` will tell
+        # if the terminal is gone, `read` will notice
         with contextlib.suppress(OSError):
             while text:
                 text = text[os.write(self.terminal, text) :]
@@ -35,17 +35,18 @@ class Person:
         self.show(f"\r\n[ossh: {text}]\r\n".encode())
 
     def read(self, most: int = 1024) -> bytes:
-        """What was typed, b"" where the terminal has gone."""
+        """What was typed; b"" if the terminal is gone."""
         try:
             return os.read(self.terminal, most)
         except OSError:
             return b""
 
     def interrupt(self) -> NoReturn:
-        """Do what the terminal would have done at Ctrl-C, had it not been told to pass each key on.
+        """Do what the terminal would have done at Ctrl-C if it did not pass each key on.
 
         Raises:
-            KeyboardInterrupt: always; our whole group gets the signal, as the script that we may be part of.
+            KeyboardInterrupt: always. Our whole group gets the signal, including a script that we may be part
+                of.
         """
         os.killpg(os.getpgrp(), signal.SIGINT)
         raise KeyboardInterrupt
@@ -58,12 +59,12 @@ class Person:
             tty.setraw(self.terminal, termios.TCSADRAIN)
             yield
         finally:
-            # it may have gone
+            # it may be gone
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self.terminal, termios.TCSADRAIN, before)
 
     def ask(self, question: Ask, text: str) -> Secret:
-        """Ask for one line, in the midst of `typing_through`; shown while typed only where asked for.
+        """Ask for one line within `typing_through`; what is typed is shown only if the question says so.
 
         Raises:
             LoginNeeded: the person gave up by Ctrl-D, or the terminal has gone.
@@ -89,7 +90,7 @@ class Person:
 
 @contextlib.contextmanager
 def person_at_terminal() -> Iterator[Person | None]:
-    """The person at the controlling terminal, None where there is none or we are in its background.
+    """The person at the controlling terminal; None if there is none or we are in its background.
 
     A background process that touched the terminal would be stopped (SIGTTIN, SIGTTOU).
     """

@@ -1,10 +1,10 @@
-"""A person who is not at a terminal, but behind the program of SSH_ASKPASS, as in editors and desktops.
+"""A person who is not at a terminal but is asked by the program of SSH_ASKPASS, as in editors and desktops.
 
-The idea: ssh hands each prompt to us, whole (`asking`), and we to the person's own program, where ssh itself
-would have done so (readpass.c). Rules answer first.
+The idea: ssh passes each whole prompt to us (`asking`), and we pass it to the user's own program if ssh
+itself would have done so (readpass.c). Rules answer first.
 
-The traps: ssh asks without end where a program answers its question about a host key with anything else than
-yes or no. And an empty answer is a failed login that counts, but what a person cancels comes as an empty one.
+The traps: ssh asks endlessly if a program answers its question about a host key with anything other than yes
+or no. And an empty answer counts as a failed login, but a cancelled question arrives as an empty answer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from opensshtransport.login.asking import Desk, Question
 from opensshtransport.login.conversation import Conversation
 from opensshtransport.login.person import Person, person_at_terminal
 from opensshtransport.prompts.answers import Ask, Secret
-from opensshtransport.prompts.prompt import PromptKind, read_prompt
+from opensshtransport.prompts.recognition import PromptKind, read_prompt
 from opensshtransport.prompts.rules import Outcome, choose
 
 _MOST_HOST_KEY_QUESTIONS = 3
 
-# As much as ssh reads (readpass.c).
+# The most that ssh reads (readpass.c).
 _LONGEST_ANSWER = 1024
 
 _POLL = 0.05
@@ -39,11 +39,11 @@ class Window:
     program: str
 
     def ask(self, text: str, wanted: Callable[[], bool]) -> Secret | None:
-        """Have the program ask; None where the person cancels, or answers nothing.
+        """Let the program ask; None if the person cancels, or answers nothing.
 
         Args:
             text: what is shown.
-            wanted: whether the answer is still of use; else the program is ended.
+            wanted: whether the answer is still needed; if not, the program is ended.
         """
         try:
             asker = subprocess.Popen(
@@ -66,7 +66,7 @@ class Window:
 
 
 def window(environment: Mapping[str, str], *, terminal: bool, require: bool) -> Window | None:
-    """The program that ssh itself would ask by; None where it would not (ssh(1), ENVIRONMENT; readpass.c).
+    """The program that ssh itself would use; None if it would not (ssh(1), ENVIRONMENT; readpass.c).
 
     Args:
         environment: the variables.
@@ -83,7 +83,7 @@ def window(environment: Mapping[str, str], *, terminal: bool, require: bool) -> 
 
 @contextlib.contextmanager
 def somebody(*, unattended: bool = False) -> Iterator[Person | Window | None]:
-    """Who can be asked, as ssh would find them: at the terminal, by SSH_ASKPASS, or nobody."""
+    """Who can be asked, as ssh would decide: a person at the terminal, through SSH_ASKPASS, or nobody."""
     if unattended:
         yield None
         return
@@ -92,11 +92,11 @@ def somebody(*, unattended: bool = False) -> Iterator[Person | Window | None]:
 
 
 def shown(text: str, host: str, *, named: bool) -> str:
-    """A prompt for a window: with who asks, and without what could hide that.
+    """A prompt for a window: it says who asks, and contains nothing that could hide that.
 
     Args:
         text: the prompt as ssh has composed it.
-        host: what the person has asked for.
+        host: the host as the person named it.
         named: whether the prompt itself names who asks.
     """
     clean = "".join(letter if letter == "\n" or letter.isprintable() else "?" for letter in text)
@@ -105,7 +105,7 @@ def shown(text: str, host: str, *, named: bool) -> str:
 
 @dataclass(kw_only=True)
 class Dialogue(Conversation):
-    """A conversation with a person behind a window.
+    """A conversation with a person at a window.
 
     Attributes:
         window: asks them.

@@ -1,9 +1,9 @@
-"""What `ossh-run` needs to go straight to a live master, a file of POSIX sh for each name in use.
+"""What `ossh-run` needs to go straight to a live master: a file of POSIX sh for each name in use.
 
-The trap: ssh_config may be edited while the master is running. So the file tells whether it is still
-true: the files that ssh reads must have the times that they had when it was written, or, where those cannot
-tell (`Match exec` and the like), `ssh -G` must still say the same. And the socket is reached through a link
-named by `%C`, which ssh itself computes anew from user, host and port at each call.
+The trap: ssh_config may be edited while the master is running. So the file contains a test whether it is
+still valid: the files that ssh reads must have the times that they had when it was written or, if times do
+not decide (`Match exec` and the like), `ssh -G` must still say the same. And the socket is reached through a
+link named by `%C`, which ssh itself computes from user, host and port at each call.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LONGEST_NAME = 200
 
 
 def name_of(host: str, ssh_config: Path | None) -> str | None:
-    """The file's name for a destination, as `ossh-run` builds it too; None where there can be no file."""
+    """The file's name for a destination, as `ossh-run` builds it too; None if there can be no file."""
     name = host if ssh_config is None else host + str(ssh_config).replace("/", ",")
     return None if "/" in host or "," in host or len(os.fsencode(name)) > _LONGEST_NAME else name
 
@@ -69,11 +69,11 @@ def control_path(master: Master, socket: Path) -> str:
 
 
 def _linked(master: Master, socket: Path) -> tuple[str, Path]:
-    """The ControlPath, and the link that it means now."""
+    """The ControlPath, and the link that it leads to now."""
     destination = master.destination
     directory = _directory(master.directory, destination.host, destination.ssh_config)
     template_of = template(master.directory, destination.host, destination.ssh_config)
-    # under the guard, as that changes %C from OpenSSH 9.6 on
+    # under the guard, because that changes %C from OpenSSH 9.6 on
     resolved = ask_resolved(
         destination.ssh, destination.host, destination.ssh_config, ["-S", template_of, *command_lines.guard()]
     )
@@ -88,14 +88,14 @@ def _linked(master: Master, socket: Path) -> tuple[str, Path]:
 def template(runtime: Path, host: str, ssh_config: Path | None) -> str:
     """The ControlPath that leads to a name's master while one is running and ssh_config is unchanged.
 
-    The link to which it leads is made with the master. ssh itself fills in `%C`, and so finds none for
-    another user or port.
+    Its link is made together with the master. ssh itself fills in `%C`, and so finds no link for another user
+    or port.
     """
     return f"{command_lines.literal(_directory(runtime, host, ssh_config))}/%C"
 
 
 def file_of(runtime: Path, host: str, ssh_config: Path | None) -> Path | None:
-    """The file of a name, where there can be one."""
+    """The file of a name, if there can be one."""
     name = name_of(host, ssh_config)
     return None if name is None else runtime / "names" / name
 
@@ -105,20 +105,20 @@ def _quoted(path: Path) -> str:
 
 
 def publish(master: Master, facts: Facts) -> None:
-    """Write the file from which `ossh-run` learns the way to a live master.
+    """Write the file that tells `ossh-run` the way to a live master.
 
-    Nothing is written where ssh_config was edited since the destination was resolved.
+    Nothing is written if ssh_config was edited since the destination was resolved.
     """
     destination = master.destination
     name = name_of(destination.host, destination.ssh_config)
     if name is None:
         return
-    # without it `ossh-run` asks us again: no reason to fail where the disk is full
+    # without it `ossh-run` asks us again: a full disk is no reason to fail
     with contextlib.suppress(OSError):
         directory = _directory(master.directory, destination.host, destination.ssh_config)
-        # where the hook notes who has asked for what
+        # where the hook notes which program has asked for what
         forwards.directory()
-        # one writer at a time: else the times of one and the text of another might get mixed
+        # one writer at a time: otherwise the times of one and the text of another could get mixed
         with locked(directory.parent / "lock"):
             _publish(master, facts, directory, directory.parent / name)
 
@@ -136,9 +136,9 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         return
     tests = [_same_time(path, stamp, directory / str(number)) for number, (path, stamp) in enumerate(stamps)]
     if _dynamic(watched, again) or not all(_settled(stamp, now) for _, stamp in stamps):
-        # of config.toml only its time can tell
+        # for config.toml only its time counts
         tests = tests[:1] + [_same_answer(argv) for argv in _questions(again)]
-    # else somebody has removed the master, or led the way elsewhere when the directory was open to others
+    # otherwise somebody has removed the master, or redirected the link while the directory was open to others
     leads = f"[ -O {_quoted(directory)} ] && [ ! -L {_quoted(directory)} ]"
     path, link = _linked(master, Path(facts.socket))
     socket = shlex.quote(facts.socket)
@@ -153,7 +153,7 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         "ossh_host": destination.host,
         "ossh_config": str(destination.ssh_config or ""),
         "ossh_ssh": destination.ssh,
-        # what the hook of `ossh share` compares and looks at
+        # what the hook of `ossh share` compares and uses
         "ossh_user": destination.resolved.user,
         "ossh_port": str(destination.resolved.port),
         "ossh_socket": facts.socket,
@@ -161,7 +161,7 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         "ossh_path": path,
         "ossh_options": " ".join(options),
         "ossh_mark": wrap.mark,
-        # each run adds something of its own to the mark, so that its processes can be told from others'
+        # each run adds something of its own to the mark, to tell its processes from those of others
         "ossh_before": wrap.before.partition(wrap.mark)[0] if wrap.mark else "",
         "ossh_begin": wrap.before.partition(wrap.mark)[2] if wrap.mark else "",
         "ossh_tty_before": wrap.tty_before,
@@ -208,7 +208,7 @@ def _of_spares(master: Master, resolved: Destination, facts: Facts) -> dict[str,
 
 
 def withdraw(runtime: Path, host: str, ssh_config: Path | None) -> None:
-    """Forget the way to a master, for the name by which it is known here."""
+    """Forget the way to a master, for the name by which it is known on this machine."""
     name = name_of(host, ssh_config)
     if name is not None:
         (runtime / "names" / name).unlink(missing_ok=True)
@@ -216,7 +216,7 @@ def withdraw(runtime: Path, host: str, ssh_config: Path | None) -> None:
 
 
 def _watched(destination: Destination) -> Iterator[Path]:
-    """All files that decide where a name leads, and the directories in which an Include could find more."""
+    """All files that decide where a name leads, and the directories where an Include could find more."""
     yield config_file()
     if destination.ssh_config is not None:
         yield from files(destination.ssh_config)
@@ -229,18 +229,18 @@ def _dynamic(watched: Sequence[Path], resolved: Destination) -> bool:
     if resolved.resolved.get("canonicalizehostname", "false") not in {"no", "false"}:
         return True
     for file in watched:
-        # beside config.toml is what `ossh share` writes, which changes nothing for us
+        # next to config.toml is what `ossh share` writes, which changes nothing for us
         for keyword, arguments in keywords(file) if file.parent != config_file().parent else ():
             if keyword == "match" and not _static(arguments):
                 return True
-            # environment variables and tokens, in versions that know them there
+            # environment variables and tokens, in versions that expand them there
             if keyword == "include" and any("$" in word or "%" in word for word in arguments):
                 return True
     return False
 
 
 def _static(criteria: Sequence[str]) -> bool:
-    """Whether `Match` criteria ask for nothing but names: `host a,b user me` and the like."""
+    """Whether `Match` criteria test only names: `host a,b user me` and the like."""
     if len(criteria) == 1:
         return criteria[0].lower() == "all"
     return all(word.lstrip("!").lower() in _STATIC_MATCH for word in criteria[::2])
@@ -254,9 +254,9 @@ def _mtime(path: Path) -> int | None:
 
 
 def _settled(stamp: int | None, now: float) -> bool:
-    """Whether an edit that comes after `now` must show as another time.
+    """Whether an edit after `now` is certain to show as another time.
 
-    Where times are whole seconds, an edit in the same second leaves no trace.
+    If times are whole seconds, an edit within the same second leaves no trace.
     """
     if stamp is None:
         return True
@@ -279,7 +279,7 @@ def _sh_compares_fractions() -> bool:
 
 
 def _same_time(path: Path, stamp: int | None, reference: Path) -> str:
-    """A test in sh that a file is as old as it was; -nt and -ot are in every sh that is in use."""
+    """A test in sh that a file's time is unchanged; every sh in use has -nt and -ot."""
     quoted = _quoted(path)
     if stamp is None:
         return f"[ ! -e {quoted} ]"
@@ -306,7 +306,7 @@ def _questions(destination: Destination) -> Iterator[list[str]]:
 
 
 def _same_answer(argv: Sequence[str]) -> str:
-    """A test in sh that `ssh -G` says what it says now."""
+    """A test in sh that `ssh -G` still says what it says now."""
     answer = subprocess.run(
         argv,
         env=bypass.unshared(),

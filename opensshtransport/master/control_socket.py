@@ -25,22 +25,22 @@ LOCAL_DEADLINE = 5.0
 
 
 class State(enum.Enum):
-    """What a look at a master has found."""
+    """The result of a check of a master."""
 
     NONE = "none"
     LIVE = "live"
-    # late, but at work: a copy fills the link, or the machine has too much to do
+    # late, but at work: a copy fills the link, or the machine is overloaded
     BUSY = "busy"
     UNREACHABLE = "unreachable"
 
     @property
     def alive(self) -> bool:
-        """Whether commands may go there, and nobody may end it to log in anew."""
+        """Whether commands may use it, and no login may replace it."""
         return self in {State.LIVE, State.BUSY}
 
 
 def listens(path: Path) -> bool:
-    """Whether a process listens at a socket, and the socket is ours or root's own."""
+    """Whether a process listens at a socket, and the socket is ours or root's."""
     try:
         if path.stat().st_uid not in {os.getuid(), 0}:
             return False
@@ -59,12 +59,12 @@ def state_at(path: Path, ssh: str, timeout: float, pid: int = 0) -> State:
     Args:
         path: the socket.
         ssh: the program.
-        timeout: seconds that the answer may take.
-        pid: the master's process id, by which it is seen whether it is at work; 0 where it is not known.
+        timeout: seconds to wait for the answer.
+        pid: the master's process id, to find out whether it is at work; 0 if not known.
     """
     if not listens(path):
         return State.NONE
-    # into a file: a master that was asked keeps our pipe open for as long as it hangs
+    # to a file: a master that hangs would keep our pipe open
     with tempfile.TemporaryFile() as said:
         question = subprocess.Popen(
             command_lines.check_command(ssh, path),
@@ -82,7 +82,7 @@ def state_at(path: Path, ssh: str, timeout: float, pid: int = 0) -> State:
             question.kill()
         said.seek(0)
         words = said.read().decode(errors="replace")
-    # status 0: something listens even there
+    # status 0: something listens all the same
     if question.returncode == 0 or "refused by peer" in words or "open failed" in words:
         return State.LIVE
     busy = len(looks) == 2 and any(
@@ -92,7 +92,7 @@ def state_at(path: Path, ssh: str, timeout: float, pid: int = 0) -> State:
 
 
 def end_at(socket: Path, ssh: str) -> bool:
-    """End the master of ours at a socket, also a frozen one, and remove what belongs to it.
+    """End our master at a socket, even a frozen one, and remove what belongs to it.
 
     Returns:
         Whether there was one. Running sessions end with it.
@@ -107,7 +107,7 @@ def end_at(socket: Path, ssh: str) -> bool:
         _local(argv, 0.5 if pid and _is_stopped(pid) else LOCAL_DEADLINE)
         if pid and listens(socket):
             _kill_master(pid, socket)
-    # whatever is left of it, nobody comes to it any more
+    # whatever is left of it, nobody can reach it any more
     socket.unlink(missing_ok=True)
     facts = read_facts(facts_file)
     if facts is not None and not listens(Path(facts.socket)):
@@ -116,7 +116,7 @@ def end_at(socket: Path, ssh: str) -> bool:
 
 
 def pid_at(socket: Path) -> int:
-    """The process of a master of ours, by its command line or the title that ssh gives itself; or 0."""
+    """The process id of a master of ours, found by its command line or by the title that ssh sets; or 0."""
     argv = ["ps", "-ww", "-A", "-o", "pid=", "-o", "command="]
     try:
         told = subprocess.run(
@@ -131,14 +131,14 @@ def pid_at(socket: Path) -> int:
 
 
 def responds(facts: Facts | None) -> bool:
-    """Whether the master's process runs, not stopped, as far as /proc tells."""
+    """Whether the master's process is running and not stopped, as far as /proc tells."""
     if facts is None:
         return True
     try:
         words = Path(f"/proc/{facts.pid}/cmdline").read_bytes()
     except OSError:
         return True
-    # in another container the number is somebody else's
+    # in another container the number belongs to another process
     return os.fsencode(facts.socket) not in words or not _is_stopped(facts.pid)
 
 
@@ -163,7 +163,7 @@ def _local(argv: Sequence[str], timeout: float, stderr: IO[bytes] | int = subpro
 
 
 def _kill_master(pid: int, socket: Path) -> None:
-    """Kill a master that does not react, after a look that the process is that master and no other."""
+    """Kill a master that does not react, after checking that the process is this master and no other."""
     # -ww: COLUMNS must not cut the command line short
     argv = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
     try:
@@ -176,14 +176,14 @@ def _kill_master(pid: int, socket: Path) -> None:
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return
-    # a client of it has the path in its command line too, and may have the number that it has elsewhere
+    # a client of it has the path in its command line too, and may have its number in another container
     if os.fsencode(socket) in told and (b" -N " in told or b"[mux]" in told):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def known(directory: Path | None = None) -> list[Facts]:
-    """What is known of all masters, by name; a master of ours of which nothing is known is among them."""
+    """What is known of all masters, by name; includes masters of ours without a file."""
     directory = runtime_directory() if directory is None else directory
     read = (read_facts(file) for file in directory.glob("*.json"))
     found = [facts for facts in read if facts is not None]
@@ -194,7 +194,7 @@ def known(directory: Path | None = None) -> list[Facts]:
 
 
 def _unknown(socket: Path) -> Facts:
-    """Of a master that has just been opened, or whose login was killed, what its lock file tells."""
+    """What the lock file says of a master that was just opened, or whose login was killed."""
     host, ssh_config = socket.name, None
     with contextlib.suppress(OSError, ValueError):
         host, ssh_config = json.loads(socket.with_name(f"{socket.name}.lock").read_text())

@@ -1,4 +1,4 @@
-"""A running master for a destination: the one that is there, or the one that a login opens.
+"""A running master for a destination: an existing one, or one that a login opens.
 
 pexpect and sh fork, which is unsafe in a process with threads. So a library call that needs a login starts
 `python -m opensshtransport login HOST` as a process of its own, and its error comes back as JSON.
@@ -6,16 +6,14 @@ pexpect and sh fork, which is unsafe in a process with threads. So a library cal
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import signal
 import subprocess
 import sys
-from typing import Any
 
-from opensshtransport import errors
 from opensshtransport.errors import LoginNeeded
+from opensshtransport.master import login_process
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
 from opensshtransport.openssh.destination import Destination
@@ -24,11 +22,11 @@ _log = logging.getLogger(__name__)
 
 
 def ensure(destination: Destination, *, login: bool = True, person: bool = True) -> Facts:
-    """Make sure that a master is running, by a login process if none is. For libraries: spawns, never forks.
+    """Make sure that a master is running; if not, start a login process. For libraries: spawns, never forks.
 
     Args:
         destination: where to.
-        login: whether a login may be made; else only a master that is running already is taken up.
+        login: whether a login may be made; otherwise only a running master is used.
         person: whether somebody at the terminal may be asked.
 
     Raises:
@@ -48,45 +46,28 @@ def ensure(destination: Destination, *, login: bool = True, person: bool = True)
     argv += ["--settings", json.dumps(destination.overrides)] if destination.overrides else []
     argv += [] if person else ["--unattended"]
     argv += [] if login else ["--no-login"]
-    done = subprocess.run(
-        [*argv, "--", destination.host],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        # `-m` puts the working directory first on the path of imports
-        cwd="/",
-        timeout=3 * destination.settings.login_timeout + 60,
-        check=False,
-    )
+    with login_process.steps() as (options, descriptors):
+        done = subprocess.run(
+            [*argv, *options, "--", destination.host],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            # `-m` puts the working directory first on the path of imports
+            cwd="/",
+            pass_fds=descriptors,
+            timeout=3 * destination.settings.login_timeout + 60,
+            check=False,
+        )
     lines = done.stdout.splitlines()
     report = json.loads(lines[-1]) if lines else {}
     _log.info("%s: the login process ended with status %s", destination.host, done.returncode)
     if done.returncode == 0 and report:
         return Facts(**report)
     if report:
-        raise revive(report)
+        raise login_process.revive(report)
     if done.returncode == -signal.SIGINT:
-        # where the signal has reached it alone
+        # if the signal has reached only that process
         raise KeyboardInterrupt
     raise LoginNeeded(
         f"the login process ended with status {done.returncode}", host=destination.host, argv=argv
     )
-
-
-def dismantle(error: errors.OpenSshTransportError) -> dict[str, object]:
-    """An error as plain values, to be told to another process."""
-    return {
-        "error": type(error).__name__,
-        "message": error.message,
-        "host": error.host,
-        "advice": dataclasses.asdict(error.remedy),
-        "argv": list(error.argv),
-        "returncode": error.returncode,
-        "stderr": error.stderr,
-    }
-
-
-def revive(values: dict[str, Any]) -> errors.OpenSshTransportError:
-    """The error that `dismantle` took apart."""
-    kind: type[errors.OpenSshTransportError] = getattr(errors, values.pop("error"))
-    return kind(values.pop("message"), advice=errors.Remedy(**values.pop("advice")), **values)

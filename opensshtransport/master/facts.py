@@ -1,4 +1,4 @@
-"""What is known of a master: the file beside its socket."""
+"""What is known of a master: the file next to its socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from opensshtransport.local.trust import read_ours
 
-# Those that read no start-up file again below a shell of their own; zsh does.
+# Shells that read no start-up file again below a shell of their own; zsh does.
 _SHELLS_OF_POSIX = {"sh", "bash", "dash", "ksh", "mksh", "ash", "busybox"}
 
 
@@ -23,10 +23,10 @@ class Facts:
         socket: where it listens.
         pid: its process id.
         since: when it was opened, seconds since the epoch.
-        ours: whether we opened it; else it is the person's own, and never ended by us.
+        ours: whether we opened it; otherwise it is the user's own, and never ended by us.
         login_node: the remote host's own name.
-        shell: the remote login shell's path, or "" where no command can be run freely.
-        methods: how the server let us in, as far as ssh has told ("publickey keyboard-interactive").
+        shell: the remote login shell's path, or "" if commands cannot be run freely.
+        methods: how the server let us in, as far as ssh says ("publickey keyboard-interactive").
     """
 
     host: str
@@ -52,7 +52,7 @@ def text_of(path: Path | None) -> str | None:
 
 
 def read_facts(file: Path) -> Facts | None:
-    """Read what is known of a master; None where the file is missing or makes no sense.
+    """Read what is known of a master; None if the file is missing or makes no sense.
 
     Raises:
         SettingsError: it is not ours alone.

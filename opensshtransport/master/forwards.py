@@ -1,15 +1,16 @@
-"""The forwards of a master, and the register of who asked for which.
+"""The forwards of a master, and the register of which program asked for which.
 
-The idea: a forward listens in the master, and outlives the client that asked for it; a master lists none
-that is idle. So each is noted in the runtime directory with its owner: a process, or nobody where it is to be
-kept. What belongs to no living owner is cancelled; what is kept is asked for again after a new login.
+The idea: a forward listens in the master, and outlives the client that asked for it; a master lists none that
+is idle. So each is noted in the runtime directory with its owner: a process, or nobody if it is to be kept.
+What belongs to no running owner is cancelled; what is kept is requested again after a new login.
 
-The traps. `-O cancel` of what is not there says so, and ends with 0. A local port that is taken for IPv4
-counts as success without an address, as only ::1 listens then. A socket's file stays behind. And an owner may
-come between a look and a cancel: so it is looked for once more, and the forward asked for again.
+The traps. `-O cancel` of a forward that does not exist says so, and ends with 0. Without an address, a local
+port that is taken for IPv4 counts as success, because ::1 listens alone then. A socket's file stays behind.
+And an owner may appear between a check and a cancel: so it is checked once more, and the forward requested
+again.
 
 An entry is a text of lines, as `ossh-hook` writes it too: the socket, the owner's process id (0 for none),
-when that process began, the destination's identity ("" where it is not known), and a forward a line.
+when that process began, the destination's identity ("" if not known), and one forward a line.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class Forward:
 
     @property
     def listener(self) -> list[str]:
-        """What listens: an address and a port, a port alone, or a socket."""
+        """Where it listens: an address and a port, a port alone, or a socket."""
         parts = _parts(self.spec)
         if parts[0].startswith("/") or self.option == "-D":
             return parts[:1] if parts[0].startswith("/") else parts
-        # a target is a socket, or a host and its port; -R with none is a SOCKS proxy of the remote side
+        # a target is a socket, or a host and its port; -R without one is a SOCKS proxy for the remote side
         target = 1 if parts[-1].startswith("/") else 2
         return parts[:-target] or parts
 
@@ -77,11 +78,13 @@ def parse(text: str) -> Forward:
     """Read `-L SPEC`, joined.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: it is not a forward.
     """
     match = re.fullmatch(r"(-[LRD])\s*(\S.*)", text)
     if match is None:
-        raise SettingsError(f"{text!r} is no forward", advice="write -L, -R or -D as for ssh")
+        raise SettingsError(
+            f"{text!r} is not a forward", topic="tunnels", advice="write -L, -R or -D as for ssh"
+        )
     return Forward(match[1], match[2])
 
 
@@ -91,9 +94,9 @@ def _parts(spec: str) -> list[str]:
 
 
 def local(forward: Forward) -> Forward:
-    """A forward as it is asked for here: a local port without an address, or of `localhost`, gets one.
+    """A forward as we request it: a local port without an address, or at `localhost`, gets one.
 
-    Else the master counts it as success where only ::1 listens, since another program has 127.0.0.1.
+    Otherwise the master counts it as success if only ::1 listens, because another program has 127.0.0.1.
     """
     if forward.option == "-R" or forward.port is None:
         return forward
@@ -110,8 +113,8 @@ class Entry:
     Attributes:
         file: where it is noted.
         socket: the master's.
-        pid: the owner's, 0 where it is kept.
-        began: when that process began, as the system counts; "" where it does not tell.
+        pid: the owner's, or 0 if it is kept.
+        began: when that process began, as the system counts; "" if it does not say.
         identity: the destination's, or "".
         forwards: what was asked for.
     """
@@ -125,7 +128,7 @@ class Entry:
 
     @property
     def wanted(self) -> bool:
-        """Whether its owner is running, or it is to be kept."""
+        """Whether its owner is running, or the entry is kept."""
         if self.pid == 0:
             return True
         began = _began(self.pid)
@@ -135,7 +138,7 @@ class Entry:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began; None where there is none, "" where the system does not tell."""
+    """When a process began; None if there is none, "" if the system does not say."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
         return None if words[0] in "ZX" else words[19]
@@ -156,7 +159,7 @@ def directory() -> Path:
 
 
 def entries() -> list[Entry]:
-    """All of the register; what cannot be read is passed over."""
+    """All entries of the register; what cannot be read is skipped."""
     found = []
     for file in sorted(directory().iterdir()):
         with contextlib.suppress(OSError, ValueError, SettingsError, IndexError):
@@ -167,7 +170,7 @@ def entries() -> list[Entry]:
 
 
 def note(socket: Path, forwards: Iterable[Forward], *, pid: int, identity: str = "") -> Path:
-    """Note who asks for forwards, before they are asked for; `pid` 0 keeps them."""
+    """Note who wants forwards, before they are requested; `pid` 0 keeps them."""
     began = (_began(pid) or "") if pid else ""
     file = directory() / f"{pid}.{secrets.token_hex(4)}"
     replace_file(file, "\n".join([str(socket), str(pid), began, identity, *map(str, forwards)]) + "\n")
@@ -175,15 +178,15 @@ def note(socket: Path, forwards: Iterable[Forward], *, pid: int, identity: str =
 
 
 def request(ssh: str, socket: Path, forward: Forward) -> int | None:
-    """Have a master forward; gives the port that the remote side has chosen, if it has.
+    """Tell a master to forward; returns the port that the remote side has chosen, if it has.
 
     Raises:
-        ConnectionFailed: it does not.
+        ConnectionFailed: it refuses.
     """
     path = forward.local_socket
     if path is not None and not listens(path):
         with contextlib.suppress(OSError):
-            # the file of one that has ended
+            # a file that an earlier forward left behind
             if stat.S_ISSOCK(path.lstat().st_mode) and path.lstat().st_uid == os.getuid():
                 path.unlink()
     done = _ask(ssh, socket, "forward", forward)
@@ -191,13 +194,14 @@ def request(ssh: str, socket: Path, forward: Forward) -> int | None:
         why = done.stderr.strip().splitlines() or ["no reason was given"]
         raise ConnectionFailed(
             f"{forward.option} {forward.spec} is refused ({why[-1]})",
+            topic="tunnels",
             advice="choose another port, or see: ossh forward HOST --list",
         )
     return int(done.stdout) if done.stdout.strip().isdecimal() else None
 
 
 def cancel(ssh: str, socket: Path, forward: Forward) -> bool:
-    """End a forward; whether there was one. Open connections go on."""
+    """End a forward; returns whether there was one. Open connections continue."""
     if not listens(socket):
         return False
     done = _ask(ssh, socket, "cancel", forward)
@@ -227,19 +231,19 @@ def _ask(ssh: str, socket: Path, question: str, forward: Forward) -> subprocess.
 
 
 def sweep(ssh: str) -> None:
-    """Cancel what belongs to no living owner."""
+    """Cancel what belongs to no running owner."""
     with locked(directory().parent / "forwards.lock"):
         for entry in [one for one in entries() if not one.wanted or not _is_there(one)]:
             drop(ssh, entry)
 
 
 def _is_there(entry: Entry) -> bool:
-    # of a master that has gone nothing is left; but what is to come back waits for the next one
+    # nothing is left of a master that has ended, but kept forwards wait for the next one
     return bool(entry.identity) or listens(entry.socket)
 
 
 def drop(ssh: str, entry: Entry, only: Forward | None = None) -> list[Forward]:
-    """Take an entry, or one forward of it, out of the register; what nobody else wants is cancelled.
+    """Remove an entry, or one forward of it, from the register; what nobody else wants is cancelled.
 
     Returns:
         What was cancelled.
@@ -252,7 +256,7 @@ def drop(ssh: str, entry: Entry, only: Forward | None = None) -> list[Forward]:
         if cancel(ssh, entry.socket, forward):
             cancelled.append(forward)
         if forward in _wanted(entry.socket, entry.file):
-            # somebody has asked for the same in between
+            # somebody has requested the same in between
             with contextlib.suppress(ConnectionFailed):
                 request(ssh, entry.socket, forward)
     left = [forward for forward in entry.forwards if forward not in gone]
@@ -260,19 +264,19 @@ def drop(ssh: str, entry: Entry, only: Forward | None = None) -> list[Forward]:
         lines = [str(entry.socket), str(entry.pid), entry.began, entry.identity, *map(str, left)]
         replace_file(entry.file, "\n".join(lines) + "\n")
     else:
-        # the last, so that anyone who is killed before leaves it to the next one
+        # last, so that if we are killed before, the next process does it
         entry.file.unlink(missing_ok=True)
     return cancelled
 
 
 def _wanted(socket: Path, but: Path) -> set[Forward]:
-    """What the living owners of other entries want of a master."""
+    """What the running owners of other entries want from a master."""
     others = [one for one in entries() if one.socket == socket and one.file != but and one.wanted]
     return {forward for one in others for forward in one.forwards}
 
 
 def restore(ssh: str, socket: Path, identity: str) -> list[str]:
-    """After a login, ask for what is to come back; gives what the master refuses."""
+    """After a login, request the kept forwards; returns those that the master refuses."""
     refused = []
     for entry in [one for one in entries() if one.identity == identity and one.wanted]:
         lines = [str(socket), str(entry.pid), entry.began, identity, *map(str, entry.forwards)]
@@ -302,7 +306,7 @@ def is_free(port: int, address: str = "127.0.0.1") -> bool:
 
 
 def free_ports(first: int) -> Iterator[int]:
-    """Free local ports: from a number on, or, for 0, as the system gives them."""
+    """Free local ports: from a number on or, for 0, as the system chooses them."""
     for number in range(_TRIES):
         if first == 0:
             with sockets.socket() as probe:
@@ -325,13 +329,15 @@ def local_port(ssh: str, socket: Path, first: int, target: str) -> tuple[Forward
         try:
             request(ssh, socket, forward)
         except ConnectionFailed as error:
-            # taken in between, or refused for another reason
+            # it was taken in between, or is refused for another reason
             refused = error
             if not is_free(port):
                 continue
             break
         return forward, port
-    raise refused or ConnectionFailed(f"no local port from {first} on is free", advice="name another one")
+    raise refused or ConnectionFailed(
+        f"no local port from {first} on is free", topic="tunnels", advice="name another one"
+    )
 
 
 def matching(forwards: Sequence[Forward], word: str) -> list[Forward]:

@@ -1,13 +1,13 @@
-"""The one master of a destination: found, opened under a lock, proved alive by a round trip, ended.
+"""The one master of a destination: found, opened under a lock, checked by a round trip, ended.
 
-What lies in the runtime directory, for a destination whose identity is ID:
+The files in the runtime directory, for a destination whose identity is ID:
 
     ID        the socket            ID.lock   held while somebody logs in; a crash releases it
     ID.log    ssh's own words       ID.json   what is known of the master: `Facts`
 
 The traps: `ssh -O check` says "running" while the network is gone, and hangs on a frozen master, so only a
-round trip with a deadline counts; but a master that is late since it is at work lives, and is not to be
-ended. And a master that the person opened by a ControlPath of their own is used, but never ended by us.
+round trip with a deadline counts. But a master that is late because it is busy is alive, and must not be
+ended. And a master that the user opened with a ControlPath of their own is used, but never ended by us.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from opensshtransport.openssh.destination import Destination
 from opensshtransport.openssh.diagnosis import log_error, logged_status
 from opensshtransport.openssh.run_log import RunLog, sweep_logs
 
-# Seconds between tries to get a session that was refused, and for how long.
+# Seconds between requests for a session that was refused, and for how long.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 _PATIENCE = 60.0
 
-# Bytes of what the remote side says of itself.
+# The most bytes of what the remote side says about itself.
 _LONGEST_ANSWER = 1 << 16
 
 
@@ -58,16 +58,16 @@ class Master:
 
     @property
     def candidates(self) -> tuple[Path, ...]:
-        """Where a live master may listen: the person's own ControlPath first, then ours."""
+        """Where a live master may listen: the user's own ControlPath first, then ours."""
         theirs = self.destination.resolved.get("controlpath")
         return (Path(theirs), self.own_socket) if theirs else (self.own_socket,)
 
     def facts(self) -> Facts | None:
-        """What is known of the master, or None where none was opened."""
+        """What is known of the master, or None if none was opened."""
         return read_facts(self.facts_file)
 
     def listening(self) -> Path | None:
-        """The socket at which a master listens, by a local look that takes microseconds."""
+        """The socket at which a master listens, by a local check that takes microseconds."""
         facts = self.facts()
         known_one = [Path(facts.socket)] if facts else []
         return next((path for path in (*known_one, *self.candidates) if listens(path)), None)
@@ -79,8 +79,8 @@ class Master:
             socket: the one to ask; all candidates by default.
 
         Returns:
-            The live master's socket, or None. A live master that the server grants no further session
-            is alive, and so is one that is late since it is at work.
+            The live master's socket, or None. A master to which the server grants no further session is
+            alive, and so is one that is late because it is busy.
         """
         state, found = self.look(socket)
         return found if state.alive else None
@@ -112,16 +112,16 @@ class Master:
                 raise LoginNeeded(
                     f"another process has been logging in for {timeout:.0f} s",
                     host=self.destination.host,
-                    advice=f"end it, or look at {self.log}",
+                    advice=f"end it, or see {self.log}",
                 ) from reason
-            # so that a master whose login was killed before it was known can be named
+            # so that a master whose login was killed too early can be named
             told = json.dumps([self.destination.host, text_of(self.destination.ssh_config)])
             os.ftruncate(file, 0)
             os.pwrite(file, told.encode(), 0)
             yield
 
     def end(self) -> bool:
-        """End the master that we opened, also a frozen one, and remove what belongs to it.
+        """End the master that we opened, even a frozen one, and remove what belongs to it.
 
         Returns:
             Whether there was one. Running sessions end with it.
@@ -135,13 +135,13 @@ class Master:
         replace_file(self.facts_file, json.dumps(dataclasses.asdict(facts)))
 
     def describe(self, socket: Path, *, ours: bool, pid: int) -> Facts:
-        """Find out by one session what the remote side is: its name and its login shell.
+        """Find out about the host over one session: its name and its login shell.
 
-        That it runs no command of ours is believed only while the master is running: where the command that
-        it ran instead has ended, or where two sessions came to nothing; a session that broke tells nothing.
+        We conclude that it runs none of our commands only while the master is running: if the command that it
+        ran instead has ended, or if two sessions had no result. A session that broke proves nothing.
 
         Raises:
-            SessionRefused: the server gives no session, for a minute.
+            SessionRefused: the server grants no session for a minute.
             MasterGone: the master has died, or does not answer any more.
         """
         destination = self.destination
@@ -164,7 +164,7 @@ class Master:
             if isinstance(error, SessionRefused):
                 if time.monotonic() > patience:
                     raise error
-                # nothing on this side tells when a session of another program ends
+                # nothing on this side shows when a session of another program ends
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
@@ -176,10 +176,10 @@ class Master:
         return facts
 
     def _introduction(self, socket: Path) -> tuple[list[str], str]:
-        """The host's name and login shell, where it runs commands; and what ssh noted of the session."""
+        """The host's name and login shell, if it runs commands, and what ssh logged about the session."""
         destination = self.destination
         mark = secrets.token_hex(8)
-        # understood by every login shell; a forced command or a restricted shell gives no mark back
+        # every login shell understands this; a forced command or a restricted shell prints no mark
         command = f"exec /bin/sh -c 'echo; echo {mark}; uname -n; echo \"$SHELL\"'"
         log = RunLog(self.directory)
         argv = command_lines.guarded_ssh(
@@ -193,7 +193,7 @@ class Master:
 
 
 def _methods(log: Path) -> str:
-    """How the server let us in, by what ssh has noted at the login."""
+    """How the server let us in, according to ssh's log of the login."""
     try:
         text = log.read_text(errors="replace")
     except OSError:
@@ -202,9 +202,9 @@ def _methods(log: Path) -> str:
 
 
 def _printed_behind(mark: str, argv: Sequence[str], timeout: float) -> str:
-    """What a program prints behind a mark and before its end; "" where that does not come in time.
+    """What a program prints after a mark and before its end; "" if that does not come in time.
 
-    However much it prints, little of it is kept.
+    However much it prints, only a little is kept.
     """
     begin = mark.encode()
     said = b""
@@ -220,7 +220,7 @@ def _printed_behind(mark: str, argv: Sequence[str], timeout: float) -> str:
             while poll.poll(max(0.0, deadline - time.monotonic()) * 1000) and time.monotonic() < deadline:
                 piece = os.read(program.stdout.fileno(), _LONGEST_ANSWER)
                 if not piece:
-                    # ssh notes the status after the last byte
+                    # ssh logs the status after the last byte
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         program.wait(LOCAL_DEADLINE)
                     return said[len(begin) :].decode(errors="replace") if said.startswith(begin) else ""
@@ -235,7 +235,7 @@ def _printed_behind(mark: str, argv: Sequence[str], timeout: float) -> str:
 
 
 def sweep(directory: Path | None = None) -> None:
-    """Remove what dead masters and killed commands have left, of all destinations.
+    """Remove what dead masters and killed commands have left behind, for all destinations.
 
     A destination that somebody is logging in to is left alone.
     """

@@ -1,15 +1,15 @@
-"""How our own calls of ssh pass by the block that `ossh share` has put into ssh_config (`sharing.block`).
+"""How our own calls of ssh bypass the block that `ossh share` has put into ssh_config (`sharing.block`).
 
-The idea: the block asks a hook at each call of ssh, and two variables of the environment tell it to leave the
-call alone. What a name means is asked without the block; a login passes by that of its own host, and still
-rides the master of a jump host where one is running.
+The idea: the block runs a hook at each call of ssh, and two environment variables tell the hook to leave the
+call alone. What a name means is asked without the block; a login bypasses the block of its own host, but
+still uses the master of a jump host if one is running.
 """
 
 from __future__ import annotations
 
 import os
 
-# `ossh-hook` reads both. The first is the person's too: `OSSH_SHARE=no ssh daint` connects by itself.
+# `ossh-hook` reads both. Users may set the first one too: `OSSH_SHARE=no ssh daint` connects on its own.
 SHARE, LOGIN = "OSSH_SHARE", "OSSH_LOGIN"
 
 

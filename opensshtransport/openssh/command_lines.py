@@ -1,8 +1,8 @@
-"""The OpenSSH programs: where they are, what ssh_config resolves to, and every command line.
+"""Every command line of the OpenSSH programs.
 
-Command lines are pure functions of values. All but the master's are *guarded*: with a live master the guard
+They are pure functions of values. All but the master's are *guarded*: with a live master the guard
 changes nothing; without one ssh ends in some milliseconds and dials nobody. Unguarded, a missing or stale
-socket and also a refused session lead to a new login of ssh's own, with exit status 0.
+socket, or a refused session, leads to a new login by ssh itself, with exit status 0.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def master_command(
         destination: where to.
         socket: where the master listens.
         log: the file for ssh's own words.
-        batch: nobody can answer a prompt.
-        again: a person may answer once more what was refused.
+        batch: whether nobody can answer a prompt.
+        again: whether a person may answer again after a refusal.
 
     Raises:
         SettingsError: the socket's path is too long. ssh would say so only after the login was spent.
@@ -37,6 +37,7 @@ def master_command(
     if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
         raise SettingsError(
             f"the socket's path {socket} is longer than {LONGEST_SOCKET_PATH} bytes",
+            topic="files",
             advice="set XDG_RUNTIME_DIR to a shorter directory",
         )
     settings, resolved = destination.settings, destination.resolved
@@ -46,27 +47,27 @@ def master_command(
         # no command, and into the background once logged in and listening
         "-N",
         "-f",
-        # its stderr outlives the login; and the log holds the true cause of failures
+        # its stderr outlives the login; and the log contains the true cause of failures
         "-E",
         str(log),
-        # auto, not yes: `yes` on a live or stale socket leaves an orphan login and says 0
+        # auto, not yes: `yes` on a live or stale socket leaves an orphaned login and exits with 0
         "-oControlMaster=auto",
         "-S",
         literal(socket),
         as_option("ControlPersist", settings.persist or "yes"),
         # a second prompt of the same kind means "rejected": to answer it costs a counted failure
         *([] if again else ["-oNumberOfPasswordPrompts=1"]),
-        # LogLevel QUIET in ssh_config would hide why a login failed; VERBOSE also tells how one was let in
+        # LogLevel QUIET in ssh_config would hide why a login failed; VERBOSE also says how one was let in
         "-oLogLevel=VERBOSE",
         as_option("BatchMode", "yes" if batch else "no"),
     ]
-    # they belong to the sessions that want them: two masters cannot have one port, and one that is taken must
-    # not spend the login
+    # they belong to the sessions that want them: two masters cannot share a port, and a port in use must not
+    # waste the login
     argv += ["-oExitOnForwardFailure=no"]
     argv += [] if settings.forwards else [NO_FORWARDS, "-oTunnel=no"]
     if settings.server_alive_interval is not None or not int(resolved.get("serveraliveinterval", "0")):
-        # without it a master hangs forever on a network that went away; the product also ends a login
-        # that waits for a push, so it is a minute at least
+        # without it a master hangs forever when the network goes away; the product of the two also ends a
+        # login that waits for a push, so it is at least a minute
         argv.append(as_option("ServerAliveInterval", _or(settings.server_alive_interval, 20)))
         argv.append(as_option("ServerAliveCountMax", _or(settings.server_alive_count_max, 3)))
     elif settings.server_alive_count_max is not None:
@@ -83,7 +84,7 @@ def check_command(ssh: str, socket: Path) -> list[str]:
 
     It reads no ssh_config: with a socket any host name serves, and a LogLevel there would hide the answer.
     """
-    # A connection to this address of the server's own answers at once, by "refused" or "prohibited": the
+    # The server answers a connection to this address of its own at once, with "refused" or "prohibited": the
     # cheapest round trip there is. It needs no session and no login shell.
     return [ssh, "-F", "none", "-S", literal(socket), *guard(), "-T", "-W", "127.0.0.1:1", "--", "master"]
 
@@ -93,7 +94,7 @@ def _or(value: int | None, default: int) -> int:
 
 
 def _without_remote_command(resolved: Resolved) -> list[str]:
-    # ssh refuses a command beside a RemoteCommand; versions before 7.6 do not know the option
+    # ssh refuses a command in addition to a RemoteCommand; versions before 7.6 do not know the option
     return ["-oRemoteCommand=none"] if resolved.get("remotecommand") else []
 
 
@@ -106,7 +107,7 @@ def guard(*, mark: bool = False) -> list[str]:
     """The options that keep ssh, scp and sftp from ever logging in.
 
     Args:
-        mark: say on stderr that there is no master; else nothing but ssh's own words tells it.
+        mark: say on stderr that there is no master; otherwise only ssh's own words do.
     """
     return [
         # never become a master
@@ -114,7 +115,7 @@ def guard(*, mark: bool = False) -> list[str]:
         # without a live master ssh would dial: this "connection" ends at once
         # ssh runs it by the local login shell, which may be tcsh
         f'-oProxyCommand=sh -c "echo {NO_MASTER} >&2"' if mark else "-oProxyCommand=false",
-        # ssh_config's ProxyJump would be dialled in its place
+        # otherwise ssh would connect through ssh_config's ProxyJump instead
         "-oProxyJump=none",
         # no prompt, whatever happens
         "-oBatchMode=yes",
@@ -136,7 +137,7 @@ def guarded_options(destination: Destination, control_path: Path | str, *, mark:
     return [
         destination.ssh,
         *config_options(destination.ssh_config),
-        # -S takes the path as it stands; the option ControlPath would part it at blanks
+        # -S takes the path as it is; the option ControlPath would split it at blanks
         "-S",
         str(control_path),
         *guard(mark=mark),

@@ -24,13 +24,14 @@ MOST_JUMPS = 16
 
 
 def check_destination(host: str) -> str:
-    """Refuse what ssh would take for an option, or what no destination can be.
+    """Refuse what ssh would take for an option, or what cannot be a destination.
 
     Raises:
-        SettingsError: it is empty, begins with `-`, or holds a control character such as a newline or NUL,
-            or a letter that means something to a shell: before 9.6 ssh would put it into ProxyCommand as it
-            is (release notes of OpenSSH 9.6, CVE-2023-51385). A user's name may hold `$` and a backslash.
-        TypeError: it is no str.
+        SettingsError: it is empty, begins with `-`, or contains a control character such as a newline or NUL,
+            or a character that means something to a shell: before 9.6, ssh would put it into ProxyCommand as
+            it is (release notes of OpenSSH 9.6, CVE-2023-51385). A user's name may contain `$` and a
+            backslash.
+        TypeError: it is not a str.
     """
     if not isinstance(host, str):
         raise TypeError(f"a destination is a str, not {type(host).__name__}")
@@ -42,15 +43,15 @@ def check_destination(host: str) -> str:
         )
     if re.search(r"[\x00-\x1f\x7f]", host):
         raise SettingsError(
-            f"{host!r} is not a destination: it holds a control character", advice="correct the name"
+            f"{host!r} is not a destination: it contains a control character", advice="correct the name"
         )
     address = parse_address(host)
     user, name = address.user or "", address.host
     if re.search(r"[\x00-\x1f\x7f]", f"{user}{name}"):
-        raise SettingsError(f"{host!r} hides a control character", advice="correct the name")
+        raise SettingsError(f"{host!r} contains a hidden control character", advice="correct the name")
     if found := re.search(r"[`'\";&<>|(){}]", user) or re.search(r"[`'\";&<>|(){}$\\\s]", name):
         raise SettingsError(
-            f"{host!r} is not a destination: it holds {found.group()!r}", advice="correct the name"
+            f"{host!r} is not a destination: it contains {found.group()!r}", advice="correct the name"
         )
     return host
 
@@ -66,7 +67,7 @@ class Resolved:
     options: Mapping[str, tuple[str, ...]]
 
     def get(self, option: str, default: str = "") -> str:
-        """The first value of an option, `default` where ssh says nothing or `none`."""
+        """The first value of an option; `default` if ssh says nothing or `none`."""
         value = self.options.get(option.lower(), (default,))[0]
         return default if value == "none" else value
 
@@ -109,7 +110,7 @@ class Resolved:
 
 
 def parse_resolved(text: str) -> Resolved:
-    """Read the output of `ssh -G`: one option and its value a line."""
+    """Read the output of `ssh -G`: one option and its value per line."""
     options: dict[str, list[str]] = {}
     for line in text.splitlines():
         option, _, value = line.partition(" ")
@@ -132,7 +133,7 @@ def ask_resolved(
     *,
     env: Mapping[str, str] | None = None,
 ) -> Resolved:
-    """Ask ssh what a destination resolves to; past what `ossh share` has written, unless `env` is given.
+    """Ask ssh what a destination resolves to, bypassing what `ossh share` has written unless `env` is given.
 
     Raises:
         ConfigurationError: ssh refuses its configuration or the name.
@@ -154,7 +155,7 @@ def ask_resolved(
         raise ToolMissing(f"{ssh} cannot be run: {reason}", host=host) from reason
     except subprocess.TimeoutExpired as reason:
         raise ConfigurationError(
-            f"ssh -G did not end within {RESOLVE_TIMEOUT:.0f} s",
+            f"ssh -G did not finish within {RESOLVE_TIMEOUT:.0f} s",
             host=host,
             argv=argv,
             advice="look for a slow `Match exec` in ssh_config",
@@ -162,7 +163,7 @@ def ask_resolved(
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         if lines and lines[0].startswith("usage:"):
-            lines = ["it does not take this name"]
+            lines = ["it does not accept this name"]
         raise ConfigurationError(
             f"ssh refuses its configuration ({lines[0] if lines else 'it gave no reason'})",
             host=host,
@@ -184,7 +185,7 @@ class Destination:
         ssh, scp, sftp: absolute paths of the programs.
         resolved: what `ssh -G` says of the name.
         route: user, host, port and proxy command of every hop, the target last.
-        overrides: settings that count before those of config.toml, as they were given.
+        overrides: settings that take precedence over config.toml, as they were given.
     """
 
     host: str
@@ -197,7 +198,7 @@ class Destination:
 
     @property
     def identity(self) -> str:
-        """16 hexadecimal digits, the same for all names that lead to the same place by the same way."""
+        """16 hexadecimal digits, the same for all names that lead to the same place in the same way."""
         return hashlib.sha256(json.dumps(self.route).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     @property
@@ -219,7 +220,7 @@ def resolve(
         host: the name.
         ssh_config: the configuration file instead of ssh's own, or None.
         settings: instead of what config.toml says.
-        overrides: settings that count before those of config.toml, with values as they stand there.
+        overrides: settings that take precedence over config.toml, with values of the same types.
 
     Raises:
         SettingsError: the name or config.toml is wrong.
@@ -240,7 +241,7 @@ def resolve(
 def _route(
     ssh: str, host: str, resolved: Resolved, ssh_config: Path | None, left: int
 ) -> tuple[tuple[str, str, int, str], ...]:
-    """Resolve the jump hosts too: their names may be aliases, and an edited alias is another way.
+    """Resolve the jump hosts too: their names may be aliases, and an edited alias is another route.
 
     `-J a,b` reaches `b` through `a` whatever ssh_config says of `b`, while the way to `a` is what
     ssh_config says of it (ssh_config(5), ProxyJump).
@@ -279,7 +280,7 @@ def jump_options(jump: str) -> tuple[list[str], str]:
 
 
 def config_options(ssh_config: Path | None) -> list[str]:
-    """The options that name a configuration file other than the person's own."""
+    """The options that name another configuration file than the user's own."""
     return [] if ssh_config is None else ["-F", str(ssh_config)]
 
 

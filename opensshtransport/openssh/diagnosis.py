@@ -2,8 +2,8 @@
 
 The error for a text on stderr, and the status in the log of a multiplexed client.
 
-The words differ between versions. A text that is not in the table becomes a general error that quotes it,
-never a specific one by guess.
+The words differ between versions. A text that is not in the table becomes a general error that quotes it; the
+error is never guessed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from opensshtransport.errors import (
     Unreachable,
 )
 
-# Where nothing is known of what was offered.
+# For when nothing is known about what was offered.
 NOTHING_TAKEN = "the server accepted none of the keys, tickets or answers"
 
-# What the guard of a command line writes to stderr where no master is running.
+# What the guard of a command line writes to stderr if no master is running.
 NO_MASTER = "opensshtransport: no live master"
 
 
 class _Meaning(NamedTuple):
-    """One row of the table: a pattern on a line of ssh's own, the error it means, and what to say."""
+    """One row of the table: a pattern for a line of ssh's own, the error it means, and what to say."""
 
     pattern: re.Pattern[str]
     error: type[ConnectionFailed]
@@ -45,13 +45,13 @@ def _row(pattern: str, error: type[ConnectionFailed], message: str) -> _Meaning:
     return _Meaning(re.compile(pattern, re.MULTILINE), error, message)
 
 
-# ssh ends its own lines by \r\n at a terminal, and newer versions put the function's name in front.
+# ssh ends its own lines with \r\n at a terminal, and newer versions put the function's name in front.
 _EOL = r"\.?\r?$"
 
 _WHO = r"(?:[^\s@:]+@)?\S+?"
 
-# The first row that matches anywhere in the text decides; so causes stand before their consequences:
-# a refused session, say, is followed by the guard's "Connection closed".
+# The first row that matches anywhere in the text decides; so causes come before their consequences: a refused
+# session, say, is followed by the guard's "Connection closed".
 _MEANINGS: tuple[_Meaning, ...] = (
     _row(
         r"^(?:mux_client_request_session: )?session request failed: ",
@@ -59,7 +59,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
         "the server opens no further session on this connection",
     ),
     _row(
-        # whatever else it says has come after the master was asked, as far as can be known
+        # as far as we know, anything else it says came after the master was asked
         r"^mux_client_request_session: (?!master alive request failed)"
         r"|^(?:read from master failed|write packet): ",
         ConnectionLost,
@@ -85,7 +85,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
         "the host key is not the one that is known",
     ),
     _row(
-        # sshconnect.c (check_host_key); a certificate may be good, and not for this name or time
+        # sshconnect.c (check_host_key); a certificate may be genuine, but not for this name or time
         r"^Certificate (?:invalid: |lacks )|^host key \S+ not permitted by ",
         HostKeyError,
         "the host key was not accepted",
@@ -125,7 +125,7 @@ _MEANINGS: tuple[_Meaning, ...] = (
     _row(
         r"^ssh: connect to host .* port \d+: (?:No route to host|Network is unreachable|.*)",
         Unreachable,
-        "there is no way to the server",
+        "there is no route to the server",
     ),
     _row(
         r"^(?:.*: line \d+: )?Bad configuration option|^.*: terminating, \d+ bad configuration options"
@@ -142,15 +142,15 @@ _MEANINGS: tuple[_Meaning, ...] = (
         r"|^(?:client_loop: )?send disconnect: |^Timeout, server .* not responding"
         r"|^Unable to negotiate with |^stdio forwarding failed|^channel \d+: open failed: "
         r"|^Connection closed by UNKNOWN port|^Read from remote host .*: |^packet_write_wait: "
-        # the last one is all that 7.4 says where a ProxyCommand has ended
+        # the last one is all that 7.4 says if a ProxyCommand has ended
         rf"|^ssh_dispatch_run_fatal: |^Received disconnect from .* port \d+:\d+: |^write: Broken pipe{_EOL}",
         Unreachable,
         "the server, or a jump host before it, ended the connection",
     ),
 )
 
-# What ssh says where it knows no more than that the other side is gone. From 9.5 on it may say less than
-# before: the words of `kex_exchange_identification` are for -v alone.
+# What ssh says if it knows only that the other side is gone. From 9.5 on it may say less than before: it
+# shows the words of `kex_exchange_identification` only with -v.
 _ENDED = re.compile(
     r"^(?:(?:kex|ssh)_exchange_identification: |banner exchange: |write: Broken pipe)"
     r"|^Connection (?:closed|reset) by .* port \d+",
@@ -159,13 +159,13 @@ _ENDED = re.compile(
 
 
 def tells_cause(stderr: str) -> bool:
-    """Whether ssh's own words name a cause, or no more than that the connection has ended."""
+    """Whether ssh's own words name a cause, and not only that the connection has ended."""
     rest = "\n".join(line for line in stderr.splitlines() if not _ENDED.match(line))
     return _meaning(rest, None) is not None
 
 
 def classify(stderr: str, returncode: int | None) -> type[ConnectionFailed] | None:
-    """Tell which error ssh's own words mean.
+    """Find out which error ssh's own words mean.
 
     Args:
         stderr: text that ssh alone wrote (its `-E` log, or stderr of a call without a remote command).
@@ -173,7 +173,7 @@ def classify(stderr: str, returncode: int | None) -> type[ConnectionFailed] | No
             command's own (ssh(1), EXIT STATUS), so nothing has failed.
 
     Returns:
-        The class of the error, or None where the words tell nothing.
+        The class of the error, or None if the words are not conclusive.
     """
     meaning = _meaning(stderr, returncode)
     return meaning.error if meaning else None
@@ -200,7 +200,7 @@ def connection_error(
         host: the destination as the caller named it.
         argv: the command line that failed.
         returncode: ssh's exit status.
-        otherwise: the class to use where the words tell nothing.
+        otherwise: the class to use if the words are not conclusive.
     """
     meaning = _meaning(stderr, returncode)
     if meaning is None:
@@ -211,13 +211,14 @@ def connection_error(
     line = ""
     if match is not None:
         line = stderr[match.start() :].splitlines()[0].strip().strip("@").strip()
+    said = line.removeprefix("ssh: ")
     return meaning.error(
-        f"{meaning.message} ({line})", host=host, argv=argv, returncode=returncode, stderr=stderr
+        f"{meaning.message} (ssh said: {said})", host=host, argv=argv, returncode=returncode, stderr=stderr
     )
 
 
-# What ssh says where it has asked no master for the command: there is none, or not one that greets. Other
-# words prove nothing, as lines may be missing: the disk was full for a moment, or ssh was killed before.
+# What ssh says if it has asked no master to run the command: there is none, or none that answers. Other words
+# prove nothing, because lines may be missing: the disk was full for a moment, or ssh was killed before.
 _NOT_ASKED = re.compile(
     r'^debug1: Control socket ".*" does not exist\r?\n|^Control socket connect\(.*\): .*\n'
     r"|^(?:debug\d: )?mux_client_hello_exchange: (?:write packet|read packet failed|expected HELLO).*\n"
@@ -227,13 +228,13 @@ _NOT_ASKED = re.compile(
 
 
 def logged_status(log: str) -> int | None:
-    """The command's own exit status as ssh noted it in a complete line, or None where none came."""
+    """The command's own exit status as ssh logged it in a complete line, or None if there is none."""
     found = re.findall(r"^debug2: Received exit status from master (\d+)\r?\n", log, re.MULTILINE | re.ASCII)
     return int(found[-1]) if found else None
 
 
-# That the master has opened the session: 7.8 to 8.2 say so no more, but how a session ends they say as all do
-# (mux.c, mux_client_request_session).
+# Proof that the master has opened the session. 7.8 to 8.2 do not log that, but like all others they log how a
+# session ends (mux.c, mux_client_request_session).
 _SESSION_OPENED = re.compile(
     r"^debug1: mux_client_request_session: master session id: "
     r"|^debug2: (?:Control master terminated unexpectedly|Exiting on signal: )",
@@ -242,19 +243,19 @@ _SESSION_OPENED = re.compile(
 
 
 def log_error(log: str, host: str) -> ConnectionFailed:
-    """What it means that ssh was started for a command, and ended without the command's status.
+    """The error if ssh was started for a command, and ended without the command's status.
 
     Args:
-        log: what ssh wrote at DEBUG2; "" where that is lost.
+        log: what ssh wrote at DEBUG2; "" if that is lost.
         host: the destination as the caller named it.
 
     Returns:
-        SessionRefused, MasterGone or ConfigurationError where ssh says that nothing had started; else
-        ConnectionLost, whose `started` is True where the session was opened, and None without evidence.
+        SessionRefused, MasterGone or ConfigurationError if ssh says that nothing had started; otherwise
+        ConnectionLost, whose `started` is True if the session was opened, and None without evidence.
     """
     if _SESSION_OPENED.search(log):
         return ConnectionLost(
-            "the connection was lost while the command ran", host=host, started=True, stderr=log
+            "the connection was lost while the command was running", host=host, started=True, stderr=log
         )
     error = connection_error(log, host=host)
     if isinstance(error, SessionRefused | ConfigurationError):

@@ -1,7 +1,7 @@
-"""What a server says to anybody who connects: its greeting, or that it lets nobody in.
+"""What a server says to anyone who connects: its greeting, or that it accepts nobody.
 
-The trap: ssh keeps a refusal to itself unless it is verbose, and says no more than that the connection was
-closed. So the server is asked once more, by a connection on which nothing is sent.
+The trap: unless it is verbose, ssh does not show a refusal, and says only that the connection was closed. So
+the server is asked once more, on a connection over which nothing is sent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REFUSALS = {
 
 
 def read(said: bytes) -> Greeting:
-    """Tell what a server's first bytes mean."""
+    """Find out what a server's first bytes mean."""
     if not said:
         return Greeting.SILENCE
     if said.startswith(_VERSION) or b"\n" + _VERSION in said:

@@ -1,10 +1,10 @@
-"""The hosts on the way to a destination: what ssh calls them where they ask, and which rules answer each.
+"""The hosts on the way to a destination: what ssh calls each when it asks, and which rules answer it.
 
 The idea: ssh shows `user@host` of who asks, where `host` is HostKeyAlias or HostName, not the alias that
 the person knows. So the way is resolved as ssh resolves it, and each rule gets the name that ssh will show.
 
-The trap: two hosts may show the same name, as those behind one address and several ports do. Then nothing
-tells them apart, and `screen` lets no rule answer.
+The trap: two hosts may show the same name, for example behind one address and several ports. Then nothing
+distinguishes them, and `screen` lets no rule answer.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from opensshtransport.errors import OpenSshTransportError
 from opensshtransport.local.settings import load
 from opensshtransport.openssh import programs
 from opensshtransport.openssh.destination import MOST_JUMPS, Destination, Resolved, ask_resolved, jump_options
-from opensshtransport.prompts.prompt import Way
+from opensshtransport.prompts.recognition import Way
 from opensshtransport.prompts.rules import Rule
 
-# ssh's own, of all releases (ssh.c).
+# ssh's own programs, in all releases (ssh.c).
 _OPTIONS = "1246AaCfGgKkMNnqsTtVvXxYyB:b:c:D:E:e:F:I:i:J:L:l:m:O:o:P:p:Q:R:S:W:w:"
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Who may ask on the way to a destination, and the rules, each with its host as ssh shows it."""
+    """Which hosts may ask on the way to a destination, and the rules, each with its host as ssh shows it."""
 
     way: Way
     rules: tuple[Rule, ...]
 
 
 def answering(destination: Destination, *, rules: bool = True) -> Answering:
-    """Tell who may ask, and what answers.
+    """Find out which hosts may ask, and which rules answer.
 
     `prompts` of the destination hold for every hop, or for the one that `hop` names. `password`, `code` and
     `pin` belong to the host whose table they are in: the destination's to it, a jump host's to that.
@@ -65,12 +65,12 @@ def answering(destination: Destination, *, rules: bool = True) -> Answering:
 
 
 def can_ask_by_program(destination: Destination) -> bool:
-    """Whether ssh asks by the program of SSH_ASKPASS when told to (SSH_ASKPASS_REQUIRE, since 8.4)."""
+    """Whether ssh asks through SSH_ASKPASS when told to (SSH_ASKPASS_REQUIRE, since 8.4)."""
     return programs.version(destination.ssh) >= (8, 4)
 
 
 def _names_askers(destination: Destination) -> bool:
-    """Whether what ssh asks tells who asks: a server's words are marked, or no server can ask in its own."""
+    """Whether ssh's prompts show who asks: servers' words are marked, or no server can ask in its own."""
     if programs.version(destination.ssh) >= (8, 5):
         return True
     resolved = destination.resolved
@@ -97,12 +97,12 @@ class _Hop:
 
 
 def _hops(destination: Destination, host: str, resolved: Resolved, left: int) -> tuple[_Hop, ...]:
-    """The hops to a host, itself the last; as `Destination.route`, and through a ProxyCommand that is ssh."""
+    """The hops to a host, itself the last; as `Destination.route`, and through an ssh in ProxyCommand."""
     before: tuple[_Hop, ...] = ()
     for number, jump in enumerate(resolved.jumps if left > 0 else ()):
         options, alias = jump_options(jump)
         found = ask_resolved(destination.ssh, alias, destination.ssh_config, options)
-        # only the way to the first one is what ssh_config says of it (ssh_config(5), ProxyJump)
+        # only the first one is reached the way ssh_config says (ssh_config(5), ProxyJump)
         way = _hops(destination, alias, found, left - 1)
         before += way if number == 0 else way[-1:]
     if command := "" if resolved.jumps or left <= 0 else resolved.get("proxycommand"):
@@ -114,7 +114,7 @@ def _hops(destination: Destination, host: str, resolved: Resolved, left: int) ->
 def _by_command(
     destination: Destination, command: str, host: str, resolved: Resolved, left: int
 ) -> tuple[_Hop, ...]:
-    """The hops to that of a ProxyCommand such as `ssh -W %h:%p front`."""
+    """The hops to the host of a ProxyCommand such as `ssh -W %h:%p front`."""
     tokens = {"h": resolved.hostname, "p": str(resolved.port), "r": resolved.user, "n": host, "%": "%"}
     try:
         words = shlex.split(re.sub(r"%([hprn%])", lambda token: tokens[token[1]], command))
@@ -141,7 +141,7 @@ def _exactly(asker: str) -> str:
 def _shown(hop: str, destination: Destination, hops: Sequence[_Hop]) -> str:
     """`hop` of a rule as ssh's prompts show it; patterns, and what ssh cannot resolve, stay as they are.
 
-    A name that is none of the way's may still be in a ProxyCommand, so ssh is asked for it.
+    A name that is not on the way may still be in a ProxyCommand, so ssh is asked about it.
     """
     if re.search(r"[*?[]", hop):
         return hop
@@ -157,7 +157,7 @@ def _shown(hop: str, destination: Destination, hops: Sequence[_Hop]) -> str:
         alike = [one for one in hops if _host(one) == found.shown.lower()]
         names = [one for one in alike if one.place == (found.hostname, found.port)]
         if alike and not names:
-            # another place that would be shown by a name of the way: no asker is called so
+            # another place that would be shown with a name of the way: no asker has this name
             return f"{_exactly(found.shown)}:{found.port}"
         if not names:
             return f"{user}{at}{_exactly(found.shown)}"

@@ -1,7 +1,7 @@
 """How ssh writes hosts and scp writes files: `user@host`, `ssh://user@host:port`, `[v6]:path`. Pure.
 
-The traps: a user's name may hold `@`, colons and backslashes, and an address of IPv6 holds colons too; a
-local file may have a colon. And what ssh takes for a host, scp and sftp often read as something else.
+The traps: a user's name may contain `@`, colons and backslashes, and IPv6 addresses contain colons too; a
+local file may have a colon. And scp and sftp often read a host of ssh's differently.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from opensshtransport.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to log in: what is not given is for ssh_config to say."""
+    """Where to log in; ssh_config decides what is not given."""
 
     host: str
     user: str | None = None
     port: int | None = None
 
     def __str__(self) -> str:
-        """As ssh takes it for a destination; with a port only a URI will do."""
+        """As a destination for ssh; a port can only be given in a URI."""
         if self.port is not None:
             user = "" if self.user is None else f"{quote(os.fsencode(self.user), safe='')}@"
             return f"ssh://{user}{self.operand}:{self.port}"
@@ -31,13 +31,13 @@ class Address:
 
     @property
     def operand(self) -> str:
-        """The host alone, in a form that scp and sftp take before a colon."""
+        """The host alone, in a form that scp and sftp accept before a colon."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A path, on a host or, where that is None, here."""
+    """A path on a host or, if that is None, a local one."""
 
     host: str | None
     path: str
@@ -86,7 +86,7 @@ def parse_place(text: str) -> Place:
 
 
 def split_place(text: str) -> tuple[str | None, str]:
-    """The host, as ssh takes it, and the path as it is written, also where that is empty.
+    """The host, as ssh takes it, and the path as written, even if it is empty.
 
     Raises:
         SettingsError: as `parse_place`.
@@ -124,7 +124,7 @@ def _without_brackets(host: str) -> str:
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
-# misc.c, parse_uri: the user ends at the first `@`; parameters after a `;` are passed over.
+# misc.c, parse_uri: the user ends at the first `@`; parameters after a `;` are skipped.
 _URI = re.compile(
     r"\w+://(?:(?P<user>[^@;]+)(?:;[^@]*)?@)?(?P<host>\[[^][/@]+\]|[^][:/@]+)(?::(?P<port>\d*))?(?:/(?P<path>.*))?",
     re.DOTALL,

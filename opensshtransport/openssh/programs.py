@@ -1,4 +1,4 @@
-"""The OpenSSH programs of this machine: where they are, and which version they are."""
+"""The OpenSSH programs of this machine: where they are, and which version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESOLVE_TIMEOUT = 30.0
 
 
 def release(program: str) -> str:
-    """What an ssh says of its release, such as `OpenSSH_9.2p1 Debian-2`, or that there is none."""
+    """An ssh's release as it says it, such as `OpenSSH_9.2p1 Debian-2`, or that there is no ssh."""
     try:
         done = subprocess.run(
             [program, "-V"], capture_output=True, text=True, timeout=RESOLVE_TIMEOUT, check=False
@@ -37,6 +37,7 @@ def locate(program: str) -> str:
     if found is None:
         raise ToolMissing(
             f"the program {program!r} was not found",
+            topic="settings",
             advice="install the OpenSSH client, or name the program in config.toml",
         )
     return str(Path(found).absolute())
@@ -47,7 +48,9 @@ def parse_version(text: str) -> tuple[int, int]:
     match = re.search(r"OpenSSH_(?:for_Windows_)?(\d+)\.(\d+)", text)
     if match is None:
         raise ToolMissing(
-            f"ssh is not OpenSSH: it says {text.strip()!r}", advice="name OpenSSH's ssh instead"
+            f"ssh is not OpenSSH: it says {text.strip()!r}",
+            topic="settings",
+            advice="name OpenSSH's ssh instead",
         )
     return int(match[1]), int(match[2])
 
@@ -60,18 +63,20 @@ def version(ssh: str) -> tuple[int, int]:
         ToolMissing: it cannot be run, is not OpenSSH, or is older than `OLDEST_VERSION`.
     """
     try:
-        # `-V` is the only call that tells; it prints to stderr and ends.
+        # only `-V` says it; ssh then prints to stderr and ends.
         done = subprocess.run(
             [ssh, "-V"], capture_output=True, text=True, timeout=RESOLVE_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as reason:
         raise ToolMissing(
-            f"{ssh} cannot be run: {reason}", advice="name another ssh in config.toml"
+            f"{ssh} cannot be run: {reason}", topic="settings", advice="name another ssh in config.toml"
         ) from reason
     found = parse_version(done.stderr + done.stdout)
     if found < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
         raise ToolMissing(
-            f"{ssh} is OpenSSH {found[0]}.{found[1]}", advice=f"OpenSSH {oldest} or later is needed"
+            f"{ssh} is OpenSSH {found[0]}.{found[1]}",
+            topic="guarantees",
+            advice=f"OpenSSH {oldest} or later is needed",
         )
     return found

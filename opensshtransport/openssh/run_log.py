@@ -1,9 +1,9 @@
-"""ssh's log of one session: all that tells what became of a command.
+"""ssh's log of one session: the only evidence of what happened to a command.
 
-The trap: the file's name may go at any time, by a cleaner of temporary files or with the whole directory. So
-it is opened before ssh starts, and read by that descriptor, whatever became of the name. The name is needed
-only until ssh has opened it too. So anybody may remove what is older, and need not know whose it was: the
-process numbers of another container mean nothing here.
+The trap: the file's name may disappear at any time, through a cleaner of temporary files or with the whole
+directory. So it is opened before ssh starts, and read through that descriptor, whatever happens to the name.
+The name is needed only until ssh has opened it too. So any process may remove older files without knowing
+whose they are: process numbers of another container mean nothing.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import threading
 import time
 from pathlib import Path
 
-# Seconds in which ssh opens its log.
+# Seconds within which ssh opens its log.
 _NAMED_FOR = 300.0
 
-# As `ossh-run` begins it. A full disk refuses this before anything has started; else there is the room of a
-# whole block for what follows.
+# What `ossh-run` writes first. A full disk refuses it before anything has started; otherwise there is a whole
+# block of space for what follows.
 _HEAD = b"ossh-run\n"
 
 _PIECE = 1 << 16
 
 
 class RunLog:
-    """The log of one session, good for one call of ssh.
+    """The log of one session, for one call of ssh.
 
     Attributes:
         path: for ssh.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Make the file: in this directory, or where there is no room in that for temporary files.
+        """Create the file: in this directory or, if that is full, in the one for temporary files.
 
         Raises:
-            OSError: there is none anywhere.
+            OSError: there is no space anywhere.
         """
         self._guard = threading.Lock()
         try:
@@ -49,7 +49,7 @@ class RunLog:
         """What ssh has written so far; "" once the log is closed."""
         parts: list[bytes] = []
         offset = len(_HEAD)
-        # a descriptor that another thread closes may be somebody else's at once
+        # a descriptor that another thread closes may belong to another file at once
         with self._guard:
             while self._file >= 0 and (piece := os.pread(self._file, _PIECE, offset)):
                 parts.append(piece)
@@ -58,13 +58,13 @@ class RunLog:
 
     def close(self) -> None:
         """Remove it."""
-        # a directory that has gone has taken it along
+        # it may have disappeared with its directory
         with contextlib.suppress(OSError):
             self.path.unlink()
         self.abandon()
 
     def abandon(self) -> None:
-        """In a forked child: let go of what is the parent's."""
+        """In a forked child: close what belongs to the parent."""
         with self._guard:
             if self._file >= 0:
                 os.close(self._file)
@@ -84,10 +84,10 @@ def _create(directory: Path) -> tuple[Path, int]:
 
 
 def sweep_logs(directory: Path, older: float = _NAMED_FOR) -> None:
-    """Remove what killed commands have left: logs that are older than any that ssh has not opened yet."""
+    """Remove what killed commands have left: logs older than any that ssh may still have to open."""
     for path in directory.glob("run.*"):
-        # somebody else may sweep too
+        # another process may sweep too
         with contextlib.suppress(OSError):
-            # where the clock was set back, it counts as old what seems to come
+            # if the clock was set back, a time in the future counts as old
             if abs(time.time() - path.stat().st_mtime) >= older:
                 path.unlink()

@@ -1,9 +1,10 @@
-"""ssh_config as a text: which files ssh reads, which names are in them, and one `Host` block of it.
+"""ssh_config as text: which files ssh reads, which names are in them, and a single `Host` block.
 
-What a configuration means, only `ssh -G` knows; here its text is read and written.
+Only `ssh -G` knows what a configuration means; here its text is read and written.
 
 The trap: the first value that ssh finds for an option is the one that counts (ssh_config(5)). So a new block
-stands before all others; but below the options that precede the first block, which it would swallow.
+goes before all others, but after the options that precede the first block, which would otherwise become part
+of it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from opensshtransport.errors import SettingsError
 from opensshtransport.local.settings import matches
 
-# Of an ssh that comes with the system; others have theirs elsewhere (`versions.system_files`).
+# That of the system's own ssh; others have theirs elsewhere (`versions.system_files`).
 SYSTEM_FILE = Path("/etc/ssh/ssh_config")
 
 _DEEPEST_INCLUDE = 16
@@ -32,20 +33,20 @@ _BEGIN = re.compile(r"\s*(?:Host|Match)(?:\s|=|$)", re.IGNORECASE)
 
 
 def home() -> Path:
-    """The home directory as ssh has it: from the password database, not from HOME."""
+    """The home directory as ssh finds it: in the password database, not in HOME."""
     return Path(pwd.getpwuid(os.getuid()).pw_dir)
 
 
 def person_file() -> Path:
-    """The person's own file."""
+    """The user's own file."""
     return home() / ".ssh" / "config"
 
 
 def files(ssh_config: Path | None, system: Sequence[Path] = (SYSTEM_FILE,)) -> Iterator[Path]:
-    """All files that ssh reads, also missing ones, and the directories in which an Include could find more.
+    """All files that ssh reads, including missing ones, and the directories where an Include could find more.
 
     Args:
-        ssh_config: the one given by -F; None for the person's and the system's.
+        ssh_config: the file given by -F; None for the user's and the system's.
         system: the latter.
     """
     yield from included(ssh_config or person_file())
@@ -58,7 +59,8 @@ def included(file: Path, base: Path | None = None) -> Iterator[Path]:
 
     Args:
         file: it.
-        base: of its relative names; ~/.ssh in a person's file, also in one given by -F (ssh_config(5)).
+        base: the directory for relative names; ~/.ssh in a user's file and in one given by -F
+            (ssh_config(5)).
     """
     return _included(file, base or home() / ".ssh", 0)
 
@@ -86,7 +88,7 @@ def before_magic(path: Path) -> Path:
 
 
 def keywords(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """The keywords, in lower case, and arguments of an ssh_config file; none of one that cannot be read."""
+    """The keywords, in lower case, and arguments of an ssh_config file; none if it cannot be read."""
     try:
         text = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -126,7 +128,7 @@ def names(ssh_config: Path | None) -> list[str]:
 
 
 def has_own_words(name: str, ssh_config: Path | None) -> bool:
-    """Whether some `Host` or `Match` line is about a name, and not about all."""
+    """Whether a `Host` or `Match` line is about this name, and not about all names."""
     wanted = [
         pattern
         for file in files(ssh_config)
@@ -152,7 +154,7 @@ def quoted(value: str) -> str:
         SettingsError: ssh_config has no way to write it.
     """
     if re.search(r'["\x00-\x1f\x7f]', value) or not value.strip():
-        raise SettingsError(f"{value!r} cannot stand in ssh_config", advice="use another name")
+        raise SettingsError(f"{value!r} cannot be written in ssh_config", advice="use another name")
     return f'"{value}"' if re.search(r"[\s#]", value) else value
 
 
@@ -162,14 +164,14 @@ def has_block(file: Path, name: str) -> bool:
 
 
 def with_block(text: str, name: str, options: Mapping[str, str | None]) -> str:
-    """The text of an ssh_config file, in which the `Host` block of a name says what is wanted.
+    """The text of an ssh_config file, changed so that the `Host` block of a name has the wanted options.
 
-    Of a block that is there already, lines with other keywords and comments stay as they are.
+    In an existing block, comments and lines with other keywords stay as they are.
 
     Args:
         text: the file's.
         name: the block is for this name alone.
-        options: the values, as they are in the file; None for a keyword that must not stand there.
+        options: the values, as written in the file; None for a keyword to be removed.
     """
     lines = text.splitlines()
     header = next((number for number, line in enumerate(lines) if _parsed(line) == ("host", [name])), None)
@@ -198,7 +200,7 @@ def _with_new_block(lines: Sequence[str], block: Sequence[str]) -> str:
 
 
 def _changed(block: Sequence[str], options: Mapping[str, str | None]) -> list[str]:
-    """The lines below a `Host` line, with what is wanted in place of what stands there."""
+    """The lines below a `Host` line, with the wanted options in place of the existing ones."""
     left = {keyword.lower(): keyword for keyword in options}
     indent = next((line[: len(line) - len(line.lstrip())] for line in block if line.strip()), _INDENT)
     kept: list[str] = []

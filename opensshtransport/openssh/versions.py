@@ -1,7 +1,7 @@
-"""What differs between the releases of OpenSSH's programs, asked of the programs themselves.
+"""What differs between releases of OpenSSH's programs, found out from the programs themselves.
 
-The idea: a release is no evidence, as distributions take over single changes of later ones. A program that is
-run tells what it knows.
+The idea: a version number proves nothing, because distributions backport single changes. Running the program
+shows what it supports.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from opensshtransport.openssh import ssh_config
 
 _PATIENCE = 30.0
 
-# How sftp ends where the server starts no such subsystem; over a master its refusal itself is told to nobody.
-# The second one is 7.4's. A connection that breaks ends it by the same words.
+# How sftp ends if the server starts no such subsystem; over a master, the refusal itself is not shown. The
+# second text is 7.4's. A connection that breaks ends it with the same words.
 _NO_ANSWER = ("Connection closed", "Couldn't read packet: Connection reset by peer")
 
 
@@ -27,7 +27,7 @@ def has_no_sftp(said: str) -> bool:
 
 
 def _said(argv: Sequence[str]) -> str:
-    """What a program says on stderr that can do nothing; "" where it cannot be run."""
+    """What a program says on stderr when it has nothing to do; "" if it cannot be run."""
     try:
         done = subprocess.run(
             argv,
@@ -49,12 +49,12 @@ def knows_old_protocol(said: str) -> bool:
 
 @functools.cache
 def old_protocol(scp: str) -> tuple[str, ...]:
-    """The option by which an scp speaks its old protocol, `-O`; none before 8.7, which speak no other."""
+    """The option that makes an scp use its old protocol, `-O`; none before 8.7, which know no other."""
     return ("-O",) if knows_old_protocol(_said([scp, "-O"])) else ()
 
 
 def files_read(argv: Sequence[str]) -> list[Path]:
-    """The files that ssh reads to answer a question (`openssh.resolve_command`), in their order."""
+    """The files that ssh reads to answer a question (`resolve_command`), in order."""
     said = _said([argv[0], "-v", *argv[1:]])
     return [
         Path(name)
@@ -63,10 +63,10 @@ def files_read(argv: Sequence[str]) -> list[Path]:
 
 
 def system_files(argv: Sequence[str]) -> list[Path]:
-    """The system-wide files of an ssh, of which each build has its own, such as PREFIX/etc/ssh_config.
+    """The system-wide files of an ssh; each build has its own, such as PREFIX/etc/ssh_config.
 
-    ssh names it with `-v` where it is there. Where it may come yet, the program's own bytes tell; those of a
-    script do not, and the usual place is given.
+    With `-v`, ssh names it if it exists. If it does not exist yet, its path is in the program's own bytes;
+    for a script, the usual path is returned.
 
     Args:
         argv: a question that is asked without -F, which would set that file aside.

@@ -14,9 +14,9 @@ from opensshtransport.errors import SettingsError
 
 
 class Secret:
-    """A password, code, PIN or passphrase. Only `reveal` gives its text.
+    """A password, code, PIN or passphrase. Only `reveal` returns its text.
 
-    There is no other text form: repr, str and format give a placeholder that does not even tell the length;
+    There is no other text form: repr, str and format return a placeholder that does not even show the length;
     pickle, copy and json fail. Two secrets are equal only if they are the same object.
     """
 
@@ -27,7 +27,7 @@ class Secret:
 
     @classmethod
     def join(cls, parts: Iterable[Secret], separator: str = "") -> Secret:
-        """Put secrets one after the other, as a PIN followed by a code."""
+        """Join secrets, such as a PIN followed by a code."""
         return cls(separator.join(part._text for part in parts))
 
     def reveal(self) -> str:
@@ -63,7 +63,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Totp:
-    """A time-based code (RFC 6238) from the base32 seed that `source` gives; `period` is in seconds."""
+    """A time-based code (RFC 6238) from the base32 seed in `source`; `period` is in seconds."""
 
     source: Answer
     _: KW_ONLY
@@ -74,14 +74,14 @@ class Totp:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A fixed text: the choice in a menu, never a secret, for it is in the settings and in `repr`."""
+    """A fixed text: the choice in a menu, never a secret, because it is in the settings and in `repr`."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Several answers one after the other, as a PIN followed by a code."""
+    """Several answers joined, such as a PIN followed by a code."""
 
     parts: tuple[Answer, ...]
     _: KW_ONLY
@@ -105,7 +105,7 @@ def wrong(where: str, what: str, advice: str) -> SettingsError:
 
 
 def text_value(value: object, where: str) -> str:
-    """A string with something in it.
+    """A string that is not empty.
 
     Raises:
         SettingsError: it is none.
@@ -147,7 +147,7 @@ def _number(allowed: range) -> _Reader:
         if isinstance(value, int) and not isinstance(value, bool) and value in allowed:
             return value
         raise wrong(
-            where, "not a possible number", f"write a whole number from {allowed[0]} to {allowed[-1]}"
+            where, "not an allowed number", f"write a whole number from {allowed[0]} to {allowed[-1]}"
         )
 
     return read
@@ -181,7 +181,8 @@ def _parts(value: object, where: str) -> tuple[Answer, ...]:
 
 _Reader = Callable[[object, str], object]
 
-# The key that tells what an answer is: what it becomes, the keys that it needs and the keys that it may have.
+# The key that says what kind of answer it is: its function, the keys that it needs and those that it may
+# have.
 _FORMS: Mapping[str, tuple[Callable[..., Answer], Mapping[str, _Reader], Mapping[str, _Reader]]] = {
     "keyring": (Keyring, {"keyring": text_value, "username": text_value}, {}),
     "command": (Command, {"command": _argv}, {}),
@@ -229,7 +230,7 @@ def parse_answer(value: object, where: str) -> Answer:
         return Ask()
     advice = f"write {{ KIND = … }} with KIND one of {', '.join(_FORMS)}"
     if not isinstance(value, Mapping):
-        what = f"an answer is a table, not {type(value).__name__}; no secret stands here"
+        what = f"an answer is a table, not {type(value).__name__}; no secret is written here"
         raise wrong(where, what, advice)
     kinds = [kind for kind in _FORMS if kind in value]
     if len(kinds) != 1:

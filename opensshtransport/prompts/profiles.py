@@ -12,12 +12,12 @@ from opensshtransport.prompts.rules import KNOWN, Rule
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A prompt that a known system writes, and what it wants.
+    """A prompt of a known system, and what it asks for.
 
     Attributes:
         role: `password`, `code`, `password_then_code`, `pin_then_code`, `pin_then_push` or `menu:TEXT`.
-        second_factor: the row counts only if this was chosen: "push" or "code".
-        echo: the system lets the answer be shown.
+        second_factor: the row applies only if this was chosen: "push" or "code".
+        echo: the system shows the answer while it is typed.
     """
 
     name: str
@@ -35,14 +35,14 @@ _NCHC = r"(?i)^Login method\b.*Mobile APP OTP.*:\s*$"
 _PLAIN = r"(?i)^(?:[^\s@]+@\S+'s )?password:\s*$"
 
 # The first row that matches decides. Each pattern is a whole line, so that `Password + OTP:` never
-# gets the password alone; prompts for two things at once stand first all the same.
+# gets the password alone; prompts for two things at once come first all the same.
 _PROFILES: tuple[Profile, ...] = (
     Profile("Google PAM", r"(?i)^Password & verification code:\s*$", "password_then_code"),
     Profile("NERSC", r"(?i)^Password \+ OTP:\s*$", "password_then_code"),
     Profile("NREL", r"(?i)^Password ?\+ ?OTP ?Token:\s*$", "password_then_code"),
     # In capitals: `Passcode:` elsewhere wants the code alone.
     Profile("OLCF", r"^(?:Enter )?PASSCODE:?\s*$", "pin_then_code"),
-    # Duo numbers the ways in the order of the person's devices; 1 is the push of the first one.
+    # Duo numbers the methods in the order of the user's devices; 1 is the push of the first one.
     Profile("Duo", _DUO, "menu:1", second_factor="push"),
     Profile("Duo", _DUO, "code", second_factor="code", echo=True),
     Profile("NCHC", _NCHC, "menu:2", second_factor="push"),
@@ -57,7 +57,7 @@ _PROFILES: tuple[Profile, ...] = (
     Profile("SSSD", r"(?i)^Second Factor(?: \(optional\))?:\s*$", "code"),
     Profile("NCHC", r"^OTP:\s*$", "code"),
     Profile("password", _PLAIN, "password"),
-    # Where people have a PIN and no password, it goes to the password prompt together with the word.
+    # If users have a PIN and no password, it goes to the password prompt together with the word.
     Profile("Purdue", _PLAIN, "pin_then_push", second_factor="push"),
 )
 
@@ -88,7 +88,7 @@ def profile_rules(secrets: Mapping[str, Answer], *, second_factor: str | None = 
 
     Args:
         secrets: answers by name: `password`, `code`, `pin`; each may be absent.
-        second_factor: "push" or "code", where a system offers both. None: "code" if there is a code.
+        second_factor: "push" or "code", if a system offers both. None: "code" if there is a code.
 
     Raises:
         SettingsError: an unknown name.

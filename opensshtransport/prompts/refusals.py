@@ -1,10 +1,10 @@
-"""What was answered in a login, and what of that was refused.
+"""What was answered in a login, and which answers were refused.
 
-The idea: a question that comes again, word by word and from the same host, tells that its answer was not
-taken; and ssh's end tells it of what was answered last.
+The idea: a question that comes again, word for word and from the same host, shows that its answer was not
+accepted; and ssh's end shows it of the last answer.
 
-The trap: several hosts on the way, and several programs, may ask for the passphrase of the same key, so once
-more is no proof there. A passphrase is judged on this machine: a wrong one costs nothing at the server.
+The trap: several hosts on the way, and several programs, may ask for the passphrase of the same key, so a
+second question is no proof there. A passphrase is checked on this machine: the server never sees a wrong one.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-from opensshtransport.prompts.prompt import Prompt, PromptKind
+from opensshtransport.prompts.recognition import Prompt, PromptKind
 from opensshtransport.prompts.rules import wanted
 
-# Judged on this machine, before anything is sent.
+# Checked on this machine, before anything is sent.
 _LOCAL = frozenset({PromptKind.PASSPHRASE, PromptKind.PIN})
 
 # The host that asks is known.
 _NAMED = frozenset({PromptKind.PASSWORD, PromptKind.KEYBOARD_INTERACTIVE})
 
-# What ssh asks for a passphrase, unless told otherwise (ssh_config(5), NumberOfPasswordPrompts).
+# How often ssh asks for a passphrase by default (ssh_config(5), NumberOfPasswordPrompts).
 _TRIES = 3
 
 
@@ -31,8 +31,8 @@ class Refusals:
 
     Attributes:
         hops: how many ssh programs take part.
-        strict: what asks is ssh; another program may ask twice for reasons of its own.
-        known: how many times a server has refused what was sent, as far as it has asked again.
+        strict: ssh asks; another program may ask twice for reasons of its own.
+        known: how often a server has refused what was sent, as far as it has asked again.
     """
 
     hops: int = 1
@@ -46,13 +46,13 @@ class Refusals:
 
         Args:
             prompt: what is answered.
-            what: what the answer is, where that is not what the prompt's words say.
+            what: what the answer is, if the prompt's words do not say so.
         """
         if prompt.kind is not PromptKind.HOST_KEY:
             self._answered.append((prompt, what or wanted(prompt)))
 
     def asked(self, prompt: Prompt) -> str:
-        """Take notice of a question that has come; what was refused, where it tells that."""
+        """Take note of a new question; returns what was refused, if it shows that."""
         if not self.strict or not self._answered:
             return ""
         again = any((one.asker, one.text) == (prompt.asker, prompt.text) for one, _ in self._answered)
@@ -70,7 +70,7 @@ class Refusals:
 
     @property
     def told(self) -> str:
-        """What was refused, if something was; "" where that is not known."""
+        """What was refused, if anything; "" if not known."""
         if not self._answered:
             return self._last
         last = self._answered[-1][0]
@@ -87,7 +87,7 @@ class Refusals:
 
     @property
     def local(self) -> bool:
-        """Whether nothing was sent that a server may have refused: ssh has got no further than the key."""
+        """Whether nothing was sent that a server may have refused: ssh got no further than the key."""
         return bool(self._answered) and not self.sent
 
     @property

@@ -1,10 +1,10 @@
-"""Which answer a prompt gets: rules of the settings first, then those of the prompts of known systems.
+"""Which answer a prompt gets: rules of the settings first, then those for prompts of known systems.
 
-The idea: `choose` says by rules which answer goes to what `screen` has read. A rule names where an answer
-comes from (`Keyring`, `Command`, `Totp`, ...) and never holds the secret. Nothing here does I/O.
+The idea: `choose` decides by rules which answer goes to the prompt that `screen` has read. A rule names where
+an answer comes from (`Keyring`, `Command`, `Totp`, ...) and never holds the secret. Nothing here does I/O.
 
-The trap: words of prompts overlap, as `password` in `One-time password`. A password where a code is wanted is
-a failed login that counts; so a rule answers only if it has found all that is asked for (`overlooked`).
+The trap: words of prompts overlap, as `password` in `One-time password`. A password sent in place of a code
+counts as a failed login; so a rule answers only if it covers everything that is asked for (`overlooked`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from opensshtransport.prompts.answers import (
     text_value,
     wrong,
 )
-from opensshtransport.prompts.prompt import Prompt, PromptKind
+from opensshtransport.prompts.recognition import Prompt, PromptKind
 
-# What a prompt may ask for, as far as its words tell. In `One-time password` the first word asks for a code,
+# What a prompt may ask for, as far as its words show. In `One-time password` the first word asks for a code,
 # and the second one belongs to it.
 _THINGS = re.compile(
     r"(?P<code>\bone[- ]?time\b|\bverification(?: code)?\b|\b[th]?otp\w*|\bpass ?code\b"
@@ -41,15 +41,15 @@ _THINGS = re.compile(
     re.IGNORECASE,
 )
 
-# How the source of a rule for a known system begins.
+# The beginning of the source of a rule for a known system.
 KNOWN = "profile "
 
-# What unlocks a key is for ssh, on this machine.
+# What unlocks a key goes to ssh on this machine.
 _OF_A_KEY = re.compile(r"\bpass ?phrase\b|\bPIN\b.* for\b", re.IGNORECASE)
 
 
 def _made_of(answer: Answer) -> frozenset[str]:
-    """What an answer is known to hold, in the words of `_THINGS`."""
+    """What an answer is known to contain, in the words of `_THINGS`."""
     if isinstance(answer, Totp):
         return frozenset({"code"})
     if isinstance(answer, Join):
@@ -59,13 +59,13 @@ def _made_of(answer: Answer) -> frozenset[str]:
 
 
 def _secrets(answer: Answer) -> frozenset[Answer]:
-    """The parts of an answer that somebody has stored."""
+    """The parts of an answer that are stored somewhere."""
     if isinstance(answer, Join):
         return frozenset[Answer]().union(*map(_secrets, answer.parts))
     return frozenset() if isinstance(answer, Ask | Text) else frozenset({answer})
 
 
-# A choice is asked for as well, so the answer need be no code.
+# A choice is asked for too, so the answer need not be a code.
 _MENU = re.compile(r"\boptions?\b|\bmethod\b|\bselect\b", re.IGNORECASE)
 
 _LONGEST_QUOTE = 200
@@ -95,7 +95,7 @@ class Rule:
     Attributes:
         expect: searched in the prompt's last line, without the prefix.
         hop: a pattern as in `fnmatch` for the asking host, or for `user@host` if it contains an `@`.
-        echo: the answer may be sent where the terminal shows it.
+        echo: the answer may be sent even if the terminal shows it.
         source: where the rule comes from, for messages.
         push: the answer starts a request on the person's phone, which takes its time.
     """
@@ -109,15 +109,15 @@ class Rule:
     push: bool = False
 
     def repeats(self, other: Rule) -> bool:
-        """Whether this one would send again what another has sent.
+        """Whether this rule would send again what another one has sent.
 
-        Those of the known systems are one: a server that asks again in other words gets no second code.
+        The rules for known systems count as one: a server that asks again in other words gets no second code.
         """
         both_known = self.source.startswith(KNOWN) and other.source.startswith(KNOWN)
         return self == other or (both_known and bool(_secrets(self.answer) & _secrets(other.answer)))
 
     def matches(self, prompt: Prompt) -> bool:
-        """Tell whether this rule finds that prompt; `overlooked` may forbid it to answer."""
+        """Whether this rule matches a prompt; `overlooked` may still forbid it to answer."""
         if self.hop is not None:
             target = prompt.asker if "@" in self.hop else prompt.hop
             if prompt.hop is None or not fnmatch.fnmatchcase(str(target).lower(), self.hop.lower()):
@@ -125,13 +125,13 @@ class Rule:
         return self.expect.search(prompt.text) is not None
 
     def overlooked(self, prompt: Prompt) -> str:
-        """The words of a matching prompt that ask for what this rule does not know of; "" if it may answer.
+        """The words of a matching prompt that this rule does not cover; "" if it may answer.
 
-        Where a code or a new secret is asked for, what `expect` finds must reach into the words for each
-        thing, or the answer must be made of it. So `(?i)password` with a stored password does not answer
-        `One-time password (OATH):`, nor `Password + OTP:`; `(?i)password.*otp` does, and so does `OTP` with
-        an answer that joins a password and a code. A rule for a key's passphrase, which names no host, does
-        not answer a server that asks in ssh's words.
+        If a code or a new secret is asked for, what `expect` finds must overlap the words for each thing, or
+        the answer must contain it. So `(?i)password` with a stored password does not answer `One-time
+        password (OATH):`, nor `Password + OTP:`; `(?i)password.*otp` does, and so does `OTP` with an answer
+        that joins a password and a code. A rule for a key's passphrase, which names no host, does not answer
+        a server that asks with ssh's words.
         """
         found = self.expect.search(prompt.text)
         by_server = prompt.kind is PromptKind.KEYBOARD_INTERACTIVE
@@ -167,7 +167,7 @@ def parse_rule(value: object, where: str) -> Rule:
     try:
         expect = re.compile(pattern)
     except re.error as error:
-        raise wrong(f"{where}.expect", f"no regular expression ({error})", "see Python's re") from error
+        raise wrong(f"{where}.expect", f"not a regular expression ({error})", "see Python's re") from error
     if expect.search(""):
         raise wrong(f"{where}.expect", "it matches every prompt", "name words of the prompt")
     hop = text_value(value["hop"], f"{where}.hop") if "hop" in value else None
@@ -179,10 +179,10 @@ class Outcome(enum.Enum):
     """What to do with a prompt."""
 
     ANSWER = enum.auto()
-    REJECTED = enum.auto()  # asked again, so the first answer was not taken
-    UNEXPECTED = enum.auto()  # no rule: for a person, or the end
-    SHOWN = enum.auto()  # a rule, but the terminal would show its answer: as unexpected, if that stays so
-    HOST_KEY = enum.auto()  # for a person, whatever the rules say
+    REJECTED = enum.auto()  # asked again, so the first answer was not accepted
+    UNEXPECTED = enum.auto()  # no rule: a person answers, or the login ends
+    SHOWN = enum.auto()  # a rule matches, but the terminal would show its answer
+    HOST_KEY = enum.auto()  # only a person answers, whatever the rules say
 
 
 _SHOWN = "the terminal would show the answer; if it may, write echo = true into the rule"
@@ -193,7 +193,7 @@ Given = tuple[Rule, str]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a prompt; with ANSWER, `given` is to be added to what was answered before.
+    """What to do with a prompt; with ANSWER, `given` must be added to the previous answers.
 
     Attributes:
         overlooked: with UNEXPECTED and SHOWN, why no rule answers, where one might; or "".
@@ -214,7 +214,7 @@ def choose(rules: Sequence[Rule], prompt: Prompt, answered: Sequence[Given], *, 
         prompt: what `Screen.prompt` returned.
         answered: `given` of the answers sent so far in this login.
         hops: how many ssh programs take part (the jump hosts and the target). Each asks for the passphrase of
-            the same key on its own, and a wrong one costs nothing at the server; so it is given that often.
+            the same key on its own, and the server never sees a wrong one; so it may be sent that often.
     """
     if prompt.kind is PromptKind.HOST_KEY:
         return Decision(Outcome.HOST_KEY)
@@ -223,9 +223,9 @@ def choose(rules: Sequence[Rule], prompt: Prompt, answered: Sequence[Given], *, 
     matching = [(rule, rule.overlooked(prompt)) for rule in rules if rule.matches(prompt)]
     rule = next((rule for rule, overlooked in matching if not overlooked), None)
     if rule is None:
-        reasons = (f"{one.expect.pattern!r} overlooks {words!r}" for one, words in matching if words)
+        reasons = (f"{one.expect.pattern!r} does not cover {words!r}" for one, words in matching if words)
         return Decision(Outcome.UNEXPECTED, overlooked=next(reasons, ""))
-    # a choice in a menu is no secret, and what a person types is the person's business
+    # a choice in a menu is not a secret, and a person decides what to type
     if prompt.echoes and not rule.echo and not isinstance(rule.answer, Ask | Text):
         return Decision(Outcome.SHOWN, overlooked=_SHOWN)
     given = (rule, prompt.asker)

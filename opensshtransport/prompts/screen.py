@@ -3,8 +3,8 @@
 The idea: `Screen` turns the characters that ssh writes into whole lines (messages) and one unfinished line,
 perhaps a prompt. Nothing here does I/O.
 
-The trap: a server's words may move the cursor, so that a person sees another prompt than the one that came. A
-carriage return hides from the eye who asks, but not from `Screen`.
+The trap: a server's words may move the cursor, so that a person sees another prompt than the one that was
+sent. A carriage return hides from the eye who asks, but not from `Screen`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 
 from opensshtransport.prompts.answers import Secret
-from opensshtransport.prompts.prompt import (
+from opensshtransport.prompts.recognition import (
     CONTROL,
     ENDS_LIKE_PROMPT,
     TOO_LONG,
@@ -31,12 +31,12 @@ from opensshtransport.prompts.prompt import (
 
 
 class MessageKind(enum.Enum):
-    """What a whole line says about the login."""
+    """What a complete line says about the login."""
 
     REJECTED = enum.auto()
     TOO_MANY = enum.auto()
     LOCKED = enum.auto()
-    TOUCH = enum.auto()  # the security key waits for a finger
+    TOUCH = enum.auto()  # the security key waits for a touch
     PROGRESS = enum.auto()
     URL = enum.auto()  # perhaps to be opened in a browser
     OTHER = enum.auto()
@@ -44,7 +44,7 @@ class MessageKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A whole line, without escapes and prefix."""
+    """A complete line, without escapes and prefix."""
 
     line: str
     kind: MessageKind
@@ -52,7 +52,7 @@ class Message:
     hop: str | None = None
 
 
-# Rules of use tell what would happen ("your account may be locked"); only what did happen counts.
+# Terms of use say what might happen ("your account may be locked"); only what did happen counts.
 _REALLY = r"^(?:(?!\b(?:if|when|unless|may|might|will|would|could|avoid)\b).)*?"
 
 # The first row that matches decides.
@@ -95,26 +95,26 @@ _MESSAGE_PATTERNS = {
 
 
 def message_kind(line: str) -> MessageKind:
-    """Tell what a whole line says; for lines of the screen and of ssh's log."""
+    """What a complete line says; for lines of the screen and of ssh's log."""
     return next(
         (kind for kind, pattern in _MESSAGE_PATTERNS.items() if pattern.search(line)), MessageKind.OTHER
     )
 
 
-# Longer than any line of a prompt; the patterns take long on long lines.
+# Longer than any line of a prompt; the patterns are slow on long lines.
 _LONGEST_LINE = 2000
 
-# Lines of these kinds wait for nothing, even while their end has not arrived.
+# Lines of these kinds wait for no answer, even before their end has arrived.
 _TELLING = frozenset(
     {MessageKind.REJECTED, MessageKind.TOO_MANY, MessageKind.LOCKED, MessageKind.TOUCH, MessageKind.PROGRESS}
 )
 
-# A program that has no prefix to its prompts may write the beginning of a line and go on working.
+# A program whose prompts have no prefix may write the beginning of a line and go on working.
 _WORKING = re.compile(r"^\W*\w+ing\b.*(?:\.\.+|…)\s*$|\d\s?%[\s\])|]*$", re.IGNORECASE)
 
 
 class _State(enum.Enum):
-    """Where in an escape the characters stand (ECMA-48)."""
+    """The position within an escape sequence (ECMA-48)."""
 
     TEXT = enum.auto()
     ESCAPE = enum.auto()  # after ESC
@@ -123,8 +123,8 @@ class _State(enum.Enum):
     STRING_ESCAPE = enum.auto()  # after ESC within one: perhaps its end
 
 
-# What goes on in each state, as long as possible; then one character, and the state that it leads to. Where
-# none is named, the character is read as text: it ends the escape.
+# What continues each state, as long as possible; then one character, and the state that it leads to. If none
+# is named, the character ends the escape and is read as text.
 _RUNS: Mapping[_State, re.Pattern[str]] = {
     _State.TEXT: re.compile(r"[^\x00-\x08\x0a-\x1f\x7f-\x9f]*"),
     _State.ESCAPE: re.compile(r"[ -/\x1b]*"),
@@ -149,19 +149,19 @@ _STEPS: Mapping[_State, Mapping[str, _State]] = {
 
 _NOBODY = Prompt("", PromptKind.OTHER)
 
-# What only looks like a name of somebody that asks, and questions that are over with their line.
+# What only looks like the name of an asker, and questions that end with their line.
 _NO_ASKERS = frozenset({PromptKind.OTHER, PromptKind.UNCLEAR, PromptKind.HOST_KEY})
 
 
 class Screen:
     """What a person would read at the terminal of ssh, fed in pieces of any size.
 
-    `feed` returns the lines that were finished. `prompt` looks at the unfinished line. Whether that line is
-    complete cannot be seen in it: the caller waits until nothing has come for a short while (some 0.1 s; a
-    longer one where the prompt is not `certain`), then sends an answer and calls `answered` before it feeds
-    what comes next.
+    `feed` returns the lines that were finished. `prompt` looks at the unfinished line. The line itself does
+    not show whether it is complete: the caller waits until nothing has arrived for a short while (some 0.1 s;
+    longer if the prompt is not `certain`), then sends an answer and calls `answered` before feeding what
+    comes next.
 
-    Pictures (QR codes) are not kept: show a person the characters as they came.
+    Pictures (QR codes) are not kept: show a person the characters as they arrived.
 
     Args:
         way: who may ask.
@@ -189,13 +189,13 @@ class Screen:
         self._last = ""  # the last whole line since the last answer
         self._returned = False  # after a \r: what comes next overwrites the line, unless it is \n
         self._askers: Askers = {}  # who seems to ask, by what stood before the line since the last answer
-        self._doubt = ""  # why what is asked cannot be told any more
+        self._doubt = ""  # why the question is not clear any more
         self._echo: Secret | None = None  # what was sent and may come back
         self._held = ""  # the part of it that came back
-        self._hidden = False  # somebody else types: nothing of this line is kept
+        self._hidden = False  # the person types: nothing of this line is kept
 
     def feed(self, text: str) -> list[Message]:
-        """Take the next characters; return the lines that they finish, blank ones left out."""
+        """Take the next characters; return the lines that they finish, except blank ones."""
         messages: list[Message] = []
         at = 0
         while at < len(text):
@@ -252,7 +252,7 @@ class Screen:
         return [Message(text.rstrip(), message_kind(text), hop=asker[1] if asker else None)]
 
     def _pass(self, line: str) -> None:
-        """Keep who seems to ask by a line that something follows."""
+        """Remember who seems to ask in a line, when more text follows it."""
         found = add_askers(line, self._askers)
         # an address within a sentence asks nothing, unless the sentence belongs to a prompt
         if self._askers or next(iter(found.values()), _NOBODY).kind not in _NO_ASKERS:
@@ -261,14 +261,14 @@ class Screen:
                 self._doubt = self._doubt or CONTROL
 
     def prompt(self, *, unseen: bool = False) -> Prompt | None:
-        """Return the unfinished line as a prompt, or None if it is blank or only tells something.
+        """Return the unfinished line as a prompt, or None if it is blank or only informs.
 
-        Where a server's prompt ends with its line, that line is the prompt: nothing else has its prefix. A
-        script's may end with its line too, as by `echo`: one that looks like a question is `whole`.
+        A server's prompt may end with a newline: then that line is the prompt, because nothing else has its
+        prefix. A script's may too, as with `echo`: one that looks like a question is `whole`.
 
         Args:
-            unseen: the terminal does not show what is typed, so something is asked. Then too the whole line
-                before may be the prompt.
+            unseen: the terminal does not show what is typed, so something is asked. Then the complete line
+                before may be the prompt too.
         """
         if self._returned or self._hidden:
             return None
@@ -288,11 +288,11 @@ class Screen:
         return replace(prompt, whole=True) if whole and prompt.kind is PromptKind.OTHER else prompt
 
     def answered(self, sent: Secret | None = None) -> None:
-        """Forget the unfinished line, for it has been answered.
+        """Forget the unfinished line, because it has been answered.
 
         Args:
             sent: what was sent, without the line's end. Many servers let a code be echoed; it must not come
-                back as a message. None: somebody else types, so nothing is kept up to the end of the line.
+                back as a message. None: the person types, so nothing is kept up to the end of the line.
         """
         self._line, self._last, self._held, self._doubt = "", "", "", ""
         self._returned, self._long, self._askers = False, False, {}
@@ -302,7 +302,7 @@ class Screen:
         if self._hidden or not text:
             return
         if self._returned:
-            # out of sight, but not unsaid
+            # not visible, but it was sent
             self._pass(self._line)
             if self._askers:
                 self._doubt = self._doubt or CONTROL
@@ -321,7 +321,7 @@ class Screen:
         self._held += text
         if self._echo.reveal().startswith(self._held) and self._held != self._echo.reveal():
             return ""
-        # Other words that merely begin like the secret are given back whole.
+        # Other words that only begin like the secret are restored completely.
         echoed = self._held.startswith(self._echo.reveal())
         rest = self._held[len(self._echo.reveal()) :] if echoed else self._held
         self._echo, self._held = None, ""

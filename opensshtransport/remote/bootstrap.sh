@@ -1,21 +1,21 @@
 #!/bin/sh
 # The remote half of a channel: waits for one request and becomes it. POSIX sh; dash, bash and busybox run it.
-# ossh_mark is a random mark, set before. The first line of our own on stdout and stderr begins with it, and tells
-# another, for all later ones (see secret); what stands before it came from start-up files. The channel's stdin
-# carries requests, then frames (see feed). ossh_request may have come with us; then ossh_begins tells how it begins:
-# `idle` (at once, where stdin is silent), `told` (by a word on stdin), `anyhow` (nothing comes by stdin).
+# ossh_mark is a random mark, set before. The first line of our own on stdout and stderr begins with it, and announces
+# another, for all later ones (see secret); what comes before it is from start-up files. The channel's stdin carries
+# requests, then frames (see feed). ossh_request may have come with us; then ossh_begins says how it begins:
+# `idle` (at once, if stdin is silent), `told` (by a word on stdin), `anyhow` (nothing comes on stdin).
 # 4 is the channel's stdin, 5 its stderr; 2 is /dev/null.
 # shellcheck disable=SC2154 # ossh_mark, ossh_request and ossh_begins are set before
 # Variables of the shell that becomes the command begin with ossh_: start-up files may have exported others.
 
-# the shell above a command outlives what is sent to the whole group, to report the status
+# the parent shell survives signals to the whole group, to report the status
 trap : HUP INT QUIT ALRM PIPE TERM USR1 USR2
 ossh_nl='
 '
 
 # Reads frames: a number of bytes of input and the bytes, E (end of input), S SIGNAL, K SECONDS (see finish), P
 # (answer by `heard`), or Q (all is done). Empty lines are for start-up files that read one; G has been heard. Where they end without Q,
-# whoever sent them has died, or the connection has: then the command goes too, unless A came.
+# the sender or the connection has died: then the command is ended too, unless A came.
 feed() {
 	own_pid
 	trap '' HUP INT QUIT ALRM TERM USR1 USR2
@@ -32,7 +32,7 @@ feed() {
 			finish "${frame#K }"
 			exit
 			;;
-		# the second cat takes what a command that reads no more has left
+		# the second cat reads what a command that has stopped reading has left
 		*) dd bs="$frame" count=1 iflag=fullblock | {
 			trap - PIPE
 			cat
@@ -47,11 +47,11 @@ feed() {
 	exit
 }
 
-# own_pid: sets `me` to the number of this subshell.
+# own_pid: sets `me` to the process number of this subshell.
 own_pid() { read -r me _ </proc/self/stat || me=$(exec sh -c 'echo $PPID'); }
 
-# Where a command leaves its input unread, the end of the sender does not get through to feed. But what is
-# written comes back as an error when nobody is there to read it; the first time only to ssh's master.
+# If a command leaves its input unread, the end of the sender does not reach feed. But what is
+# written comes back as an error when there is nobody to read it; the first time only to ssh's master.
 watch() {
 	trap 'printf "%s heard\n" "$ossh_mark"' USR1
 	trap 'kill -s KILL $!; exit' USR2
@@ -60,11 +60,11 @@ watch() {
 	while :; do
 		(trap - HUP INT QUIT TERM && exec sleep 5 >/dev/null) &
 		wait $!
-		# the shell above may have been killed, and waits for nobody then; the session ends when we do
+		# the parent shell may have been killed, and does not wait then; the session ends when we do
 		kill -s 0 $$ || exit
 		printf '%s here\n' "$ossh_mark" || break
 	done
-	# the command's own end is not all that is to come
+	# more is to come after the command's own end
 	trap '' USR2
 	[ -n "$ossh_stays" ] || finish 5
 }
@@ -77,7 +77,7 @@ finish() {
 		sleep 0.1 || sleep 1
 	done
 	group KILL
-	# where nobody reads any more, the shell above is stuck with its last words
+	# if nobody reads any more, the parent shell is stuck writing its last line
 	end=$(($(date +%s) + 2))
 	while [ "$(date +%s)" -lt "$end" ] && kill -s 0 $$; do
 		sleep 0.1 || sleep 1
@@ -85,13 +85,13 @@ finish() {
 	kill -s KILL $$
 }
 
-# The processes of this session's group, but for the shell above the command and those of feed and watch.
+# The processes of this session's group, except for the command's parent shell and those of feed and watch.
 others() {
 	all=$(ps -A -o pid= -o pgid= -o ppid= || ps -o pid,pgid,ppid)
 	while read -r p g parent; do
 		[ "$g" = $$ ] || continue
 		case $p in "$$" | "$me" | "$ossh_watch") continue ;; esac
-		# the shell that does this, and the sleep of watch; the ps itself has gone by now
+		# the shell that does this, and the sleep of watch; the ps itself has ended by now
 		case $parent in "$me" | "$ossh_watch") continue ;; esac
 		kill -s 0 "$p" && echo "$p"
 	done <<-END
@@ -110,18 +110,19 @@ done_() {
 	exit 0
 }
 
-# refuse WHY: instead of a command that has not started.
+# refuse WHY: says why a command has not started.
 refuse() {
 	printf '%s refused %s\n' "$ossh_mark" "$1"
 	printf '%s end\n' "$ossh_mark" >&5
 	exit 0
 }
 
-enter() {
+# start_in DIRECTORY: the command begins there.
+start_in() {
 	CDPATH='' cd -- "$1" && return
 	[ ! -d "$1" ] || refuse EACCES
 	[ ! -e "$1" ] || refuse ENOTDIR
-	# why it is not there, its first parent that is there tells
+	# its first existing parent shows why it does not exist
 	ossh_up=$1
 	while :; do
 		case $ossh_up in
@@ -153,7 +154,7 @@ run() {
 # what is closed.
 perform() {
 	if [ "$ossh_input" = frames ]; then
-		# what comes before it has a trap of its own must end it, and not be taken by ours
+		# a signal before it has its own trap must end it, and not be caught by ours
 		trap - USR2
 		{ watch; } </dev/null 4<&- 5>&- &
 		ossh_watch=$!
@@ -176,7 +177,7 @@ become() {
 	exec "$@" >>"$ossh_dir/$ossh_key,out" 2>>"$ossh_dir/$ossh_key,err" 4<&- 5>&-
 }
 
-# spill TEXT: a command that is too long for one argument goes into a file that removes itself.
+# spill TEXT: puts a command that is too long for one argument into a file that removes itself.
 spill() {
 	ossh_file=$(umask 077 && mktemp) || refuse ENOSPC
 	printf 'rm -f %s\n%s\n' "$ossh_file" "$1" >"$ossh_file" || refuse ENOSPC
@@ -193,12 +194,12 @@ once() {
 	find "$ossh_dir" -type f -mtime +30 -exec rm -f {} + </dev/null &
 	ossh_draft=$ossh_dir/.$$.$(uname -n)
 	(umask 077 && printf '%s\n%s\n%s\n%s\n%s\n' "$ossh_hash" "$(uname -n)" "$(boot)" $$ "$(born $$)" >"$ossh_draft") || refuse ENOSPC
-	# a connection that breaks must not end what holds the claim
+	# a broken connection must not end the holder of the claim
 	trap '' PIPE
 	if ln "$ossh_draft" "$ossh_dir/$ossh_key"; then
 		rm -f "$ossh_draft"
 		ossh_stays=yes
-		# of a run that was swept while it lasted
+		# of a run whose record was removed while it lasted
 		rm -f "$ossh_dir/$ossh_key,status"
 		printf '%s started\n' "$ossh_mark"
 		SHLVL=1
@@ -216,7 +217,7 @@ once() {
 		{ feed; } <&4 >/dev/null 5>&- &
 		while [ ! -f "$ossh_dir/$ossh_key,status" ]; do
 			if [ "$ossh_node" = "$(uname -n)" ] && { [ "$ossh_booted" != "$(boot)" ] || [ "$ossh_start" != "$(born "$ossh_pid")" ]; }; then
-				# it may have ended between the two looks
+				# it may have ended between the two checks
 				[ -f "$ossh_dir/$ossh_key,status" ] || refuse cut-down
 			fi
 			sleep 0.1 || sleep 1
@@ -231,7 +232,7 @@ once() {
 
 boot() { cat /proc/sys/kernel/random/boot_id || uptime -s || echo unknown; }
 
-# When a process was started; nothing where it has gone.
+# When a process was started; nothing if it has ended.
 born() {
 	if [ -r /proc/self/stat ]; then
 		{ read -r stat <"/proc/$1/stat"; } || return 0
@@ -247,7 +248,7 @@ born() {
 
 # secret: takes a mark that is in no command line, as others see those by ps.
 secret() {
-	# Linux makes one without another program
+	# Linux provides one without another program
 	IFS= read -r ossh_next </proc/sys/kernel/random/uuid || ossh_next=$(exec od -An -N16 -tx1 /dev/urandom)
 	IFS='- '
 	# shellcheck disable=SC2086 # words are wanted
@@ -273,7 +274,7 @@ idle() {
 	esac
 }
 
-# gate: begins nothing before the sender's word has come, which a start-up file may have swallowed.
+# gate: begins nothing before the sender's word has arrived; a start-up file may have swallowed it.
 gate() {
 	while IFS= read -r ossh_line; do
 		[ "$ossh_line" = G ] && return
@@ -283,7 +284,7 @@ gate() {
 
 ossh_stays='' ossh_file='' ossh_key='' ossh_watch=''
 secret
-# where nobody listens any more, nothing begins
+# if nobody listens any more, nothing begins
 printf '\n%s ready %s\n' "$ossh_mark" "$ossh_next" || exit 0
 printf '\n%s ready %s\n' "$ossh_mark" "$ossh_next" >&5
 ossh_mark=${ossh_next:-$ossh_mark}
@@ -309,7 +310,7 @@ case $ossh_begins in
 	;;
 idle) idle <&4 || gate <&4 ;;
 told) gate <&4 ;;
-# whoever sent it cannot be heard
+# the sender cannot be reached
 anyhow) ossh_stays=yes ;;
 esac
 eval "$ossh_request"

@@ -1,4 +1,4 @@
-"""What is known of a file, and reading it from what stat(1) prints there. No I/O."""
+"""What is known about a file, parsed from what stat(1) prints on the host. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opensshtransport.remote.strerror import errno_of
 def _moment(number: int) -> str:
     """The pattern of one time: seconds and a fraction, or busybox's seconds and its date with a fraction.
 
-    Only a date has a zone after it: else that is the next time, or the name.
+    Only a date has a zone after it; otherwise that is the next time, or the name.
     """
     date = rf"(?P<date{number}>-?\d+-\d\d-\d\d \d\d:\d\d:\d\d\.)"
     return rf"(-?\d+)\.{date}?(\d{{1,9}})\d*(?(date{number})(?: [+-]\d{{4}})?)"
@@ -30,7 +30,7 @@ _RECORD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What lstat(2) tells of a file; times in nanoseconds since the epoch, the size in bytes."""
+    """What lstat(2) returns about a file; times in nanoseconds since the epoch, the size in bytes."""
 
     mode: int
     size: int
@@ -77,13 +77,13 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class DirEntry:
-    """One name in a directory. Names follow os.DirEntry; nothing here costs a further round trip.
+    """One name in a directory. Names follow os.DirEntry; nothing here takes a further round trip.
 
     Attributes:
         name: the name alone.
-        path: the directory as it was asked for, and the name.
-        stat: as lstat tells.
-        target: what a symlink leads to; None where it is none, or leads nowhere.
+        path: the directory as the caller named it, and the name.
+        stat: as lstat returns it.
+        target: what a symlink leads to; None if it is not a symlink, or dangling.
     """
 
     name: str
@@ -110,7 +110,7 @@ class DirEntry:
 
 
 class DiskUsage(NamedTuple):
-    """As shutil.disk_usage gives it, in bytes."""
+    """As shutil.disk_usage returns it, in bytes."""
 
     total: int
     used: int
@@ -119,17 +119,17 @@ class DiskUsage(NamedTuple):
 
 def _time(seconds: str, date: str | None, fraction: str) -> int:
     fraction = fraction.ljust(9, "0")
-    # GNU writes -1.5 for what is half a second before -1; busybox floors
+    # GNU writes -1.5 for half a second before -1; busybox rounds down
     return int(seconds) * 10**9 + int(fraction) if date else int(seconds + fraction)
 
 
 def records(raw: bytes, token: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[str, Stat]]:
-    """Read records, each `TOKEN fields name`: names and what they have, in their order.
+    """Read records, each `TOKEN fields name`: names and their attributes, in order.
 
-    One after the other, since there may be any number of them.
+    One at a time, because there may be any number of them.
 
     Args:
-        raw: where they stand.
+        raw: the bytes that contain them.
         token: begins each.
         begin: where to begin.
         end: where to end.
@@ -143,7 +143,7 @@ def records(raw: bytes, token: str, begin: int = 0, end: int | None = None) -> I
         begin = after
         match = _RECORD.fullmatch(record)
         if match is None:
-            raise ValueError(f"a record of the far side cannot be read: {record!r}")
+            raise ValueError(f"a record from the server cannot be read: {record!r}")
         mode, nlink, ino, dev, size, uid, gid, *times, name = match.groups()
         stat = Stat(
             int(mode, 16),
@@ -154,7 +154,7 @@ def records(raw: bytes, token: str, begin: int = 0, end: int | None = None) -> I
 
 
 def parse_records(raw: bytes, token: str) -> dict[str, Stat]:
-    """Read records, each `TOKEN fields name`; by name, in their order."""
+    """Read records, each `TOKEN fields name`; by name, in order."""
     return dict(records(raw, token))
 
 
@@ -162,7 +162,7 @@ def parse_trees(raw: bytes, mark: str) -> dict[str, dict[str, DirEntry]]:
     """Read what `below` of `files.sh` prints.
 
     Returns:
-        For each top, as it was expanded there, the entries by their path below it.
+        For each top, as it was expanded on the host, the entries by their path below it.
     """
     found: dict[str, dict[str, DirEntry]] = {}
     for tree in raw.split(f"{mark} tree ".encode())[1:]:
@@ -177,29 +177,29 @@ def parse_trees(raw: bytes, mark: str) -> dict[str, dict[str, DirEntry]]:
     return found
 
 
-# What is no gap of a listing: what has gone meanwhile, and links in a circle, which are listed as links.
+# Not a gap of a listing: names that disappeared meanwhile, and links in a circle, which are listed as links.
 _NO_GAP = {errno.ENOENT, errno.ELOOP}
 
 _CIRCLE = "File system loop detected"
 
 
 def unlisted(said: str, top: str, closed: Container[str] = ()) -> list[tuple[int, str]]:
-    """What a listing lacks, by what find and stat said: beyond PATH_MAX, of a broken disk, or not permitted.
+    """What a listing lacks, according to find and stat: beyond PATH_MAX, on a broken disk, or not permitted.
 
     Args:
         said: their words.
-        top: the directory that was listed, as it was expanded there.
-        closed: directories that are known not to be readable; what is said of these is left out.
+        top: the directory that was listed, as it was expanded on the host.
+        closed: directories that are known not to be readable; messages about these are left out.
 
     Returns:
-        For each an errno and its path; the top's where the words do not tell it.
+        For each an errno and its path; that of the top if the message has none.
     """
     gaps = []
     for line in said.splitlines():
         number = errno_of(line) or errno.EIO
         if number in _NO_GAP or _CIRCLE in line:
             continue
-        # programs put names in quotes, or not
+        # some programs put names in quotes
         path = line[line.index(top) :].rpartition(": ")[0].removesuffix("'") if top in line else top
         above = path
         while len(above) > len(top) and above not in closed:

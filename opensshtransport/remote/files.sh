@@ -1,12 +1,12 @@
 #!/bin/sh
-# The file operations. Each runs in a subshell; what it says on stderr is translated into an errno by the other side.
-# Paths never begin with `-`. `m` is a random mark before each record of a file, so that no name can look like one;
-# `d` makes the names of drafts.
+# The file operations. Each runs in a subshell; the other side translates its stderr into an errno. Paths never begin
+# with `-`. `m` is a random mark before each record of a file, so that no name can look like one; `d` makes the names of
+# drafts.
 # shellcheck disable=SC2154 # m and d come with the request, umask_ from the shell
 
 case $(stat -c %.9Y /) in
 *.*) times='%.9X %.9Y %.9Z' ;;
-# busybox prints nanoseconds only with the date
+# busybox prints nanoseconds only together with the date
 *) times='%X.%x %Y.%y %Z.%z' ;;
 esac
 record=" %f %h %i %d %s %u %g $times %n"
@@ -36,7 +36,7 @@ real() {
 	readlink -n -f "$1" && echo .
 }
 
-# above PATH: sets `up` to the directory of a path, which must be there; dash would not tell why it is not.
+# above PATH: sets `up` to the directory of a path, which must exist; dash would not say why it does not.
 above() {
 	case $1 in
 	*/*) up=${1%/*}/ ;;
@@ -59,7 +59,7 @@ beside() {
 	draft=$up.ossh-$d
 }
 
-# file PATH: what is read must be no directory.
+# file PATH: fails for a directory, which cannot be read.
 file() {
 	[ -d "$1" ] || return 0
 	[ -r "$1" ] || fail EACCES
@@ -84,13 +84,13 @@ below() {
 }
 
 scan() {
-	# its own words tell why it cannot be read
+	# its own message says why it cannot be read
 	[ -d "$1" ] || { find "$1/" -maxdepth 0; exit 1; }
 	[ -r "$1" ] && [ -x "$1" ] || fail EACCES
 	below "$1" -maxdepth 1
 }
 
-# links are followed to the start only
+# only links to the start are followed
 scan_all() {
 	[ -d "$1" ] || { find "$1/" -maxdepth 0; exit 1; }
 	[ -r "$1" ] && [ -x "$1" ] || fail EACCES
@@ -98,7 +98,7 @@ scan_all() {
 	unreadable "$1"
 }
 
-# names PATH: with status 3 something was told of what is in it, and not of itself.
+# names PATH: status 3 means that messages were about its content, and not about itself.
 names() {
 	find "$1/" -mindepth 1 -maxdepth 1 -print0 && return
 	[ -d "$1" ] && exit 3
@@ -112,7 +112,7 @@ unreadable() {
 	find "$1/" -type d -print0 2>/dev/null | xargs -0 -r sh -c 'for d; do [ -r "$d" ] && [ -x "$d" ] || printf "%s\0" "$d"; done' sh
 }
 
-# matching WORDS...: those that are there, of what a pattern was expanded to.
+# matching WORDS...: those that exist, of what a pattern was expanded to.
 matching() {
 	for p; do
 		there "$p" && printf '%s\0' "$p"
@@ -128,7 +128,7 @@ trees() {
 	:
 }
 
-# exist: of each of the NUL-separated paths on stdin, 1 where something is there.
+# exist: for each of the NUL-separated paths on stdin, 1 if it exists.
 # shellcheck disable=SC2016 # it is another shell's to read
 exist() { xargs -0 -r sh -c 'for p; do [ -e "$p" ] && printf 1 || printf 0; done' sh; }
 
@@ -139,7 +139,7 @@ remove() {
 		for p; do [ -e "$p" ] || [ -L "$p" ] || printf "missing %s\0" "$p"; done
 		rm -f -- "$@" 2>/dev/null || for p; do
 			if [ -e "$p" ] || [ -L "$p" ]; then
-				# nothing but this one is to be heard, and it may go now
+				# only this message counts, and the file may be gone by now
 				said=$(rm -f -- "$p" 2>&1) || printf "left %s\0%s\0" "$p" "$said"
 			fi
 		done
@@ -168,7 +168,7 @@ mkdir_() {
 		fi
 	fi
 	directory "$1" "$4" && return
-	# another one may have been faster
+	# another process may have been faster
 	[ "$3" ] && [ -d "$4" ] && exit 0
 	exit 1
 }
@@ -194,11 +194,11 @@ rename() {
 	*/*) up=${2%/} up=${up%/*}/ ;;
 	*) up=./ ;;
 	esac
-	# where both are missing, rename(2) tells of the directory
+	# if both are missing, rename(2) reports the directory
 	ids=$(stat -c %d:%i "$1" "$up.") || exit
 	from=${ids%%[!0-9:]*} to=${ids##*[!0-9:]}
 	if there "$2"; then
-		# of two names of one file it takes none
+		# of two names of one file it removes none
 		[ "$from" != "$(stat -c %d:%i "$2")" ] || exit 0
 		if [ -d "$2" ] && [ ! -L "$2" ]; then
 			[ -d "$1" ] && [ ! -L "$1" ] || fail EISDIR
@@ -208,7 +208,7 @@ rename() {
 	fi
 	[ "${from%:*}" = "${to%:*}" ] || fail EXDEV
 	if { [ -L "$2" ] && [ -d "$2" ]; } || { [ -L "$1" ] && [ "$1" -ef "$2" ]; }; then
-		# busybox replaces no link to a directory, and nobody what a link leads to by the link
+		# busybox does not replace a link to a directory, and nothing replaces a link's target by the link
 		mv -f -T "$1" "$2" 2>/dev/null && exit
 		beside "$2"
 		mv -f -T "$2" "$draft" || exit
@@ -224,7 +224,7 @@ rename() {
 
 symlink() {
 	! there "$2" || fail EEXIST
-	# into a directory that has appeared since then it would be put
+	# it would be put into a directory that has appeared since
 	ln -s -n -- "$1" "$2"
 }
 
@@ -247,7 +247,7 @@ resolved() {
 		*"//$path//"*) ;;
 		*)
 			seen=$seen$path//
-			# a link that leads nowhere leads there nevertheless
+			# even a dangling link counts
 			if [ -L "$path" ] && leads "$path"; then
 				path=$to
 				continue
@@ -282,10 +282,10 @@ touch_() {
 		touch "$3" || exit
 	else
 		above "$3"
-		# open(2) with O_EXCL: of several one makes it
+		# open(2) with O_EXCL: only one of several creates it
 		(set -C && : >"$3") || { ! there "$3" || fail EEXIST; exit 1; }
 	fi
-	# neither of them makes programs
+	# neither of them creates executables
 	[ $((0$limit & 0111)) -eq 0 ] || chmod "$limit" "$3"
 }
 
@@ -304,7 +304,7 @@ foreign() {
 # `followed` goes nowhere else, even if somebody has put a link in its place since.
 trusted() {
 	followed=''
-	# what has been followed, what is left, how many links
+	# the part that was followed, the rest, the number of links
 	case $1 in /*) set -- / "$1" 40 ;; *) set -- '' "$1" 40 ;; esac
 	while [ "$2" ]; do
 		case $2 in */*) set -- "$1" "${2#*/}" "$3" "${2%%/*}" ;; *) set -- "$1" '' "$3" "$2" ;; esac
@@ -315,7 +315,7 @@ trusted() {
 			continue
 		fi
 		! foreign "$1$4" "${1:-./}" || fail EACCES
-		# of a circle the kernel tells
+		# the kernel reports a circle
 		[ "$3" -gt 0 ] && link=$(readlink -n "$1$4" && echo .) || return 0
 		case $link in
 		/*) set -- / "${link%.}/$2" $(($3 - 1)) ;;
@@ -333,7 +333,7 @@ target() {
 	target=$followed
 	[ "$target" ] || { stat -L "$1" >/dev/null; exit 1; }
 	[ ! -d "$target" ] || fail EISDIR
-	# why it cannot be written, the shell tells
+	# the shell says why it cannot be written
 	! there "$target" || [ -w "$target" ] || : >>"$target" || exit
 }
 
@@ -354,7 +354,7 @@ write() {
 		exit
 	fi
 	beside "$target"
-	# nobody reads what he may not, meanwhile
+	# meanwhile nobody can read what they must not
 	if [ -f "$target" ] || [ "$2" != 666 ]; then umask 077; fi
 	(set -C && keep "$1") || exit
 	if [ -f "$target" ] && [ ! -L "$target" ]; then
@@ -366,7 +366,7 @@ write() {
 	exit 1
 }
 
-# appear PATH: `draft` gets this name, if nobody has it: link(2) takes no name twice.
+# appear PATH: `draft` gets this name if it does not exist: link(2) never replaces one.
 appear() {
 	if ln "$draft" "$1" 2>/dev/null; then
 		rm -f "$draft"
@@ -404,16 +404,16 @@ supplant() {
 # file as its last argument. What needs room comes first, so that on a full disk the file is as it was.
 # shellcheck disable=SC2094 # it is written by its name while it is locked
 over() {
-	# a link is somebody's who was faster
+	# a link comes from somebody who was faster
 	[ ! -L "$1" ] || return
-	# of two that write at once, each is to be whole; not all know -w, and without it this could wait forever
+	# two that write at once must not mix; not every flock has -w, and without it this could wait forever
 	{
 		held "$1" || return
 		shift
 		flock -w 10 9 2>/dev/null
 		size=$(stat -c %s "$draft") && old=$(stat -L -c %s "$held") || return
 		blocks=$(((old + 65535) / 65536))
-		# over what is there, holes would take room
+		# over existing content, holes would take space
 		if [ "$old" -gt 0 ] && sparse "$draft"; then
 			truncate -c -s 0 "$held" && scattered <"$draft" 1<>"$held"
 		elif [ "$size" -gt $((blocks * 65536)) ] && ! said dd bs=65536 skip=$blocks seek=$blocks conv=notrunc <"$draft" 1<>"$held"; then
@@ -457,7 +457,7 @@ read_() {
 part() {
 	# head or tail, -n or -c, how much, path
 	file "$4"
-	# for nothing of it, a file may not be looked at
+	# for an empty part, the file need not be opened
 	[ -e "$4" ] || { stat -L "$4" >/dev/null; exit 1; }
 	"$1" "$2" "$3" "$4"
 }
@@ -488,7 +488,7 @@ copy_() {
 	trusted "$to"
 	if [ -d "$2" ] && { [ ! -L "$2" ] || [ "$follows" ]; }; then
 		there "$to" && [ ! -d "$to" ] && fail ENOTDIR
-		# into itself?
+		# a copy into itself?
 		enter "$2" || fail EACCES
 		outer=$where
 		inner=$to

@@ -1,4 +1,4 @@
-"""The marks between start-up noise and a command's own bytes, and how they are read."""
+"""The marks that separate start-up noise from a command's own output, and how they are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opensshtransport.errors import ConnectionFailed
 
 _LONGEST_NOISE = 1 << 16
 
-# Bytes of a line of the bootstrap's own.
+# The most bytes of a line of the bootstrap's own.
 _LONGEST_LINE = 1 << 16
 
 
@@ -18,7 +18,7 @@ _LONGEST_LINE = 1 << 16
 class Event:
     """A line of the bootstrap's own: `ready`, `started`, `end STATUS`, `refused WHY`.
 
-    Where the command gets input in frames, `here` comes every few seconds, and `heard` answers the frame `P`.
+    If the command gets input in frames, `here` arrives every few seconds, and `heard` answers the frame `P`.
     """
 
     kind: str
@@ -26,10 +26,10 @@ class Event:
 
 
 class Stream:
-    """Parts what comes on one stream into the command's bytes and the bootstrap's lines. No I/O.
+    """Splits a stream into the command's bytes and the bootstrap's lines. No I/O.
 
     Args:
-        mark: begins the first line, `ready MARK`, which tells the mark of all later ones.
+        mark: begins the first line, `ready MARK`, which announces the mark of all later ones.
     """
 
     def __init__(self, mark: str) -> None:
@@ -40,11 +40,11 @@ class Stream:
         self._before = b""
 
     def opens_with(self, line: str) -> None:
-        """Drop what comes before this line too: the command's own shell has start-up files as well."""
+        """Also drop what comes before this line: the command's own shell reads start-up files too."""
         self._opening = line.encode() + b"\n"
 
     def feed(self, piece: bytes) -> Iterator[bytes | Event]:
-        """Take what has arrived; gives bytes of the command and events in their order.
+        """Take what has arrived; yields bytes of the command and events, in order.
 
         Raises:
             ConnectionFailed: a line of the bootstrap's own has no end, or makes no sense.
@@ -57,7 +57,7 @@ class Stream:
             end = self._buffer.find(b"\n", begin)
             if end < 0:
                 if len(self._buffer) - begin > _LONGEST_LINE:
-                    raise ConnectionFailed("the far side sends a line without end")
+                    raise ConnectionFailed("the server sends an endless line")
                 break
             before, line = self._buffer[:begin], self._buffer[begin + len(self._mark) : end]
             self._buffer = self._buffer[end + 1 :]
@@ -69,9 +69,9 @@ class Stream:
                 if re.fullmatch(r"[0-9a-f]{32}", value):
                     self._mark, value = value.encode(), ""
             if kind == "end" and value and not re.fullmatch(r"\d{1,9}", value, re.ASCII):
-                raise ConnectionFailed("the far side tells a status that is none")
+                raise ConnectionFailed("the server sent something that is not a status")
             if kind == "end" and self._before:
-                # the shell did not get as far as its first line: a mistake in the command, which it tells
+                # the shell did not get as far as its first line: a mistake in the command, which it reports
                 yield self._before
                 self._before = b""
             yield Event(kind, value)
@@ -81,7 +81,7 @@ class Stream:
             yield out
 
     def _opened(self, piece: bytes) -> bytes:
-        """What of a piece comes after the opening line."""
+        """The part of a piece that comes after the opening line."""
         if not self._opening:
             return piece
         self._before += piece
@@ -95,7 +95,7 @@ class Stream:
         return rest
 
     def _possible_mark(self) -> int:
-        """Where a mark may begin of which the rest is still to come."""
+        """The position where an incomplete mark may begin."""
         size = len(self._buffer)
         for length in range(min(len(self._mark) - 1, size), 0, -1):
             if self._buffer.endswith(self._mark[:length]):
@@ -108,6 +108,6 @@ class Stream:
         return bool(self._buffer)
 
     def rest(self) -> bytes:
-        """What was held back, when the stream has ended."""
+        """What was held back, once the stream has ended."""
         rest, self._buffer = self._buffer, b""
         return self._opened(rest) if self._ready else b""

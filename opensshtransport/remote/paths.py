@@ -1,4 +1,4 @@
-"""Paths and patterns of the remote side: as words of sh, and matched by the rules of pathlib. No I/O."""
+"""Remote paths as words of sh. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from opensshtransport.errors import SettingsError
 
 PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-# Bytes of paths in one request; many of them are sent pipelined.
+# How many bytes of paths one request holds; several requests are pipelined.
 _CHUNK = 1 << 19
 
 _USER = re.compile(r"~([A-Za-z_][A-Za-z0-9_.-]*)?(?=/|\Z)")
@@ -25,7 +25,7 @@ def path_text(path: PathLike) -> str:
     """
     text = os.fsdecode(path)
     if "\0" in text:
-        raise SettingsError(f"the path {text!r} holds a NUL", advice="correct it")
+        raise SettingsError(f"the path {text!r} contains a NUL", advice="correct it")
     return text
 
 
@@ -36,7 +36,7 @@ def tilde(text: str) -> str:
 
 
 def quoted(path: PathLike) -> str:
-    """A path as one word of sh; `~` and `~user` at its beginning are expanded there.
+    """A path as one word of sh; `~` and `~user` at its beginning are expanded on the host.
 
     Raises:
         SettingsError: it holds a NUL.

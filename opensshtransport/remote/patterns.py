@@ -1,6 +1,6 @@
 """Shell patterns for remote names.
 
-Which are matched here, and how a pattern is written for the remote shell.
+How they are matched on our side, and how a pattern is written for the remote shell.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def words(parts: Sequence[str]) -> list[str]:
-    """The patterns of sh that match at least what pathlib's do, in the C locale."""
+    """The patterns of sh that match at least as much as pathlib's, in the C locale."""
     choices: list[list[str]] = []
     for part in parts:
         if not _WILD.search(part):
             choices.append([shlex.quote(part)])
             continue
-        # a byte is not a character, so what matches one character becomes `*` here
+        # a byte is not a character, so a pattern for one character becomes `*`
         wide = re.sub(r"\[!?\]?[^\]]*\]|[*?]", "\0", part)
         word = "*".join(shlex.quote(piece) if piece else "" for piece in wide.split("\0"))
-        # what stands for a name's first character matches no hidden name in sh
+        # in sh, a pattern at the beginning of a name matches no hidden name
         choices.append([word, f".{word}"] if wide.startswith("\0") else [word])
     return ["/".join(choice) for choice in itertools.product(*choices)]
 

@@ -8,7 +8,7 @@ from functools import cache
 
 from opensshtransport.remote.wrapper import spelled
 
-# Below this a request is read by the shell itself, byte by byte; above, by a program.
+# A request below this size is read by the shell itself, byte by byte; a larger one by a program.
 _SHORT_REQUEST = 4096
 
 
@@ -16,7 +16,7 @@ _SHORT_REQUEST = 4096
 def bootstrap_text() -> str:
     """The script that begins every channel, without its comments."""
     text = importlib.resources.files("opensshtransport.remote").joinpath("bootstrap.sh").read_text()
-    # comments stay at home
+    # comments are not sent
     return spelled(re.sub(r"^\s*#.*\n|^\s+", "", text, flags=re.MULTILINE))
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The remote half of `RemoteShell`: serves requests one after another, each in a subshell. Runs in the bootstrap, of
-# which 4 is stdin; its mark, which nobody else there knows, parts the replies.
-# A request is a line `LINES N PAYLOAD` or `BYTES N PAYLOAD`, so much of sh, and so many bytes of its stdin;
+# which 4 is stdin; its mark, which nobody else on the host knows, separates the replies.
+# A request is a line `LINES N PAYLOAD` or `BYTES N PAYLOAD`, that much of sh, and that many bytes of its stdin;
 # other lines are for start-up files that read some.
 # shellcheck disable=SC2154 # ossh_mark and ossh_script are set before
 
@@ -17,16 +17,16 @@ fail() {
 	exit 1
 }
 
-# What a request prints goes out as it comes, then its errors and its status.
+# A request's output is sent as it comes, then its errors and its status.
 answer() {
 	errors=$( (eval "$1") 2>&1 >&3)
 	status=$?
-	# where the shell that reads requests was killed, this one may not have had all of its stdin
+	# if the shell that reads requests was killed, this one may not have got all of its stdin
 	kill -s 0 $$ 2>/dev/null || exit
 	printf '%s errors\n%s%s end %s\n' "$ossh_mark" "$errors" "$ossh_mark" "$status"
 }
 
-# exact N: so many bytes of stdin, and not one more, in pieces.
+# exact N: copies this many bytes of stdin, and not one more, in pieces.
 exact() {
 	dd bs=65536 count=$(($1 / 65536)) iflag=fullblock
 	[ $(($1 % 65536)) -eq 0 ] || dd bs=$(($1 % 65536)) count=1 iflag=fullblock
@@ -35,7 +35,7 @@ exact() {
 serve() {
 	nl='
 '
-	# a start-up file may have gone elsewhere
+	# a start-up file may have changed the directory
 	cd -P -- "$HOME" || cd /
 	# shellcheck disable=SC2034 # for the file operations
 	home_=$PWD
@@ -54,13 +54,13 @@ serve() {
 		*) continue ;;
 		esac
 		if [ "$payload" -gt 1048576 ]; then
-			# what the request leaves unread must not be taken for the next one
+			# what the request leaves unread must not become the next request
 			exact "$payload" | {
 				answer "$request" 3>&1
 				exec cat >/dev/null
 			}
 		elif [ "$payload" -gt 0 ]; then
-			# dd has read it all before it writes
+			# dd has read everything before it writes
 			dd bs="$payload" count=1 iflag=fullblock | answer "$request" 3>&1
 		else
 			answer "$request" 3>&1 </dev/null

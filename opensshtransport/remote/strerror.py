@@ -1,6 +1,6 @@
-"""The errno for what a remote program says.
+"""The errno for an error message of a remote program.
 
-`strerror(3)` in English, as the remote scripts ask for it by LC_ALL=C.
+`strerror(3)` in English, which the remote scripts request with LC_ALL=C.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import re
 
-# How strerror(3) ends a line in the C locale: glibc's words, then those of musl, dash and busybox.
+# The texts of strerror(3) in the C locale: glibc's, then those of musl, dash and busybox.
 _STRERROR: tuple[tuple[str, int], ...] = (
     ("No such file or directory", errno.ENOENT),
     ("File exists", errno.EEXIST),
@@ -62,7 +62,7 @@ _WITHIN = (
 
 
 def errno_of(said: str) -> int | None:
-    """The errno that a failed operation ended with, or None where its words tell nothing."""
+    """The errno of a failed operation, or None if its message does not say."""
     lines = said.strip().splitlines()
     last = lines[-1] if lines else ""
     if own := re.fullmatch(r"ossh: (E[A-Z0-9]+)", last):
@@ -70,5 +70,5 @@ def errno_of(said: str) -> int | None:
     lowered = last.lower()
     if found := next((number for words, number in _STRERROR if lowered.endswith(words.lower())), None):
         return found
-    # GNU's own words, which end by a name in quotes
+    # GNU's own messages, which end with a name in quotes
     return next((number for words, number in _WITHIN if words in last), None)

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Moving files. Drafts lie beside what they will become, or in the tree that they will be part of, so that all of it
-# appears by rename(2). The functions of `files.sh` are there.
+# Moving files. Drafts are next to what they will become, or in the tree that they will be part of, so that everything
+# appears by rename(2). The functions of `files.sh` are available.
 # shellcheck disable=SC2154 # m, d, umask_, record and what files.sh sets are set before
 
-# place DESTINATION NAME: sets `final` to what a source of this name becomes, as `cp` has it.
+# place DESTINATION NAME: sets `final` to what a source of this name becomes, as with `cp`.
 place() {
 	final=$1
 	if [ -d "$1" ]; then
@@ -11,7 +11,7 @@ place() {
 	fi
 }
 
-# dated TIME FILE: sets the time of the last change, SECONDS.NANOSECONDS; busybox knows seconds only.
+# dated TIME FILE: sets the time of the last change, SECONDS.NANOSECONDS; busybox supports only seconds.
 dated() { touch -m -d "@$1" "$2" 2>/dev/null || touch -m -d "@${1%.*}" "$2"; }
 
 # named MODE TIME EXIST_OK FINAL: `draft` gets its mode, its time and its name, or a file that is there its content. MODE
@@ -40,18 +40,18 @@ whole() {
 	[ "$(stat -L -c %s "$2")" = "$1" ] || fail EIO
 }
 
-# settle SIZE MODE TIME EXIST_OK INODE FINAL: `draft`, which has this inode, becomes FINAL. Asked again after the
-# answer was lost, it finds it done.
+# settle SIZE MODE TIME EXIST_OK INODE FINAL: `draft`, which has this inode, becomes FINAL. If it is repeated after the
+# answer was lost, it finds the work done.
 # shellcheck disable=SC2094 # it is opened to be changed, not to be read
 settle() {
 	if [ ! -e "$draft" ] && [ -f "$6" ]; then
 		case $(stat -c %i,%s "$6") in
 		"$5,"*) return 0 ;;
-		# of one that was there already, nobody but this removes the draft
+		# if the file existed already, only this removes the draft
 		*,"$1") [ ! "$4" ] || return 0 ;;
 		esac
 	fi
-	# where others may write they may have put another one in its place
+	# if others may write there, they may have put another one in its place
 	{
 		held "$draft" && [ "$(stat -L -c %i "$held")" = "$5" ] || fail EPERM
 		whole "$1" "$held"
@@ -66,7 +66,7 @@ aim() {
 	case $final in */) if there "${final%/}"; then fail ENOTDIR; else fail ENOENT; fi ;; esac
 	[ "$1" ] || ! there "$final" || fail EEXIST
 	target "$final"
-	# why it cannot be written, as a program that runs, the shell tells
+	# the shell says why it cannot be written, such as a running program
 	[ ! -f "$target" ] || : >>"$target" || exit
 }
 
@@ -111,7 +111,7 @@ prepare() {
 	[ ! -e "$target" ] || [ -f "$target" ] || fail EINVAL
 	other=$d d=$1
 	beside "$target"
-	# somebody else may have been here first
+	# another process may have been first
 	! there "$draft" || mine file "$draft" || { d=$other && beside "$target"; }
 	stale "$draft"
 	[ "$2" ] || rm -f "$draft"
@@ -175,7 +175,7 @@ receive() {
 	conv=notrunc
 	if [ "$2" ] && dd if=/dev/null of=/dev/null conv=sparse 2>/dev/null; then conv=notrunc,sparse; fi
 	while IFS=' ' read -r from mibs rest; do
-		# a draft that was given up is not to be made again
+		# a draft that was given up must not be created again
 		[ -f "$1" ] && into "$3" 1<>"$1" || exit
 	done
 }
@@ -204,10 +204,10 @@ out() {
 		{ [ "$rest" -eq 0 ] || { said dd bs="$rest" count=1 && full 1; }; }
 }
 
-# full N: whether dd has read so many blocks.
+# full N: whether dd has read this many blocks.
 full() { case $words in "$1+0 "*) ;; *) fail EBUSY ;; esac; }
 
-# said PROGRAM ARGUMENTS...: without the statistics that dd prints where all is well.
+# said PROGRAM ARGUMENTS...: runs it without the statistics that dd prints on success.
 said() {
 	words=$({ "$@" 3>&-; } 2>&1 >&3) 3>&1 && return
 	printf '%s\n' "$words" | grep -v 'records [a-z]*$\|records in$\|records out$\|copied' >&2
@@ -243,7 +243,7 @@ followed() {
 	printf '%s tree %s\0' "$m" "$2"
 	{ find -L "$2/" -mindepth 1 ! -type l -print0 || ended $?; } | { xargs -0 -r stat -L -c "$m$record" || ended $?; }
 	printf '%s links\n%s unreadable\n' "$m" "$m"
-	# links that lead nowhere, and those that find takes for a circle
+	# dangling links, and those that find takes for a circle
 	find -L "$2/" -mindepth 1 -type l -print0 2>/dev/null
 }
 
@@ -264,7 +264,7 @@ sums_of() {
 	:
 }
 
-# beginning SIZE FILE: the sum of so many bytes.
+# beginning SIZE FILE: the checksum of this many bytes.
 beginning() { head -c "$1" "$2" | sha256sum; }
 
 # beginnings: of each pair of a size and a path on stdin the sum, as `sums_of` prints it.
@@ -277,7 +277,7 @@ beginnings() {
 	:
 }
 
-# placed DESTINATION NAME: prints what a tree becomes, since once it is there it would become another one below it.
+# placed DESTINATION NAME: prints what a tree becomes, because once it exists, a second try would put it below itself.
 placed() {
 	place "$1" "$2"
 	! there "$final" || [ -d "$final" ] || fail ENOTDIR
@@ -309,11 +309,11 @@ tree() {
 	fi
 	draft=$up.ossh-$d
 	for p in "$draft" "$draft.old"; do
-		# somebody else may have been here first
+		# another process may have been first
 		! there "$p" || mine directory "$p" || draft=$up.ossh-$other
 	done
 	stale "$draft"
-	# what was killed may still be unpacking there: it must not find what it looks for
+	# a killed transfer may still be unpacking there: it must not find what it looks for
 	rm -rf "$draft.old" || exit
 	if [ -d "$draft" ] && [ ! -L "$draft" ] && [ "$2" ]; then mv -f -T "$draft" "$draft.old" || exit; else rm -rf "$draft"; fi
 	# by the umask: busybox's `mkdir -m` drops the set-group-ID bit
@@ -393,10 +393,10 @@ commit() {
 		words='' how=merge
 		inherit
 		if [ "$1" = new ] && ! there "$to" && words=$(mv -f -T ../t "$to" 2>&1); then
-			# the present directory has moved
+			# the current directory has moved
 			how=new to=.
 		elif [ -z "$words" ] || [ -d "$to" ]; then
-			# it is there, perhaps only since somebody else has moved one there
+			# it exists, perhaps only because another process has moved one there
 			[ "$1" = merge ] || join "${5##*/}"
 			merge
 		else
@@ -452,7 +452,8 @@ keeping() {
 	if [ -g "$2" ]; then chmod "$(printf %o $((0$1 | 1024)))" "$2"; else chmod "$1" "$2"; fi
 }
 
-# join NAME: moves the draft, whose `t` is the present directory, into the directory of this name beside it, and follows.
+# join NAME: moves the draft, whose `t` is the current directory, into the directory of this name next to it, and
+# follows.
 join() {
 	to=../..
 	if cd -P ../.. && [ ! -L "$1" ] && cd -P -- "$1" && mv -f -T "../$name" "$name" && mine directory "$name"; then
@@ -489,7 +490,7 @@ merge() {
 		exit $bad' sh || result=1
 	# what is left of the draft was there before
 	xargs -0 -r rm -rf -- <"$draft/made" || result=1
-	# of two that want one name, rename(2) leaves out one
+	# if two want the same name, rename(2) leaves out one
 	[ "$exist_ok" ] || find . ! -type d -print0 | xargs -0 -r sh -c '
 		for f; do printf "ossh-file %s: File exists\n" "${f#./}" >&2; done; exit 1' sh || result=1
 }
@@ -498,9 +499,9 @@ merge() {
 # cannot be written, or runs, is left to be replaced; and so is that where it fails.
 # shellcheck disable=SC2016 # it is another shell's to read
 overs() {
-	# others than this one replace what they copy to
+	# any cp but that of GNU replaces its destination
 	case $(cp --version 2>/dev/null) in *'GNU coreutils'*) gnu=yes ;; *) gnu='' ;; esac
-	# names of one file are to be names of one file there too
+	# hard links must become hard links again
 	find . -type f -links 1 -print0 | gnu=$gnu exact=$1 xargs -0 -r sh -c '
 		over() {
 			if [ "$gnu" ]; then

@@ -1,13 +1,13 @@
 """What is sent to the remote login shell around a command.
 
-Two things get lost between a command and us. Start-up files may print before it: so the wrapped command
-begins its output with a line of its own, `MARK PID`, and what comes before that is dropped. And OpenSSH's
-multiplexing does not pass on the signal that killed a command: so a shell stands above it and turns signal N
-into status 128+N. PID is the session's and process group's leader.
+Two things get lost between a command and us. Start-up files may print before it: so the wrapped command first
+prints a line of its own, `MARK PID`, and what comes before that is dropped. And OpenSSH's multiplexing does
+not pass on the signal that killed a command: so a parent shell turns signal N into status 128+N. PID is the
+session's and process group's leader.
 
 The command itself is read by the user's login shell, as without a wrapper. The traps: bash reads `~/.bashrc`
 when sshd starts it, but the shell below it must not read that again, which SHLVL prevents. And that shell
-reads the file that BASH_ENV names, which may print: then the line is printed by that shell.
+reads the file that BASH_ENV names, which may print: then that shell prints the line.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 # Quoted by ' these are still special in tcsh (! and newline) or fish (the backslash).
 _SPECIAL_WHEN_QUOTED = re.compile(r"[!\\\n]")
 
-# What is spelled out where any shell may be the reader: these, the quote itself, and what is not ASCII.
+# What is spelled out if any shell may be the reader: these, the quote itself, and what is not ASCII.
 _SPELLED_OUT = re.compile(rb"[^ -~]|['!\\]")
 
 # The shell above the command must outlive a signal to the whole group, to report the command's status; and
-# what it would print on stderr of its own ("Killed") is not the command's. The subshell is for dash, which
-# would print that on the stderr that it gives to the command.
+# its own messages on stderr ("Killed") do not belong to the command. The subshell is for dash, which would
+# print them on the command's stderr.
 _ABOVE = "exec 3>&2 2>/dev/null; trap : HUP INT QUIT TERM; "
 
 _FIRST = '"$0"'
@@ -63,13 +63,13 @@ _BELOW = " 2>&3 3>&-); exit $?"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapper:
-    """The text before and after a command, the command itself standing between in single quotes.
+    """The text before and after a command, which itself goes between in single quotes.
 
     Attributes:
-        mark: the first word of the line that begins the output; "" where nothing is wrapped.
+        mark: the first word of the line that begins the output; "" if nothing is wrapped.
         before, after: the text around the command.
-        tty_before: `before`, where a terminal is asked for: without a mark.
-        posix: the login shell reads all text in single quotes as it stands.
+        tty_before: `before` for a command with a terminal: without a mark.
+        posix: whether the login shell reads text in single quotes literally.
     """
 
     mark: str
@@ -91,12 +91,12 @@ class Wrapper:
 
 
 def for_any_shell(script: str) -> str:
-    """A script of sh as one line that bash, dash, zsh, tcsh, fish and busybox read alike, as login shells."""
+    """A script of sh as one line that any login shell (bash, dash, zsh, tcsh, fish, busybox) can read."""
     return f"exec /bin/sh -c 'eval \"$(printf %b \"$0\")\"' '{spelled(script)}'"
 
 
 def spelled(text: str) -> str:
-    """A text in letters that no shell changes between single quotes; `printf %b` (POSIX) gives it back."""
+    """A text in characters that no shell changes between single quotes; `printf %b` (POSIX) decodes it."""
     raw = text.encode("utf-8", "surrogateescape")
     return _SPELLED_OUT.sub(_spelled_byte, raw).decode("ascii")
 
@@ -132,15 +132,15 @@ def wrapper(mark: str, *, posix: bool) -> Wrapper:
 
     Args:
         mark: a word that no start-up file prints; "" to wrap nothing.
-        posix: the login shell is one of the POSIX family, and stands above the command itself. Others hand
-            over to sh, which costs a millisecond.
+        posix: the login shell belongs to the POSIX family, and is the command's parent itself. Others start
+            sh, which takes a millisecond.
     """
     if not mark:
         return Wrapper(mark="", before="", after="", tty_before="", posix=posix)
     if posix:
         return Wrapper(
             mark=mark,
-            # on the first line of the command, so that what the shell says of lines is right
+            # on the first line of the command, so that the shell's line numbers are right
             before=f'{_ABOVE}ossh_line="echo;echo {mark} $$;";[ "${{BASH_ENV-}}" ]||eval "$ossh_line";'
             '(exec "${SHELL:-/bin/sh}" -c "${BASH_ENV:+$ossh_line}"',
             after=_BELOW,

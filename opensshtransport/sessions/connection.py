@@ -1,7 +1,7 @@
 """`Connection`: the master of one destination, and this process's sessions on it.
 
-The trap: a look at the master says little about the next moment. What fails for that is tried again by
-`attempt`, where nothing had started.
+The trap: that a master is running now says little about the next moment. What fails because of that is tried
+again by `attempt` if nothing had started.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from opensshtransport.master.control_socket import listens, responds
 from opensshtransport.master.ensure import ensure
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
-from opensshtransport.master.slots import PATIENCE, Patience, Slots
-from opensshtransport.sessions.attempts import attempt
+from opensshtransport.master.slots import Slots
+from opensshtransport.sessions.attempts import PATIENCE, Patience, attempt
 from opensshtransport.sessions.channel import Channel
 from opensshtransport.sessions.spares import Spares
 
 _T = TypeVar("_T")
 
-# How to fix it where files are asked for and the account gives no shell.
+# How to fix it if a file operation is wanted and the account gives no shell.
 NO_SHELL = "a restricted account? use ossh cp"
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Connection:
         host: as the caller named it.
         master: the master.
         slots: the budget of sessions.
-        spares: sessions that are open already.
+        spares: sessions that were opened in advance.
     """
 
     def __init__(self, master: Master, *, login: bool = True, person: bool = True) -> None:
@@ -59,10 +59,10 @@ class Connection:
         self._owner = os.getpid()
 
     def facts(self, *, advice: str = "") -> Facts:
-        """What is known of the running master; where none is running, a login is made.
+        """What is known of the running master; if none is running, log in.
 
         Args:
-            advice: how to fix it where the account gives no shell; "" where none is needed.
+            advice: how to fix it if the account gives no shell; "" if no shell is needed.
 
         Raises:
             ConnectionFailed: one of its kinds; nothing had started.
@@ -72,17 +72,17 @@ class Connection:
             if self._owner != os.getpid():
                 # a thread of the parent may have held the lock
                 self._owner, self._asking = os.getpid(), threading.Lock()
-            # of many threads one asks, or logs in
+            # only one of many threads asks, or logs in
             with self._asking:
                 facts = self._listening()
                 if facts is None:
                     facts = self.revive()
         if advice and not facts.shell:
-            raise ConnectionFailed("the far side runs no command of ours", host=facts.host, advice=advice)
+            raise ConnectionFailed("the server runs none of our commands", host=facts.host, advice=advice)
         return facts
 
     def _listening(self) -> Facts | None:
-        """What is known of a master that seems to be running, by a local look."""
+        """What is known of a master that seems to be running, checked locally."""
         facts = self.master.facts()
         if facts is None or not listens(Path(facts.socket)) or not responds(facts):
             return None
@@ -103,14 +103,14 @@ class Connection:
         *,
         reads: Callable[[], bool] = lambda: False,
     ) -> _T:
-        """Do something that needs a session, and again while nothing of it has started.
+        """Do work that needs a session, and do it again as long as nothing of it has started.
 
         Args:
-            work: what is done; it cleans up after itself where it fails.
-            until: when a refused session is no longer asked for, on the monotonic clock; by default after
+            work: what is done; it cleans up after itself if it fails.
+            until: when to stop asking for a refused session, on the monotonic clock; by default after
                 `PATIENCE`.
-            reads: whether all that a lost connection left without an answer only reads, so that it may be
-                done again.
+            reads: whether everything that a lost connection left unanswered only reads, so that it may be
+                repeated.
 
         Raises:
             SessionRefused: the server gave no session in that time.
@@ -120,7 +120,7 @@ class Connection:
         return attempt(work, patience, self.revive, host=host, reads=reads)
 
     def open(self, facts: Facts, script: str, slot: int, *, stdin: bool = True, go: bool = True) -> Channel:
-        """A new session for a script, with a slot that was taken; where it fails, the slot is given back."""
+        """A new session for a script, with a slot that was taken; if it fails, the slot is given back."""
         _log.debug("%s: opening a session", self.master.destination.host)
         try:
             return Channel(self.master, facts, self.slots, slot, script, stdin=stdin, go=go)
@@ -129,14 +129,14 @@ class Connection:
             raise
 
     def beside(self, script: str, *, wait: bool = True, last: bool = False) -> Channel | None:
-        """A session of its own for a script; None where none is free and none is waited for.
+        """A session of its own for a script; None if none is free and the caller does not wait.
 
-        It may be one that was open already; so `Channel.begin` is told the script once more.
+        It may be one that was opened in advance, so `Channel.begin` gets the script once more.
 
         Args:
             script: what is to run there.
-            wait: for a free session.
-            last: take the last one too; it must be given back when somebody waits for one.
+            wait: whether to wait for a free session.
+            last: take the last one too; it must be given back when another process waits for one.
 
         Raises:
             ConnectionFailed: one of its kinds; nothing had started.
@@ -148,7 +148,7 @@ class Connection:
         if wait:
             slot = self.slots.wait(time.monotonic() + PATIENCE)
         elif last or self.slots.in_use() < self.slots.limit - 1:
-            # else the last one is for somebody who has a command to run
+            # otherwise the last one is kept for a command
             slot = None if self.slots.wanted() else self.slots.take()
         return None if slot is None else self.open(facts, script, slot, go=False)
 

@@ -1,6 +1,6 @@
-"""Ending a command's processes on the remote side, or sending them a signal, by a session of its own.
+"""Ending a command's processes on the remote side, or sending them a signal, over a separate session.
 
-The trap: no process but ours may be hit, whatever became of a number; so the group is found by a word in the
+The trap: no process but ours may be hit, and numbers are reused; so the group is found by a word in the
 command line of its leader.
 """
 
@@ -21,13 +21,13 @@ from opensshtransport.openssh import command_lines
 from opensshtransport.openssh.diagnosis import classify
 from opensshtransport.remote.wrapper import for_any_shell
 
-# Said where a session has ended and its master is running.
+# Said if a session has ended while its master is running.
 NO_STATUS = "the command ended without a status: its shell or its session was killed"
 
 # Seconds between TERM and KILL.
 GRACE = 5.0
 
-# Seconds after which a server that has refused a session is asked again.
+# Seconds to wait before asking again a server that has refused a session.
 _AGAIN = 0.1
 
 # The processes of the group whose leader's command line has the mark. `spared` are those that have it too,
@@ -81,8 +81,8 @@ def signal_group(shared: Master, facts: Facts, mark: str, name: str) -> bool:
     Args:
         shared: the master.
         facts: what is known of it.
-        mark: is in the command line of the group's leader, from the first moment; so no process but ours
-            gets a signal, whatever became of its number.
+        mark: a word in the command line of the group's leader from the first moment; so no process but ours
+            gets a signal, even if its number was reused.
         name: of the signal, without SIG.
 
     Returns:
@@ -98,7 +98,7 @@ def end_group(shared: Master, facts: Facts, mark: str, *, spared: bool = False, 
         shared: the master.
         facts: what is known of it.
         mark: as for `signal_group`; "" ends nothing.
-        spared: leave alone what reports the status.
+        spared: leave the processes alone that report the status.
         grace: seconds between TERM and KILL.
 
     Returns:
@@ -137,7 +137,7 @@ def _by_another_session(shared: Master, facts: Facts, script: str) -> bool:
 
 
 def _slot(slots: Slots, deadline: float) -> int | None:
-    """A slot of the budget; None where there seems to be none, as the server may have one all the same."""
+    """A slot of the budget. None if there seems to be none: the server may grant a session all the same."""
     if slots.limit == 1:
         # it is the command's own
         return slots.take()
@@ -147,8 +147,8 @@ def _slot(slots: Slots, deadline: float) -> int | None:
 
 
 def _said(argv: Sequence[str]) -> tuple[int | None, str]:
-    """The status of a program, None where it takes too long, and what it says on stderr."""
-    # into a file: the master keeps a pipe open
+    """The status of a program, None if it takes too long, and what it prints on stderr."""
+    # to a file: the master would keep a pipe open
     with tempfile.TemporaryFile() as said:
         try:
             status: int | None = subprocess.run(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from opensshtransport.errors import CommandTimeout, MasterGone
 
-# Up to this a request is read by the shell itself, byte by byte; above, by a program.
+# A request up to this size is read by the shell itself, byte by byte; a larger one by a program.
 _SHORT_REQUEST = 4096
 
 
@@ -21,7 +21,7 @@ class Request:
     Attributes:
         script: sh, run in a subshell; the functions of `files.sh` are there.
         payload: what it reads on stdin.
-        reads: whether it changes nothing, so that it may be asked again after a lost connection.
+        reads: whether it changes nothing, so that it may be repeated after a lost connection.
         slow: whether it may take long, so that others should not wait behind it.
     """
 
@@ -41,10 +41,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """By when an operation must be done, all of it; and how it was said, for the error.
+    """By when a whole operation must be done, and the timeout as the caller gave it, for the error.
 
     Attributes:
-        timeout: seconds from the beginning; None forever.
+        timeout: seconds from the beginning; None for no limit.
         at: the moment, of time.monotonic.
     """
 
@@ -53,12 +53,12 @@ class Deadline:
 
     @classmethod
     def after(cls, timeout: float | None) -> Deadline:
-        """So many seconds from now."""
+        """That many seconds from now."""
         return cls(timeout, time.monotonic() + (timeout or 0.0))
 
     @property
     def left(self) -> float | None:
-        """Seconds until then; None forever."""
+        """Seconds left; None for no limit."""
         return None if self.timeout is None else max(0.0, self.at - time.monotonic())
 
     def error(self, what: str, host: str) -> CommandTimeout:
@@ -72,7 +72,7 @@ FOREVER = Deadline(None, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a request: its output, what it said on stderr, its status."""
+    """The outcome of a request: its output, its stderr, its status."""
 
     out: bytes
     errors: str
@@ -96,15 +96,15 @@ class Pending:
 
 
 class Ended(MasterGone):
-    """This shell takes no request any more, or gives back one that only reads; another shell takes it."""
+    """This shell takes no more requests, or gives back one that only reads; another shell takes it."""
 
 
 class GivenUp(Exception):
-    """Nobody waits for the reply any more; seen by nobody either."""
+    """Nobody waits for the reply any more; nobody sees this exception either."""
 
 
 class Abandon:
-    """Lets another thread give up what is asked within this context, by calling it. It never blocks."""
+    """Call it from another thread to give up what is asked within this context. It never blocks."""
 
     def __init__(self) -> None:
         self._given_up = False
@@ -127,7 +127,7 @@ class Abandon:
                 self._pending.done.set()
 
     def watch(self, pending: Pending | None) -> None:
-        """Note what is waited for now, before it is waited for.
+        """Note what is going to be waited for.
 
         Raises:
             _GivenUp: it is too late.
@@ -146,18 +146,18 @@ class Abandon:
             raise GivenUp
 
 
-# What the present thread asks, if it is within an `Abandon`.
+# What the current thread asks, if it is within an `Abandon`.
 _calls = threading.local()
 
 
 def watch(pending: Pending | None) -> None:
-    """Note what the present thread waits for, where it is within an `Abandon`; ends its wait if given up."""
+    """Note what the current thread waits for if it is within an `Abandon`, which can end the wait."""
     abandon: Abandon | None = getattr(_calls, "abandon", None)
     if abandon is not None:
         abandon.watch(pending)
 
 
 def abandoned() -> Callable[[], None]:
-    """What threads call that work for the present one: it raises where their work was given up."""
+    """A check for threads that work for the current one: it raises if their work was given up."""
     abandon: Abandon | None = getattr(_calls, "abandon", None)
     return abandon.check if abandon is not None else lambda: None

@@ -1,11 +1,11 @@
 """`RemoteShell`: requests and replies over one channel that stays open.
 
-The remote side serves requests in their order, so they can be sent pipelined without waiting: each
-costs one round trip, many at once cost one together. A request is sh; what it prints, its errors and its
-status come back apart from each other, parted by the channel's mark, which only the two ends know.
+The remote side serves requests in order, so they can be pipelined: each takes one round trip, and many at
+once take one together. A request is sh; what it prints, its errors and its status come back separately,
+divided by the channel's mark, which only the two ends know.
 
 The trap: a shell that was interrupted may still be at work on what nobody waits for. It gets no further
-requests; it is ended, or where others wait behind, it is given up as soon as they have their replies.
+requests: it is ended at once or, if others wait behind, as soon as they have their replies.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from opensshtransport.openssh.diagnosis import log_error
 from opensshtransport.remote.marks import Event
 from opensshtransport.remote.scripts import serving
 from opensshtransport.sessions.channel import Channel, reads_stdin
+from opensshtransport.sessions.reader import Reader
 from opensshtransport.sessions.remote_kill import end_group
 from opensshtransport.sessions.requests import (
     FOREVER,
@@ -44,24 +45,24 @@ _LOOK = 0.1
 # Seconds after which an idle shell is given back.
 _IDLE = 60.0
 
-# Seconds that a start-up file may take before it is taken for one that waits for input.
+# Seconds after which a slow start-up file is assumed to wait for input.
 _READY_WITHIN = 60.0
 
-# Bytes of one reply, which is kept in memory.
+# The most bytes of one reply, which is kept in memory.
 _LONGEST_REPLY = 1 << 30
 
-# A request that takes longer than these seconds gets a shell of its own for what comes after it.
+# While a request takes longer than these seconds, later ones get another shell.
 _SLOW = 0.3
 
-# Seconds in which the reader ends a shell that is closed.
+# Seconds within which the reader ends a closed shell.
 _CLOSED_WITHIN = 5.0
 
 
 class RemoteShell:
-    """One channel, and the requests that are on their way through it. Any thread may ask."""
+    """One channel, and the requests on their way through it. Any thread may ask."""
 
     def __init__(self, master: Master, facts: Facts, channel: Channel, *, idle: float = _IDLE) -> None:
-        """Start it in a channel that has this request with it, or none; `close` closes that."""
+        """Start it in a channel that came with this request, or with none; `close` closes the channel."""
         self._master, self._facts = master, facts
         self._idle_for = idle
         self._channel = channel
@@ -77,7 +78,7 @@ class RemoteShell:
         self._used = time.monotonic()
         # the shortest time in seconds from a request to its reply
         self.round_trip = math.inf
-        # only the reader closes what it reads from: another thread's file may have the number by then
+        # only the reader closes what it reads from: otherwise another thread's file could get the number
         self._wake: tuple[int, int] | None = os.pipe()
         self._reader = threading.Thread(target=self._read, args=self._wake[:1], daemon=True)
         self._reader.start()
@@ -94,7 +95,7 @@ class RemoteShell:
 
     @property
     def slow(self) -> bool:
-        """Whether what is on its way takes long, so that it is better not to wait behind it."""
+        """Whether the current requests take long, so that new ones had better not wait behind them."""
         with self._guard:
             first = self._queue[0] if self._queue else None
             late = first is not None and bool(first.begun) and time.monotonic() - first.begun > _SLOW
@@ -105,10 +106,10 @@ class RemoteShell:
 
         Args:
             request: what to ask.
-            deadline: by when the shell must be there and the request sent.
+            deadline: by when the shell must be ready and the request sent.
 
         Raises:
-            CommandTimeout: it is not sent in time; where half of it was, the shell is ended.
+            CommandTimeout: it was not sent in time; if half of it was, the shell is ended.
             ConnectionFailed: one of its kinds; nothing was sent.
         """
         if not self._opened.wait(deadline.left):
@@ -130,10 +131,10 @@ class RemoteShell:
                 for raw in (request.head, request.payload):
                     self._push(raw, deadline)
             except BrokenPipeError:
-                # the reader tells what became of it
+                # the reader finds out what happened
                 pass
             except BaseException:
-                # what follows half a request would be taken for the rest of it
+                # anything sent after half a request would be taken for the rest of it
                 self.close(at_once=True)
                 raise
         finally:
@@ -141,7 +142,7 @@ class RemoteShell:
         return pending
 
     def _push(self, raw: bytes, deadline: Deadline) -> None:
-        """Send, without being stuck where the remote side takes nothing."""
+        """Send, without getting stuck if the remote side reads nothing."""
         pipe = self._channel.ssh.stdin
         view = memoryview(raw)
         poll = select.poll()
@@ -151,7 +152,7 @@ class RemoteShell:
         except ValueError:
             raise BrokenPipeError from None
         while view:
-            # so much can be written then without blocking (pipe(7))
+            # this much can be written then without blocking (pipe(7))
             if self._closed or poll.poll(_LOOK * 1000):
                 self._channel.send(bytes(view[: select.PIPE_BUF]))
                 view = view[select.PIPE_BUF :]
@@ -164,8 +165,8 @@ class RemoteShell:
         """Wait for a reply.
 
         Args:
-            pending: what `ask` gave.
-            deadline: by when it must be there.
+            pending: what `ask` returned.
+            deadline: by when it must have arrived.
 
         Raises:
             CommandTimeout: it did not come in time; the request is ended.
@@ -185,14 +186,14 @@ class RemoteShell:
         return pending.reply
 
     def _abandon(self, pending: Pending) -> None:
-        """Nobody waits for a reply any more."""
+        """A reply is not wanted any more."""
         with self._guard:
             pending.abandoned = True
             if pending not in self._queue:
                 return
             self._retired = True
             for other in self._queue:
-                # who only reads need not wait behind it
+                # requests that only read need not wait behind it
                 if other.request.reads and not other.abandoned:
                     other.abandoned = True
                     other.failure = Ended("asked elsewhere", host=self._channel.host)
@@ -200,13 +201,13 @@ class RemoteShell:
             alone = all(other.abandoned for other in self._queue)
         if alone:
             self.close(at_once=True)
-            # what it is at goes on there until it is ended
+            # what it is doing continues on the host until it is ended
             threading.Thread(
                 target=end_group, args=(self._master, self._facts, self._channel.tag), daemon=True
             ).start()
 
     def retire(self) -> None:
-        """End it when the requests that are on their way have their replies."""
+        """End it when the current requests have their replies."""
         with self._guard:
             self._retired = True
             idle = not self._queue
@@ -214,7 +215,7 @@ class RemoteShell:
             self.close()
 
     def close(self, *, at_once: bool = False) -> None:
-        """End it; requests that are on their way get no reply."""
+        """End it; current requests get no reply."""
         with self._guard:
             self._closed = True
             self._at_once = self._at_once or at_once
@@ -236,41 +237,35 @@ class RemoteShell:
         ssh = self._channel.ssh
         if ssh.stdout is None or ssh.stderr is None:
             raise AssertionError("a channel has pipes")
-        poll = select.poll()
         try:
             number = ssh.stdout.fileno()
-            for descriptor in (woken, number, ssh.stderr.fileno()):
-                poll.register(descriptor, select.POLLIN)
+            reader = Reader(ssh, woken, ssh.stdout, ssh.stderr)
             while not self._closed:
-                ready = poll.poll(_LOOK * 1000)
-                # it may print all the time
+                ready = reader.ready(_LOOK)
+                # start-up files may print endlessly
                 if not self._opened.is_set() and time.monotonic() - began > _READY_WITHIN:
                     raise reads_stdin(self._channel.host, "or does not end")
-                if not ready:
-                    if ssh.poll() is not None:
-                        break
-                    if self._give_back():
-                        break
-                    continue
-                for descriptor, _ in ready:
+                if ready is None or (not ready and self._give_back()):
+                    break
+                for descriptor in ready:
                     if descriptor == woken:
-                        # the loop ends by it
+                        # this ends the loop
                         continue
                     piece = os.read(descriptor, _PIECE)
                     if not piece and descriptor == number:
                         return
                     if not piece:
-                        poll.unregister(descriptor)
+                        reader.drop(descriptor)
                     if descriptor == number:
                         self._take(piece)
         except (OSError, ValueError) as reason:
-            # a broken pipe is what `_end` tells
+            # `_end` reports the broken pipe
             failure = reason if isinstance(reason, ConnectionFailed) else None
         finally:
             self._end(failure)
 
     def _give_back(self) -> bool:
-        """Whether the session is not needed here, and now closed to requests."""
+        """Whether the session is no longer needed here; if so, it takes no more requests."""
         with self._guard:
             idle = time.monotonic() - self._used if self._opened.is_set() and not self._queue else 0.0
             if idle > self._idle_for or (idle > 0 and self._slots.wanted()):
@@ -297,7 +292,7 @@ class RemoteShell:
         pending = self._queue[0]
         if isinstance(part, bytes):
             if pending.errors is None:
-                # it gives what it has without making another copy of it
+                # this returns the content without another copy
                 pending.out.write(part)
             else:
                 pending.errors.append(part)
@@ -306,7 +301,7 @@ class RemoteShell:
                 pending.failure = ConnectionFailed(
                     f"the reply is longer than {_LONGEST_REPLY} bytes",
                     host=self._channel.host,
-                    advice="get a large file by `get`",
+                    advice="get a large file with `get`",
                 )
                 raise pending.failure
         elif part.kind == "errors":
@@ -326,7 +321,7 @@ class RemoteShell:
             pending.done.set()
 
     def _end(self, failure: BaseException | None) -> None:
-        """Tell all who wait."""
+        """Wake everybody who waits."""
         with self._guard:
             ours, self._closed = self._closed, True
             left = list(self._queue)
@@ -340,7 +335,7 @@ class RemoteShell:
             if isinstance(self._failure, SessionRefused):
                 self._channel.refused()
             for pending in left:
-                # one that was asked elsewhere has its outcome
+                # one that was moved to another shell has its outcome already
                 pending.failure = pending.failure or ConnectionLost(
                     "the connection was lost; it is not known whether the operation took effect",
                     host=self._channel.host,

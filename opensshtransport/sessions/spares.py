@@ -1,8 +1,8 @@
-"""Channels that are opened ahead of what will want them: commands above all.
+"""Channels that are opened in advance, mainly for commands.
 
-One thread opens them, as many as use has shown to be needed, and gives back what nobody uses, or what
-somebody else waits for. The trap: a spare is a convenience. It never takes the last session, and why there is
-none is told to nobody: anyone who needs a session will meet the reason.
+One thread opens as many as recent use has needed, and closes those that nobody uses or that another process
+waits for. The trap: a spare is a convenience. It never takes the last session, and if none can be opened,
+nobody is told: anyone who needs a session will meet the reason.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from opensshtransport.master.slots import Slots
 from opensshtransport.openssh.diagnosis import log_error
 from opensshtransport.sessions.channel import Channel
 
-# Seconds without a command after which they are given back.
+# Seconds without a command after which they are closed.
 _IDLE = 20.0
 
-# Seconds after which it is looked whether somebody else waits for a session.
+# Seconds between checks whether another process waits for a session.
 _LOOK = 0.1
 
-# With fewer sessions than this there is none to spare.
+# With fewer sessions than this, no spares are opened.
 _LEAST = 3
 
 
@@ -43,7 +43,7 @@ class Spares:
         _all.add(self)
 
     def forget(self) -> None:
-        """In a forked child: the parent's are not ours, and its threads may have held the lock."""
+        """In a forked child: the parent's spares are not ours, and its threads may have held the lock."""
         self._changed = threading.Condition()
         self._ready: list[Channel] = []
         self._short = False
@@ -55,7 +55,7 @@ class Spares:
         return len(self._ready)
 
     def take(self) -> Channel | None:
-        """One for a command, or None; then more are needed."""
+        """One for a command, or None, which means that more are needed."""
         with self._changed:
             channel = self._next()
             if channel is None:
@@ -63,7 +63,7 @@ class Spares:
         return channel
 
     def lend(self) -> Channel | None:
-        """One for something else, or None. Who asks again will find one the next time."""
+        """One for something else, or None. The next call will find one."""
         with self._changed:
             channel = self._next()
             again, self._asked = self._asked, True
@@ -81,7 +81,7 @@ class Spares:
         return None
 
     def attend(self) -> None:
-        """Have the thread ready. Its start takes a moment, which is there while a command is on its way."""
+        """Start the thread. That takes a moment, which is available while a command is on its way."""
         with self._changed:
             if self._keeper is None and not self._closed:
                 self._used = time.monotonic()
@@ -89,7 +89,7 @@ class Spares:
                 self._keeper.start()
 
     def refill(self) -> None:
-        """Have opened what is missing; returns before that begins."""
+        """Let the thread open what is missing; returns before that begins."""
         with self._changed:
             if not self._rooms and len(self._ready) < self._wanted and self._slots.limit >= _LEAST:
                 self._short = True
@@ -123,12 +123,12 @@ class Spares:
                         pass
 
     def _open(self) -> bool:
-        """Open one that is missing; whether that went well."""
+        """Open one that is missing; returns whether that succeeded."""
         with self._changed:
             if not self._fits():
                 return False
         facts = self._master.facts()
-        # the last slot is for somebody who has a command to run
+        # the last slot is kept for a command
         if facts is None or self._slots.wanted() or self._slots.in_use() >= self._slots.limit - 1:
             return False
         slot = self._slots.take()
@@ -140,7 +140,7 @@ class Spares:
             self._slots.give(slot)
             raise
         with self._changed:
-            # somebody may have changed his mind meanwhile
+            # they may be unwanted by now
             fits = self._fits()
             if fits:
                 self._ready.append(channel)
@@ -152,7 +152,7 @@ class Spares:
         return not self._closed and not self._rooms and len(self._ready) < self._wanted
 
     def drop(self) -> None:
-        """Give all back."""
+        """Close all of them."""
         with self._changed:
             dropped, self._ready = self._ready, []
         for channel in dropped:
@@ -160,7 +160,7 @@ class Spares:
 
     @contextlib.contextmanager
     def room(self) -> Iterator[None]:
-        """Open none meanwhile, so that their sessions are free for something that needs many."""
+        """Open none within this block, so that their sessions are free for something that needs many."""
         with self._changed:
             self._rooms += 1
         try:
@@ -181,7 +181,7 @@ class Spares:
 
 
 def _bury(channel: Channel) -> None:
-    """Close one that has ended by itself; where the server refused it, that teaches the limit."""
+    """Close one that has ended by itself; if the server refused it, that teaches the limit."""
     if isinstance(log_error(channel.words(), channel.host), SessionRefused):
         channel.refused()
     channel.close_later()

@@ -1,7 +1,7 @@
 """`Session`: a script on the remote side whose stdin and stdout carry raw bytes, as fast as ssh moves them.
 
-The trap: our ssh may be killed while the master keeps the pipes, so neither reading nor writing may wait for
-ever; and a remote side that has failed reads no more, so why it failed is read when writing breaks.
+The trap: our ssh may be killed while the master keeps the pipes open, so neither reading nor writing may wait
+forever; and a remote side that has failed reads no more, so its reason is read when writing fails.
 """
 
 from __future__ import annotations
@@ -20,35 +20,37 @@ from opensshtransport.openssh.diagnosis import log_error
 from opensshtransport.remote.scripts import far_half
 from opensshtransport.sessions.channel import Channel, reads_stdin
 from opensshtransport.sessions.connection import Connection
+from opensshtransport.sessions.reader import Reader
 from opensshtransport.sessions.requests import Reply
 
 _PIECE = 1 << 18
 
 _PIPE = 1 << 20
 
-# Bytes of errors, and of output that nobody has read.
+# The most bytes of errors, and of output that nobody has read, that are kept.
 _MOST_KEPT = 1 << 26
 
-# So many of the last bytes hold what the remote side says when it fails.
+# This many of the last bytes contain what the remote side says when it fails.
 _LAST_WORDS = 1 << 22
 
-# Seconds after which it is looked whether ssh is still running.
+# Seconds between checks whether ssh is still running.
 _LOOK = 0.25
 
-# What a full pipe holds, until it is enlarged, where it can be (pipe(7)).
+# The capacity of a pipe before it is enlarged, if it can be (pipe(7)).
 _SMALL_PIPE = 1 << 16
 
-# Bytes a second that no ssh takes. While one that fast would empty a full pipe it is left alone, and then
-# filled with much at once: else each page that ssh takes costs a switch between the two.
+# Bytes a second, faster than any ssh reads. A full pipe is left alone for as long as such an ssh would need
+# to empty it, and then filled with much at once: otherwise each page that ssh reads costs a switch between
+# the two processes.
 _FASTEST = 2e9
 
-# Seconds that a start-up file may take before it is taken for one that waits for input.
+# Seconds after which a slow start-up file is assumed to wait for input.
 _READY_WITHIN = 60.0
 
 # fcntl(2), F_SETPIPE_SZ; Linux only
 _SET_PIPE_SIZE = 1031
 
-# splice(2), which hands on pages instead of copying them to us and back; Linux only
+# splice(2), which passes pages on instead of copying them to us and back; Linux only
 _SPLICE: Callable[[int, int, int, int | None, int | None], int] | None = getattr(os, "splice", None)
 
 
@@ -60,8 +62,8 @@ def open_session(
     Args:
         connection: to the destination.
         script: sh, with the functions of our `.sh` files.
-        wait: for a free session; else None where none is.
-        last: take the last one too; it must be given back when somebody waits for one.
+        wait: whether to wait for a free session; otherwise returns None if there is none.
+        last: take the last one too; it must be given back when another process waits for one.
 
     Raises:
         ConnectionFailed: one of its kinds; nothing had started.
@@ -72,7 +74,7 @@ def open_session(
 
 
 class Session:
-    """One script; `finish` gives what came of it, `close` ends it."""
+    """One script; `finish` returns its outcome, `close` ends it."""
 
     def __init__(self, channel: Channel, request: str) -> None:
         """Wait until the start-up files are over, and let the request begin.
@@ -90,14 +92,14 @@ class Session:
         if ssh.stdout is None or ssh.stdin is None or ssh.stderr is None:
             raise AssertionError("a channel has pipes")
         self._out, self._in = ssh.stdout, ssh.stdin
-        self._err: IO[bytes] | None = ssh.stderr
+        self._reader = Reader(ssh, ssh.stdout, ssh.stderr)
         _enlarged(self._out)
         self._gather = _enlarged(self._in) / _FASTEST
         try:
             try:
                 self._begin()
             except BrokenPipeError:
-                # ssh has gone before it was told to begin
+                # ssh ended before the request was told to begin
                 raise self._why() from None
             os.set_blocking(self._in.fileno(), False)
         except BaseException:
@@ -114,10 +116,10 @@ class Session:
             self._take(piece)
 
     def _next(self) -> None:
-        """Take what arrives next.
+        """Read what arrives next.
 
         Raises:
-            ConnectionLost: nothing does.
+            ConnectionLost: nothing more arrives.
         """
         piece = self._arrived()
         if not piece:
@@ -125,7 +127,7 @@ class Session:
         self._take(piece)
 
     def _why(self) -> ConnectionFailed:
-        """Why nothing has started."""
+        """The reason why nothing has started."""
         words = self._channel.last_words()
         error = log_error(words, self._channel.host)
         if isinstance(error, SessionRefused):
@@ -142,7 +144,7 @@ class Session:
         )
 
     def _arrived(self, deadline: float | None = None) -> bytes:
-        """The next bytes, as they come; b"" where no more will.
+        """The next bytes as they come; b"" if no more will.
 
         Raises:
             ConnectionFailed: the deadline for the start is over.
@@ -150,27 +152,23 @@ class Session:
         return os.read(self._out.fileno(), _PIECE) if self._arrives(deadline) else b""
 
     def _arrives(self, deadline: float | None = None) -> bool:
-        """Wait until something arrives; False where ssh has gone and nothing will.
+        """Wait until something arrives; False if ssh has ended and nothing will.
 
         Raises:
             ConnectionFailed: the deadline for the start is over.
         """
-        poll = select.poll()
-        poll.register(self._out.fileno(), select.POLLIN)
-        # what start-up files print there must not fill the pipe
-        if self._err is not None:
-            poll.register(self._err.fileno(), select.POLLIN)
         while True:
             if deadline is not None and time.monotonic() > deadline:
                 raise reads_stdin(self._channel.host, "or does not end")
-            ready = [descriptor for descriptor, _ in poll.poll(_LOOK * 1000)]
+            ready = self._reader.ready()
+            if ready is None:
+                return False
             if self._out.fileno() in ready:
                 return True
-            if self._err is not None and ready and not os.read(self._err.fileno(), _PIECE):
-                poll.unregister(self._err.fileno())
-                self._err = None
-            if not ready and self._channel.ssh.poll() is not None and not poll.poll(0):
-                return False
+            # what start-up files print on stderr must not fill its pipe
+            for err in ready:
+                if not os.read(err, _PIECE):
+                    self._reader.drop(err)
 
     def _take(self, piece: bytes) -> None:
         for part in self._channel.out.feed(piece):
@@ -179,7 +177,7 @@ class Session:
                 if self._errors is not None:
                     self._bounded(part)
             elif part.kind == "ready":
-                # from here on the start-up files read no more of what is sent
+                # from here on, start-up files read nothing of what is sent
                 self._ready = True
                 self._channel.begin(self._request)
             elif part.kind == "refused":
@@ -193,17 +191,17 @@ class Session:
                 self._ended = True
 
     def _bounded(self, piece: bytes) -> None:
-        """Note that this is kept.
+        """Count what is kept.
 
         Raises:
             ConnectionFailed: it is too much.
         """
         self._kept += len(piece)
         if self._kept > _MOST_KEPT:
-            raise ConnectionFailed("the far side says more than can be kept", host=self._channel.host)
+            raise ConnectionFailed("the server says more than can be kept", host=self._channel.host)
 
     def read(self, size: int = _PIECE) -> bytes:
-        """Up to so many bytes of the script's output; b"" at its end.
+        """Up to this many bytes of the script's output; b"" at its end.
 
         Raises:
             ConnectionLost: it broke before.
@@ -227,17 +225,18 @@ class Session:
         *,
         skips: Callable[[bytes], bool] | None = None,
     ) -> bool:
-        """Write so many bytes of the output into a regular file; the remote side's words are not looked for.
+        """Write this many bytes of the output into a regular file, without looking for final words.
 
         Args:
             descriptor: the file's, which can be read too.
             offset: where they begin.
             size: how many.
-            took: called with the number of those that have come.
-            skips: which pieces are not to be written; none, and they go the shorter way, where None.
+            took: called with the number of bytes that have arrived.
+            skips: tells which pieces are not to be written. None writes all of them, in a faster way.
 
         Returns:
-            Whether there were so many; if not, the last of what was written are its words, and no output.
+            Whether there were that many. If not, the end of what was written is the remote side's words, not
+            output.
 
         Raises:
             ConnectionLost: it broke before.
@@ -264,12 +263,12 @@ class Session:
         return True
 
     def _into(self, descriptor: int, offset: int, most: int, skips: Callable[[bytes], bool] | None) -> int:
-        """Write what arrives next into a file; 0 where nothing will."""
+        """Write what arrives next into a file; returns 0 if nothing will."""
         if not self._arrives():
             return 0
         if _SPLICE is not None and skips is None:
             try:
-                # it would go on for as long as the pipe is filled again
+                # splice would go on as long as the pipe is refilled
                 return _SPLICE(self._out.fileno(), descriptor, min(_PIPE, most), None, offset)
             except OSError as reason:
                 # some file systems do not know it
@@ -281,7 +280,7 @@ class Session:
         """Send all of it.
 
         Raises:
-            BrokenPipeError: the script reads no more; `finish` tells why.
+            BrokenPipeError: the script reads no more; `finish` says why.
             ConnectionLost: it broke.
         """
         view = memoryview(raw)
@@ -296,7 +295,7 @@ class Session:
         Args:
             descriptor: the file's.
             offset: where they begin.
-            size: at most so many.
+            size: at most this many.
 
         Returns:
             How many were sent; 0 at the end of the file.
@@ -349,16 +348,16 @@ class Session:
             self._channel.close(at_once=not self._ended)
 
     def halt(self) -> None:
-        """End it from another thread: anyone who reads or writes sees it broken."""
+        """End it from another thread: reading and writing then fail."""
         self._channel.ssh.kill()
 
     def close(self) -> None:
-        """End it, whatever it is at."""
+        """End it, whatever it is doing."""
         self._channel.close(at_once=not self._ended)
 
 
 def _enlarged(pipe: IO[bytes]) -> int:
-    """Make a pipe hold more, where that may be; gives how many bytes it holds."""
+    """Enlarge a pipe if possible; returns its capacity in bytes."""
     try:
         return fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
     except OSError:
@@ -366,7 +365,7 @@ def _enlarged(pipe: IO[bytes]) -> int:
 
 
 def _write_at(descriptor: int, offset: int, piece: bytes, skips: Callable[[bytes], bool] | None) -> int:
-    """Write a piece, or leave it out; gives how long it is."""
+    """Write a piece, or leave it out; returns its length."""
     view = memoryview(b"" if skips is not None and skips(piece) else piece)
     while view:
         written = os.pwrite(descriptor, view, offset)

@@ -1,9 +1,9 @@
-"""`ossh aiida migrate COMPUTER`: a computer of `core.ssh_async` or `core.ssh` goes over to `openssh`.
+"""`ossh aiida migrate COMPUTER`: move a computer from `core.ssh_async` or `core.ssh` to `openssh`.
 
-What both transports know stays as it is. What `core.ssh` keeps in AiiDA's database and ours reads from
-ssh_config (user, port, key, jump hosts) is written there where `ssh -G` does not say it yet.
+Options that both transports have stay as they are. What `core.ssh` keeps in AiiDA's database and ours reads
+from ssh_config (user, port, key, jump hosts) is written to ssh_config if `ssh -G` does not say it yet.
 
-The trap: a daemon that is running knows the computer as it was, so it has to be started anew.
+The trap: a running daemon still uses the old configuration, so it has to be restarted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _FROM = {"core.ssh", "core.ssh_async"}
 
 _KEPT = ("host", "max_io_allowed", "authentication_script", "use_login_shell", "safe_interval")
 
-# What AiiDA's transports say of an option that is not set.
+# How AiiDA's transports write an option that is not set.
 _UNSET = (None, "", "None")
 
-# What is in ssh_config by which name. paramiko's other options are ssh's own affair.
+# The names of these options in ssh_config. paramiko's other options are left to ssh.
 _IN_SSH_CONFIG = {
     "username": "User",
     "port": "Port",
@@ -45,12 +45,12 @@ _NOTES = {
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """What becomes of a computer's configuration.
+    """A computer's new configuration.
 
     Attributes:
         parameters: those of `openssh`.
-        options: of ssh_config, which have to come out for the host.
-        notes: what is to be known of what is left out.
+        options: of ssh_config, which must be in effect for the host.
+        notes: about what is left out.
     """
 
     parameters: dict[str, Any]
@@ -59,7 +59,7 @@ class Migration:
 
 
 def planned(hostname: str, before: Mapping[str, Any], config: Path | None = None) -> Migration:
-    """What becomes of a configuration of `core.ssh_async` or `core.ssh`."""
+    """The new form of a configuration of `core.ssh_async` or `core.ssh`."""
     values = {name: value for name, value in before.items() if value not in _UNSET}
     if "script_before" in values:
         values.setdefault("authentication_script", values["script_before"])
@@ -74,7 +74,7 @@ def planned(hostname: str, before: Mapping[str, Any], config: Path | None = None
         for name, keyword in _IN_SSH_CONFIG.items()
         if values.get(name) and name not in {"proxy_jump", "proxy_command"}
     }
-    # the other way, if any, must not stand there
+    # the other way, if any, must be removed
     if "proxy_jump" in values:
         hops = (_hop(hop.strip(), values) for hop in str(values["proxy_jump"]).split(","))
         options |= {"ProxyJump": ",".join(hops), "ProxyCommand": None}
@@ -87,7 +87,7 @@ def planned(hostname: str, before: Mapping[str, Any], config: Path | None = None
 
 
 def _hop(hop: str, values: Mapping[str, Any]) -> str:
-    """A jump host of `core.ssh`, whose user and port are the target's where it names none; ssh's are not."""
+    """A jump host of `core.ssh`: by default its user and port are the target's, unlike with ssh."""
     user, at, place = hop.rpartition("@")
     user = user if at else str(values.get("username", ""))
     has_port = re.search(r":\d+$", place) and (place.count(":") == 1 or "]" in place)
@@ -109,14 +109,14 @@ def migrate(
     Args:
         label: of the computer.
         profile: AiiDA's; the default one if None.
-        config: another file than the person's ssh_config.
-        dry_run: only tell.
-        say: is told what is done, line by line.
+        config: another file than the user's ssh_config.
+        dry_run: only show.
+        say: called with each line about what is done.
 
     Raises:
-        ToolMissing: AiiDA is not installed beside us.
-        SettingsError: there is no such computer, or it cannot go over.
-        ConfigurationError: ssh_config does not come out as wanted.
+        ToolMissing: AiiDA is not installed in our environment.
+        SettingsError: there is no such computer, or it cannot be migrated.
+        ConfigurationError: ssh_config does not have the intended effect.
     """
     with _loaded(profile):
         computer, users = _computer(label)
@@ -124,7 +124,9 @@ def migrate(
         if kind not in _FROM:
             known = " or ".join(sorted(_FROM))
             raise SettingsError(
-                f"the computer {label} has the transport {kind}", advice=f"only {known} can go over"
+                f"the computer {label} has the transport {kind}",
+                topic="aiida",
+                advice=f"only {known} can be migrated",
             )
         plans = [(user, planned(computer.hostname, user.get_auth_params(), config)) for user in users]
         for user, plan_ in plans:
@@ -139,9 +141,9 @@ def migrate(
                 user.store()
             computer.transport_type = "openssh"
             computer.store()
-        say(f"{label}: goes through openssh now")
+        say(f"{label}: now uses openssh")
         if _daemon_runs():
-            say("the daemon knows it as it was; run: verdi daemon restart")
+            say("the daemon still uses the old configuration; run: verdi daemon restart")
         host = plans[0][1].parameters["host"] if plans else computer.hostname
         say(f"next: ossh login {host} && verdi computer test {label}")
 
@@ -164,7 +166,7 @@ def _write_options(plan_: Migration, config: Path | None, dry_run: bool, say: Ca
         return
     missing = plan.lacking(destination.resolve(host, config).resolved, plan_.options)
     if not missing:
-        say(f"  ssh_config says all that is needed for {host}")
+        say(f"  ssh_config already says all that is needed for {host}")
         return
     wanted = {keyword: value for keyword, value in plan_.options.items() if keyword in missing}
     # a jump host and a command exclude each other
@@ -180,7 +182,9 @@ def _loaded(profile: str | None) -> Iterator[None]:
         from aiida.common.exceptions import AiidaException
     except ImportError as reason:
         raise ToolMissing(
-            "AiiDA is not installed beside this program", advice="run the ossh of AiiDA's environment"
+            "AiiDA is not installed in the environment of this program",
+            topic="aiida",
+            advice="run the ossh of AiiDA's environment",
         ) from reason
     try:
         load_profile(profile)

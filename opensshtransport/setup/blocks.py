@@ -1,7 +1,8 @@
 """The `Host` blocks of ssh_config that `ossh setup` writes.
 
-The trap: the first value counts, so what stands elsewhere may win over a block. A file is changed only as
-shown: the old one is kept, and comes back where `ssh -G` does not find in the new one what was wanted.
+The trap: the first value counts, so a line elsewhere may take precedence over a block. A file is changed only
+as shown: the old one is kept, and restored if `ssh -G` shows that the new one does not have the intended
+effect.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from opensshtransport.setup.step import Step
 
 
 class Blocks(Step):
-    """Writes the block of each hop that has none of its own."""
+    """Writes the block of each hop that has none yet."""
 
     def write_blocks(self, plan: Plan) -> None:
-        """Write each hop's block, where `ssh -G` does not say already what is wanted."""
+        """Write each hop's block, unless `ssh -G` already says what is wanted."""
         for name, options in self.blocks(plan):
             if lacking(self.resolved(name), options):
                 self.write_block(name, options)
             else:
-                self.say(f"{name}: ssh_config says so already")
+                self.say(f"{name}: ssh_config already says so")
 
     def blocks(self, plan: Plan) -> Iterator[tuple[str, dict[str, str | None]]]:
-        """The name and the options of each hop that is not the person's own."""
+        """The name and the options of each hop that the user has not defined already."""
         version = programs.version(self.ssh)
         for number, hop in enumerate(plan.hops):
             if hop.name not in plan.known:
@@ -54,7 +55,7 @@ class Blocks(Step):
         return {**options, **method_options(plan.method, sys.platform)}
 
     def _block_file(self, name: str) -> Path:
-        """The file in which a name's block stands, or is to stand."""
+        """The file that contains a name's block, or will contain it."""
         ours = [path for path in ssh_config.files(self.request.ssh_config) if path.is_file()]
         own = [path for path in ours if path != ssh_config.SYSTEM_FILE and os.access(path, os.W_OK)]
         return next((path for path in own if ssh_config.has_block(path, name)), self.file)
@@ -82,9 +83,11 @@ class Blocks(Step):
             if missing := lacking(self.resolved(name), options):
                 keyword, found = next(iter(missing.items()))
                 raise ConfigurationError(
-                    f"{file} would not do: something in it gives {keyword} {found or 'no value'} for {name}",
+                    f"{file} would not have this effect: something in it gives"
+                    f" {keyword} {found or 'no value'} for {name}",
                     host=name,
-                    advice="remove that, as the first value counts; the file is as it was",
+                    topic="setup",
+                    advice="remove that, because the first value counts; the file is unchanged",
                 )
         self.say(f"{name}: written to {file}")
 
@@ -92,5 +95,6 @@ class Blocks(Step):
 def _another_block(name: str, file: Path) -> SettingsError:
     return SettingsError(
         f"{file} has another block for {name}",
+        topic="setup",
         advice="give --yes to have it changed, or choose another name",
     )

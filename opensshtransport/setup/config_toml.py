@@ -1,4 +1,4 @@
-"""`config.toml` with other values for one host; everything else in it stays as it was written."""
+"""`config.toml` with other values for one host; everything else in it stays unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def toml(text: str) -> str:
 def with_settings(text: str, host: str, values: Mapping[str, str]) -> str:
     """The text of a config.toml in which the table of a host has these values, written as TOML.
 
-    A plain text, not a tree that is written anew: comments and order are the person's, and order counts.
+    The text is edited, not written anew: comments and order are the user's, and order counts.
 
     Raises:
         SettingsError: the table has another value already.
@@ -32,7 +32,7 @@ def with_settings(text: str, host: str, values: Mapping[str, str]) -> str:
         while 0 < first < len(lines) and lines[first - 1].lstrip().startswith("#"):
             first -= 1
         table = [f"[host.{toml(host)}]", *(f"{key} = {value}" for key, value in values.items())]
-        # before the others, as the first table that has a value decides
+        # before the others, because the first table that has a value decides
         lines[first:first] = [*table, ""] if lines[first:] else [*([""] if lines else []), *table]
         return "".join(f"{line}\n" for line in lines)
     end = place + 1

@@ -1,4 +1,4 @@
-"""Keys, and the hops that they open: the pair is made, added to the agent, and copied to each hop.
+"""Keys: the pair is created, added to the agent, and copied to each hop.
 
 The traps: only a person may confirm a host key. Every program that may ask something runs in a
 `Conversation`, so what is typed goes to it and nowhere else.
@@ -36,15 +36,15 @@ from opensshtransport.openssh.hops import answering
 from opensshtransport.setup.plan import Plan
 from opensshtransport.setup.step import Step
 
-# Long enough to find a phone.
+# Seconds; long enough to find a phone.
 _PATIENCE = 900.0
 
 
 class Keys(Step):
-    """Makes a key, and has each hop know it."""
+    """Creates a key, and copies it to each hop."""
 
     def make_key(self, plan: Plan) -> None:
-        """Make the key pair where there is none; a certificate's comes from the centre."""
+        """Create the key pair if there is none; a certificate's key comes from the centre."""
         request, key = self.request, plan.key
         if key is None or plan.method != "key" or key.exists():
             return
@@ -55,9 +55,9 @@ class Keys(Step):
             return
         wanted = request.passphrase
         if wanted is None:
-            wanted = self.confirm(f"{key} will be made. Protect it by a passphrase?", default=True)
+            wanted = self.confirm(f"{key} will be made. Protect it with a passphrase?", default=True)
         if not wanted:
-            self.say("warning: whoever can read the file of a key without a passphrase can log in as you")
+            self.say("warning: anyone who can read a key file without a passphrase can log in as you")
             argv += ["-N", ""]
         self._make_directory(key.parent)
         if self._converse(argv, f"making {key}").returncode:
@@ -68,7 +68,7 @@ class Keys(Step):
             directory.mkdir(parents=True, mode=0o700)
 
     def _converse(self, argv: Sequence[str], what: str, env: Mapping[str, str] | None = None) -> Said:
-        """Run a program that asks the person, and nobody else."""
+        """Run a program that asks only the person."""
         return self._conversation(what).run(_found(argv), env)
 
     def _conversation(self, what: str) -> Conversation:
@@ -82,7 +82,7 @@ class Keys(Step):
         )
 
     def add_to_agent(self, plan: Plan) -> None:
-        """Add a key with a passphrase to the agent; the shared one, where there is no other."""
+        """Add a key with a passphrase to the agent; to the shared one if there is no other."""
         if plan.key is None or not plan.key.exists() or self.person is None:
             return
         destination = resolve(self.request.host, self.request.ssh_config)
@@ -100,9 +100,9 @@ class Keys(Step):
             self._converse(["ssh-add", *keychain, str(plan.key)], "adding the key to the agent", env)
 
     def reach_hops(self, plan: Plan) -> None:
-        """Have each hop's host key confirmed, and the public key copied there."""
+        """Let the person confirm each hop's host key, and copy the public key to each hop."""
         if plan.method != "key":
-            # the login asks what is to be asked
+            # the login asks whatever is needed
             return
         assert plan.key is not None  # noqa: S101 - the method says so
         copy = ["ssh-copy-id", "-i", f"{plan.key}.pub", *config_options(self.request.ssh_config)]
@@ -114,7 +114,7 @@ class Keys(Step):
         if Master(destination).check() is not None:
             self.say(f"{self.request.host}: a master is running, so keys are in place")
             return
-        # past what `ossh share` has put there: this is about each hop's own connection
+        # bypass what `ossh share` has written: this is about each hop's own connection
         env = {**credentials.agent_environment(destination), bypass.SHARE: "no"}
         for hop in plan.hops:
             self._confirm_host_key(hop.name, env)
@@ -125,7 +125,7 @@ class Keys(Step):
         """Whether a hop's host key is known.
 
         Raises:
-            HostKeyUnknown: it is not, and nobody is there.
+            HostKeyUnknown: it is not, and nobody can be asked.
         """
         known = before_login.host_key_is_known(resolved)
         if not known and self.person is None:
@@ -146,7 +146,7 @@ class Keys(Step):
         argv = [
             self.ssh,
             *config_options(self.request.ssh_config),
-            # whatever ssh_config says: it is shown
+            # whatever ssh_config says, the key is shown
             "-oStrictHostKeyChecking=ask",
             # as in ssh-copy-id: no method at all, so that the connection ends before anything is tried
             "-oPreferredAuthentications=,",
@@ -159,8 +159,8 @@ class Keys(Step):
             raise connection_error(said.text, host=name, argv=argv)
 
     def _copy_key(self, copy: Sequence[str], name: str, env: Mapping[str, str]) -> None:
-        """Copy the public key by one login, under the same budget as any other."""
-        # for a rule a second prompt means that the answer was wrong: to answer it costs a counted failure
+        """Copy the public key with one login, under the same budget as any other."""
+        # for a rule, a second prompt means that the answer was wrong: answering it would count as a failure
         once = [] if self.person else ["-o", "NumberOfPasswordPrompts=1"]
         argv = [*copy, *once, "-o", "ControlPath=none", name]
         destination = resolve(name, self.request.ssh_config)
@@ -188,7 +188,7 @@ class Keys(Step):
 
 
 def _with_refusal(error: ConnectionFailed, conversation: Conversation) -> ConnectionFailed:
-    """Say what was refused, where that is known."""
+    """Say what was refused, if that is known."""
     if refused := conversation.refusals.told:
         error.message = error.message.replace(NOTHING_TAKEN, refused)
     return error

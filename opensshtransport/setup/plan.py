@@ -1,9 +1,9 @@
-"""What `ossh setup` is asked to do, and what that is in ssh_config and in config.toml.
+"""What `ossh setup` is asked to do, and how that is written in ssh_config and config.toml.
 
-Pure values and texts: nothing here asks, writes or runs anything. `configure` does that.
+Pure values and texts: nothing here asks, writes or runs anything. `setup` does that.
 
-The trap: ssh takes the first value that it finds for an option. So whether a block does what it should is
-seen in what `ssh -G` makes of the whole (`lacking`), not in the block.
+The trap: ssh takes the first value that it finds for an option. So only `ssh -G` shows whether a block has
+the intended effect (`lacking`), not the block itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from opensshtransport.openssh import destination
 from opensshtransport.openssh.destination import Resolved
 from opensshtransport.openssh.ssh_config import home
 
-# How to log in, and what that is in ssh_config.
+# The ways to log in, and their options in ssh_config.
 METHODS: Mapping[str, Mapping[str, str]] = {
     "key": {"IdentitiesOnly": "yes", "AddKeysToAgent": "yes"},
     "certificate": {"IdentitiesOnly": "yes"},
@@ -34,7 +34,7 @@ METHODS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A jump host, or the target: its name in ssh_config, and what that leads to."""
+    """A jump host, or the target: its name in ssh_config, and where that leads."""
 
     name: str
     hostname: str
@@ -48,14 +48,14 @@ _HOP = re.compile(
 
 
 def parse_hop(text: str) -> Hop:
-    """Read `[NAME=][USER@]HOST[:PORT]`; the name is HOST where none is given.
+    """Read `[NAME=][USER@]HOST[:PORT]`; the name is HOST if none is given.
 
     Raises:
         SettingsError: it is something else.
     """
     match = _HOP.fullmatch(text)
     if match is None:
-        raise SettingsError(f"{text!r} is no host", advice="write [NAME=][USER@]HOST[:PORT]")
+        raise SettingsError(f"{text!r} is not a host", advice="write [NAME=][USER@]HOST[:PORT]")
     host = destination.check_destination(match["host"].strip("[]"))
     name = destination.check_destination(match["name"] or host)
     return Hop(name, host, match["user"] or "", int(match["port"] or 22))
@@ -84,7 +84,7 @@ def parse_user(text: str) -> str:
         SettingsError: it is something else.
     """
     if not re.fullmatch(r"[^\s\"-][^\s\"]*", text):
-        raise SettingsError(f"{text!r} is no user name", advice="write it without blanks")
+        raise SettingsError(f"{text!r} is not a user name", advice="write it without blanks")
     return text
 
 
@@ -95,13 +95,13 @@ def parse_method(text: str) -> str:
         SettingsError: it is something else.
     """
     if text not in METHODS:
-        raise SettingsError(f"{text!r} is no way to log in", advice=f"write one of {', '.join(METHODS)}")
+        raise SettingsError(f"{text!r} is not a way to log in", advice=f"write one of {', '.join(METHODS)}")
     return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetupRequest:
-    """What the options say; None is asked, or stays as ssh_config has it.
+    """What the options say; None means to ask, or to keep what ssh_config says.
 
     Attributes:
         host: the name to set up.
@@ -113,7 +113,7 @@ class SetupRequest:
         copy: whether the public key is copied to each hop.
         store: secrets to be put into the keyring: "password", "code" or "pin".
         yes: ask nothing that has a default, and replace blocks.
-        dry_run: only tell.
+        dry_run: only show.
     """
 
     host: str
@@ -136,10 +136,10 @@ class SetupRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be: each hop, the target last, and how to log in."""
+    """The plan: each hop, the target last, and how to log in."""
 
     hops: tuple[Hop, ...]
-    # those that ssh_config knew before by a name that was given; their blocks are left alone
+    # those that ssh_config had before under a given name; their blocks are left alone
     known: frozenset[str]
     method: str
     key: Path | None
@@ -166,7 +166,7 @@ def shortened(path: Path) -> str:
 
 
 def method_of(now: Resolved) -> str:
-    """How ssh_config has us log in already, as far as our own blocks tell."""
+    """How ssh_config logs us in already, as far as our own blocks show."""
     preferred = now.get("preferredauthentications")
     for method, options in METHODS.items():
         if preferred and options.get("PreferredAuthentications") == preferred:
@@ -175,7 +175,7 @@ def method_of(now: Resolved) -> str:
 
 
 def way(jumps: Sequence[str], version: tuple[int, int], config: Path | None = None) -> dict[str, str | None]:
-    """How ssh_config says that a host lies behind others, from the first to the last.
+    """How ssh_config says that a host is behind others, from the first to the last.
 
     ProxyJump came with OpenSSH 7.3; before, the last one's own block leads to it.
     """
@@ -188,24 +188,24 @@ def way(jumps: Sequence[str], version: tuple[int, int], config: Path | None = No
 
 
 def method_options(method: str, platform: str) -> dict[str, str]:
-    """The options of ssh_config by which a way to log in is chosen, on a platform as in sys.platform."""
+    """The options of ssh_config that choose a way to log in, on a platform as in sys.platform."""
     options = dict(METHODS[method])
     if method == "key" and platform == "darwin":
-        # Apple's own option; other programs that read the file would stumble over it
+        # Apple's own option; other programs that read the file would reject it
         options = {**options, "IgnoreUnknown": "UseKeychain", "UseKeychain": "yes"}
     return options
 
 
 _SAID = {"true": "yes", "false": "no"}
 
-# Options that ssh -G never shows, or not in each version that knows them (7.4).
+# Options that ssh -G never shows, or not in each version that has them (7.4).
 _NOT_SHOWN = {"IgnoreUnknown", "UseKeychain"}
 
 _NOT_ALWAYS_SHOWN = {"AddKeysToAgent"}
 
 
 def lacking(resolved: Resolved, options: Mapping[str, str | None]) -> dict[str, str]:
-    """The options that do not come out as wanted, with what comes out."""
+    """The options that do not have the wanted values, with their actual values."""
     found: dict[str, str] = {}
     for keyword, wanted in options.items():
         values = resolved.options.get(keyword.lower(), ())

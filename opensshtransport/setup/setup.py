@@ -1,8 +1,8 @@
-"""`ossh setup HOST`: what a centre's how-to page makes people do by hand, safe to run again.
+"""`ossh setup HOST`: does what a centre's how-to page asks people to do by hand; safe to run again.
 
 In this order: the key, the `Host` blocks of ssh_config, the agent, and then for each hop, from the first jump
-host on, its host key and the public key there; at last secrets and config.toml. Each step looks first whether
-its work is done.
+host on, its host key and the public key; finally secrets and config.toml. Each step first checks whether its
+work is done.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def setup(request: SetupRequest, person: Person | None, say: Callable[[str], Non
 
     Raises:
         SettingsError: something is wrong in the request, or cannot be written.
-        ConfigurationError: ssh_config does not come out as wanted.
+        ConfigurationError: ssh_config does not have the intended effect.
         LoginNeeded: only a person can go on.
-        ConnectionFailed: another of its kinds, where a hop cannot be reached.
+        ConnectionFailed: another of its kinds, if a hop cannot be reached.
     """
     check_destination(request.host)
     # what is typed passes through this process
@@ -69,7 +69,7 @@ def setup(request: SetupRequest, person: Person | None, say: Callable[[str], Non
 def write_block(
     request: SetupRequest, name: str, options: Mapping[str, str | None], say: Callable[[str], None]
 ) -> None:
-    """Write the `Host` block of a name alone; all else as for `setup`."""
+    """Write only the `Host` block of a name; otherwise as `setup`."""
     Blocks(request, None, say).write_block(name, options)
 
 
@@ -77,7 +77,7 @@ class _Setup(Blocks, Keys):
     """All steps."""
 
     def _refuse_guesses(self, now: Resolved) -> None:
-        """Refuse to take ssh's own defaults for what nobody has said, where nobody can be asked."""
+        """Refuse to use ssh's own defaults for missing options if nobody can be asked."""
         request = self.request
         if self.interactive or request.yes or request.host in ssh_config.names(request.ssh_config):
             return
@@ -91,7 +91,8 @@ class _Setup(Blocks, Keys):
         ]
         if lacking_ones:
             raise SettingsError(
-                f"nobody is there to be asked, and {' and '.join(lacking_ones)} not given",
+                f"there is nobody to ask for {' and '.join(lacking_ones)}",
+                topic="setup",
                 advice="run it at a terminal, or give each as an option, or --yes for ssh's defaults",
             )
 
@@ -102,7 +103,7 @@ class _Setup(Blocks, Keys):
         self._refuse_guesses(now)
         address = with_port(now.hostname, now.port)
         target = self.ask("Host name of the login node", request.hostname, address, parse_hop)
-        user = self.ask("User name there", request.user, now.user, parse_user)
+        user = self.ask("User name on it", request.user, now.user, parse_user)
         jumps = self.ask(
             "Jump hosts in order, each [NAME=][USER@]HOST[:PORT]",
             None if request.jumps is None else " ".join(request.jumps),
@@ -139,7 +140,7 @@ class _Setup(Blocks, Keys):
         )
 
     def look_ahead(self, plan: Plan) -> None:
-        """Refuse, before anything is written, what only a person could answer later, where nobody is there.
+        """Before anything is written, refuse what would need a person later, if nobody is there.
 
         Raises:
             LoginNeeded, HostKeyUnknown, SettingsError: a secret, a fingerprint or a yes is needed.
@@ -182,13 +183,13 @@ class _Setup(Blocks, Keys):
         wanted: dict[str, str] = {}
         if plan.script is not None:
             wanted["authentication_script"] = toml(str(plan.script))
-            # perhaps by the table of a pattern
+            # perhaps in the table of a pattern
             if _script_of(request.host) == plan.script:
-                self.say(f"{request.host}: config.toml says so already")
+                self.say(f"{request.host}: config.toml already says so")
                 wanted.clear()
         kinds = list(request.store)
         may_store = plan.method == "password" and not kinds and not request.dry_run and stored.has_keyring()
-        question = "Keep the password in the keyring, to log in without you?"
+        question = "Keep the password in the keyring, for unattended logins?"
         if may_store and load(request.host).password is None and self.confirm(question, default=False):
             kinds.append("password")
         for kind in kinds:
@@ -201,7 +202,7 @@ class _Setup(Blocks, Keys):
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         after = with_settings(before, request.host, wanted)
         if after == before:
-            self.say(f"{request.host}: config.toml says so already")
+            self.say(f"{request.host}: config.toml already says so")
             return
         self.show(before, after, file)
         if request.dry_run:
@@ -214,7 +215,7 @@ class _Setup(Blocks, Keys):
         if self.request.dry_run:
             self.say(f"would ask for the {stored.WHAT[kind]}, and keep it in the keyring as {username!r}")
         elif stored.is_there(username):
-            self.say(f"{username}: in the keyring already")
+            self.say(f"{username}: already in the keyring")
         else:
             stored.ask_for(kind, self.request.host, username)
 
@@ -228,7 +229,7 @@ def _script_of(host: str) -> Path | None:
 
 
 def _key_of(now: Resolved) -> Path | None:
-    """The key that ssh_config names; of ssh's defaults, one that is there."""
+    """The key that ssh_config names; of ssh's defaults, one that exists."""
     paths = [expanded(name) for name in now.options.get("identityfile", ())]
     named = [
         path for path in paths if not path.name.startswith("id_") or path.parent != ssh_config.home() / ".ssh"

@@ -1,4 +1,4 @@
-"""What the steps of `ossh setup` share: the request, the person, and what ssh_config says now."""
+"""What the steps of `ossh setup` have in common: the request, the person, and what ssh_config says now."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class Step:
-    """Asks the person, if one is there, and shows what will change."""
+    """Asks the person, if there is one, and shows what will change."""
 
     def __init__(self, request: SetupRequest, person: Person | None, say: Callable[[str], None]) -> None:
         self.request = request
@@ -31,11 +31,11 @@ class Step:
         self.ssh = programs.locate(load(request.host).ssh)
 
     def ask(self, question: str, given: str | None, default: str, read: Callable[[str], _T]) -> _T:
-        """What was given, or what the person answers; the default where nobody can be asked.
+        """What was given, or what the person answers; the default if nobody can be asked.
 
         Args:
             question: what is asked.
-            given: by an option; None where it is to be asked.
+            given: by an option; None to ask.
             default: what an empty answer means.
             read: understands the words, or raises SettingsError; then the person is asked again.
 

@@ -44,7 +44,7 @@ def is_there(username: str) -> bool:
 
 
 def ask_for(kind: str, host: str, username: str) -> None:
-    """Ask the person at the terminal for a secret, and put it into the keyring.
+    """Ask the person at the terminal for a secret, and store it in the keyring.
 
     Raises:
         ToolMissing, SettingsError: there is no keyring, it cannot be used, or nothing was typed.
@@ -67,6 +67,6 @@ def _used() -> Iterator[None]:
     try:
         yield
     except keyring.errors.NoKeyringError as reason:
-        raise ToolMissing(NO_KEYRING, advice=ANOTHER_KEYRING) from reason
+        raise ToolMissing(NO_KEYRING, topic="logging-in", advice=ANOTHER_KEYRING) from reason
     except keyring.errors.KeyringError as reason:
         raise SettingsError(f"the keyring cannot be used ({reason})", advice="unlock it") from reason

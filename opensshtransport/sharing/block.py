@@ -1,12 +1,12 @@
 """The text that shares a name with every program that runs ssh: an Include, and a block for each name.
 
 The idea: `Match originalhost NAME !exec HOOK` gives a plain ssh our ControlPath, and a ProxyCommand that
-fails, so it rides the master or ends. The hook answers "not ours" by status 0: a shell that cannot run it
-fails closed.
+fails, so it uses the master or ends. The hook answers "not ours" with status 0: if a shell cannot run it, ssh
+does not connect.
 
-The traps. The first value counts, so the Include must be the first line. Nothing of the caller's may be
-passed to the hook: ssh before 9.6 puts tokens unquoted into a shell. And only 10.5 understands a quoted quote
-within the quotes of `exec`.
+The traps. The first value counts, so the Include must be the first line. Nothing from the caller may be
+passed to the hook: ssh before 9.6 puts tokens unquoted into a shell. And only 10.5 understands an escaped
+quote within the quotes of `exec`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ _HEADER = "# written by `ossh share`; `ossh unshare NAME` takes a name out again
 
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
-# What neither ssh_config nor all shells can quote, and what glob(3) would not take literally in an Include.
+# Characters that ssh_config or some shells cannot quote, or that glob(3) would not take literally in an
+# Include.
 _UNQUOTABLE = re.compile(r"""["'\\$`!*?\[\x00-\x1f\x7f]""")
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What a block needs to know.
+    """What a block is made from.
 
     Attributes:
         name: as it is in ssh_config.
         hook: the program.
-        alias: the file that tells the way to a running master (`aliases`).
-        config: the file that has the Include.
-        own: it is the person's own file, not one given by -F.
+        alias: the file with the way to a running master (`aliases`).
+        config: the file with the Include.
+        own: whether that is the user's own file, not one given by -F.
         control_path: as ssh takes it, with its tokens.
     """
 
@@ -50,15 +51,16 @@ class Shared:
 
 
 def check_name(name: str) -> None:
-    """Refuse what no block can be written for.
+    """Refuse a name for which no block can be written.
 
     Raises:
-        SettingsError: it is a pattern, or has a user, a port or other letters.
+        SettingsError: it is a pattern, or contains a user, a port or other characters.
     """
     if not _NAME.fullmatch(name):
         raise SettingsError(
             f"{name!r} cannot be shared",
-            advice="give a name alone, as it stands in a Host line of ssh_config",
+            topic="other-programs",
+            advice="give a name alone, as in a Host line of ssh_config",
         )
 
 
@@ -66,12 +68,12 @@ def block(shared: Shared) -> str:
     """The block of a name.
 
     Raises:
-        SettingsError: a path has a letter that cannot be quoted.
+        SettingsError: a path contains a character that cannot be quoted.
     """
     places = [shared.hook, shared.alias, shared.config]
     if wrong := [path for path in places if _UNQUOTABLE.search(str(path))]:
         raise SettingsError(
-            f"{wrong[0]} cannot stand in ssh_config", advice="use a path without such letters"
+            f"{wrong[0]} cannot be written in ssh_config", advice="use a path without such characters"
         )
     words = [str(shared.hook), shared.name, str(shared.alias), str(shared.config)]
     hook = shlex.join([*words, *([] if shared.own else ["-F"])]).replace("%", "%%")
@@ -89,7 +91,7 @@ def block(shared: Shared) -> str:
 
 
 def blocks(text: str) -> dict[str, str]:
-    """The blocks of our file, by their names."""
+    """The blocks of our file, by name."""
     _, *parts = re.split(r"^(?=Match originalhost )", text, flags=re.MULTILINE)
     return {part.split()[2]: f"{part.strip()}\n" for part in parts}
 
@@ -100,18 +102,20 @@ def of_blocks(wanted: Mapping[str, str]) -> str:
 
 
 def include(file: Path) -> str:
-    """The line that has ssh read our file.
+    """The line that makes ssh read our file.
 
     Raises:
         SettingsError: its path cannot be quoted.
     """
     if _UNQUOTABLE.search(str(file)):
-        raise SettingsError(f"{file} cannot stand in ssh_config", advice="use a path without such letters")
+        raise SettingsError(
+            f"{file} cannot be written in ssh_config", advice="use a path without such characters"
+        )
     return f"Include {ssh_config.quoted(str(file))}"
 
 
 def includes(text: str, file: Path) -> list[int]:
-    """At which of its keywords a text includes our file alone; 0 where it is the first."""
+    """The positions among a text's keywords at which it includes our file alone; 0 means first."""
     return [
         number
         for number, (keyword, words) in enumerate(ssh_config.keywords_of(text))

@@ -1,6 +1,6 @@
-"""Forwards that are asked for by name: `ossh forward`, and `Transport.forward`.
+"""Forwards that users request: `ossh forward`, and `Transport.forward`.
 
-The trap: `ssh -N` over a master opens a shell and costs a session; `-O forward` costs none.
+The trap: `ssh -N` over a master opens a shell and takes a session; `-O forward` takes none.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from opensshtransport.openssh.destination import Destination
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A local port that leads to the remote side.
+    """A local port that is forwarded to the host.
 
     Attributes:
         local_port: on 127.0.0.1.
-        target: what it leads to, as the login node names it.
+        target: where it leads, in the login node's terms.
     """
 
     local_port: int
@@ -37,12 +37,12 @@ _SHORT = re.compile(r"(?:(?P<host>\[[^]]+\]|[^:/\s]+):)?(?P<port>\d{1,5})")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A forward that is wanted: as ssh has it, or a target that gets the first local port that is free.
+    """A requested forward: in ssh's terms, or a target that gets the first free local port.
 
     Attributes:
         forward: as ssh has it, or None.
-        target: what is connected to on the remote side, as in a spec of -L.
-        first: the local port that is tried first; 0 for any.
+        target: where the host connects to, as in a spec of -L.
+        first: the local port to try first; 0 for any.
     """
 
     forward: Forward | None = None
@@ -59,14 +59,16 @@ def short(word: str) -> Wanted:
     match = _SHORT.fullmatch(word)
     if match is None or not 0 < int(match["port"]) < 1 << 16:
         raise SettingsError(
-            f"{word!r} is no port to forward", advice="write 8888, jobnode:8888, or -L as for ssh"
+            f"{word!r} is not a port to forward",
+            topic="tunnels",
+            advice="write 8888, jobnode:8888, or -L as for ssh",
         )
     port = int(match["port"])
     return Wanted(target=f"{match['host'] or 'localhost'}:{port}", first=port)
 
 
 def target_of(target: int | str) -> str:
-    """What a library call connects to: a port of the login node, `HOST:PORT`, or a socket there.
+    """The target of a library call: a port of the login node, `HOST:PORT`, or a socket on the host.
 
     Raises:
         SettingsError: it is none of these.
@@ -94,10 +96,10 @@ def listening(
 def start(
     destination: Destination, facts: Facts, wanted: Wanted, *, keep: bool = False
 ) -> tuple[Forward, int]:
-    """Forward, and note it; it belongs to this process, unless it is to be kept.
+    """Forward, and register it; it belongs to this process unless it is to be kept.
 
     Returns:
-        The forward, and the port that listens: here, or for -R on the remote side; 0 for a socket.
+        The forward, and the port that listens: locally, or for -R on the host; 0 for a socket.
 
     Raises:
         SettingsError: the local port is taken.
@@ -122,7 +124,7 @@ def start(
 
 
 def _check_free(forward: Forward, socket: Path) -> None:
-    """Refuse a port that another program has; the same forward of this master may be there."""
+    """Refuse a port that another program uses; the same forward of this master is allowed."""
     same = any(forward in entry.forwards for entry in forwards.entries() if entry.socket == socket)
     if forward.option == "-R" or not forward.port or same:
         return
@@ -130,7 +132,9 @@ def _check_free(forward: Forward, socket: Path) -> None:
     numeric = re.fullmatch(r"[\d.]+|[\da-fA-F:]*:[\da-fA-F:]*", address)
     if numeric and not forwards.is_free(forward.port, address):
         raise SettingsError(
-            f"another program listens at {address}:{forward.port}", advice="choose another local port"
+            f"another program listens at {address}:{forward.port}",
+            topic="tunnels",
+            advice="choose another local port",
         )
 
 
@@ -153,7 +157,7 @@ def forwarded(destination: Destination, facts: Facts, wanted: Wanted) -> Iterato
 
 
 def of_destination(destination: Destination, socket: Path | None) -> list[Entry]:
-    """What the register has of a destination's master, also what waits for the next one."""
+    """The entries for a destination's master, including those that wait for the next one."""
     return [
         entry
         for entry in forwards.entries()
@@ -165,13 +169,17 @@ def cancel(destination: Destination, socket: Path | None, word: str | None) -> l
     """End forwards by a port or a spec, no matter which program asked for them; None for all.
 
     Raises:
-        SettingsError: there is none such.
+        SettingsError: there is no such forward.
     """
     found = of_destination(destination, socket)
     known = list(dict.fromkeys(forward for entry in found for forward in entry.forwards))
     ended: Sequence[Forward] = known if word is None else forwards.matching(known, word)
     if not ended and word is not None:
-        raise SettingsError(f"no forward {word}", advice=f"there are: {', '.join(map(str, known)) or 'none'}")
+        raise SettingsError(
+            f"there is no forward {word}",
+            topic="tunnels",
+            advice=f"known forwards: {', '.join(map(str, known)) or 'none'}",
+        )
     for forward in ended:
         for entry in of_destination(destination, socket):
             if forward in entry.forwards:

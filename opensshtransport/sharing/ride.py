@@ -1,7 +1,7 @@
-"""What a plain ssh to a shared name may do, where its hook cannot decide alone: another account, no master.
+"""What a plain ssh to a shared name may do, if its hook cannot decide alone: another account, no master.
 
-The trap: "not ours" lets ssh dial by itself. So it is said only where ssh was asked for another user or port
-than the name has; whatever goes wrong is an error, and ends ssh.
+The trap: "not ours" lets ssh connect on its own. So it is the answer only if ssh was asked for another user
+or port than the name has; anything that goes wrong is an error, and ends ssh.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Call:
         user, port: as given, or "".
         path: a ControlPath of the caller's own, or "".
         forwards: what ssh will ask the master for.
-        owner: ssh's process id; 0 where that is not to be known, as it goes into the background.
+        owner: ssh's process id; 0 if it will be another one, because ssh goes into the background.
     """
 
     host: str
@@ -72,7 +72,7 @@ def prepare(call: Call, destination: Destination, person: Person | Window | None
 
 
 def _note(call: Call, socket: Path) -> None:
-    """Note the forwards, and have somebody watch over them while ssh runs, as the hook does."""
+    """Register the forwards, and start a process that watches them while ssh runs, as the hook does."""
     forwards.note(socket, call.forwards, pid=call.owner)
     if call.owner:
         subprocess.Popen(
@@ -90,7 +90,7 @@ def _lead(call: Call, destination: Destination, socket: Path) -> None:
     resolved = ask_resolved(destination.ssh, call.host, destination.ssh_config, options)
     path = Path(resolved.get("controlpath"))
     if listens(path):
-        # a master of the caller's, or ours already: nobody dials
+        # a master of the caller's, or already ours: ssh will not connect on its own
         return
     try:
         if path.is_symlink() or stat.S_ISSOCK(path.lstat().st_mode):
@@ -102,5 +102,7 @@ def _lead(call: Call, destination: Destination, socket: Path) -> None:
     except FileExistsError:
         if not listens(path):
             raise SettingsError(
-                f"the ControlPath {path} is in the way", advice="let the program use another one"
+                f"the ControlPath {path} is in the way",
+                topic="other-programs",
+                advice="let the program use another one",
             ) from None

@@ -1,6 +1,6 @@
-"""`ossh share` and `ossh unshare`: the two files that they change, as shown, or not at all.
+"""`ossh share` and `ossh unshare`: they change two files, exactly as shown, or none.
 
-Everything is looked at before anything is written: what is shown is all that is changed.
+Everything is checked before anything is written: what is shown is all that changes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from opensshtransport.sharing.block import (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is wanted.
+    """The request.
 
     Attributes:
         names: of ssh_config.
         ssh_config: the file given by -F, or None.
         dry_run: change nothing.
-        confirm: asks whether to go on; None where nobody is there.
+        confirm: asks whether to go on; None if nobody can be asked.
         say: shows a line.
     """
 
@@ -57,7 +57,7 @@ class Request:
 
 
 def share(request: Request) -> None:
-    """Let every program that runs ssh use the master of these names.
+    """Let every program that runs ssh use the masters of these names.
 
     Raises:
         SettingsError: a name cannot be shared, or nobody has confirmed it.
@@ -72,7 +72,7 @@ def share(request: Request) -> None:
 
 
 def unshare(request: Request) -> None:
-    """Take names out again; with the last one goes the Include.
+    """Remove names; with the last one, the Include is removed too.
 
     Raises:
         SettingsError: a name is not shared, or nobody has confirmed it.
@@ -81,7 +81,8 @@ def unshare(request: Request) -> None:
     if missing := [name for name in request.names if name not in now]:
         raise SettingsError(
             f"{missing[0]} is not shared in {request.config}",
-            advice=f"shared are: {', '.join(sorted(now)) or 'none'}",
+            topic="other-programs",
+            advice=f"shared names: {', '.join(sorted(now)) or 'none'}",
         )
     if _change(request, {name: text for name, text in now.items() if name not in request.names}):
         for name in request.names:
@@ -89,7 +90,7 @@ def unshare(request: Request) -> None:
 
 
 def shared_names(file: Path | None) -> list[str]:
-    """The names that are shared in the person's own ssh_config, or in that of -F."""
+    """The names that are shared in the user's own ssh_config, or in that of -F."""
     return sorted(blocks(edits.text_of(shared_file(file))))
 
 
@@ -97,7 +98,7 @@ def expected(name: str, file: Path | None) -> str:
     """The block that a name should have now.
 
     Raises:
-        SettingsError, ToolMissing: there can be none.
+        SettingsError, ToolMissing: it cannot be made.
     """
     directory = runtime_directory()
     alias = aliases.file_of(directory, name, file)
@@ -109,7 +110,7 @@ def expected(name: str, file: Path | None) -> str:
 
 
 def complaint(name: str, file: Path | None) -> tuple[str, Remedy] | None:
-    """What is wrong with a shared name, and what to do; None where nothing is, or it is not shared.
+    """What is wrong with a shared name, and how to fix it; None if nothing is, or it is not shared.
 
     Raises:
         SettingsError, ToolMissing: as `expected`.
@@ -124,19 +125,19 @@ def complaint(name: str, file: Path | None) -> tuple[str, Remedy] | None:
         return f"{config} no longer includes what shares {name}", again
     if places[0] != 0:
         return (
-            f"the Include that shares {name} is no longer first in {config}, and what precedes it wins",
+            f"the Include that shares {name} is no longer first in {config}: lines above it take precedence",
             again,
         )
     if now != expected(name, file):
-        return f"the block that shares {name} is of another installation or runtime directory", again
+        return f"the block that shares {name} belongs to another installation or runtime directory", again
     return None
 
 
 def find_hook() -> Path:
-    """The program that ssh asks: beside `ossh`, wherever that was installed.
+    """The hook program: next to `ossh`, wherever that was installed.
 
     Raises:
-        ToolMissing: it is not there.
+        ToolMissing: it does not exist.
     """
     places = [Path(sys.executable).parent, Path(sys.argv[0]).absolute().parent]
     places += [Path(sysconfig.get_path("scripts", scheme)) for scheme in ("posix_user", "posix_prefix")]
@@ -156,7 +157,9 @@ def _check(name: str, request: Request) -> None:
     check_name(name)
     if not ssh_config.has_own_words(name, request.ssh_config):
         raise SettingsError(
-            f"{request.config} has no Host block for {name}", advice=f"run: ossh setup {name}"
+            f"{request.config} has no Host block for {name}",
+            topic="other-programs",
+            advice=f"run: ossh setup {name}",
         )
     resolved = ask_resolved(programs.locate(load(name).ssh), name, request.ssh_config)
     if resolved.hostname == name.lower() and not resolved.jumps and not resolved.get("proxycommand"):
@@ -167,29 +170,30 @@ def _check_known(name: str, resolved: Resolved) -> None:
     try:
         socket.getaddrinfo(resolved.hostname, resolved.port)
     except socket.gaierror as reason:
-        # the network may be away for now
+        # the network may be down for now
         if reason.errno == socket.EAI_NONAME:
             raise SettingsError(
-                f"the Host block of {name} has no HostName, and no host is called so",
+                f"the Host block of {name} has no HostName, and no host has this name",
+                topic="other-programs",
                 advice=f"write HostName there, or run: ossh setup {name}",
             ) from reason
 
 
 def _change(request: Request, wanted: Mapping[str, str]) -> bool:
-    """Write both files, where something is to be changed.
+    """Write both files, if something has to change.
 
     Returns:
         Whether they are as wanted now.
     """
     file, config = shared_file(request.ssh_config), request.config
     old = edits.text_of(config)
-    # no Include ever names a file that is not there
+    # an Include never names a missing file
     changes = [(file, of_blocks(wanted)), (config, with_include(old, file))]
     if not wanted:
         changes = [(config, without_include(old, file)), (file, "")]
     changes = [(path, text) for path, text in changes if text != edits.text_of(path)]
     if not changes:
-        request.say(f"{' '.join(request.names)}: shared already")
+        request.say(f"{' '.join(request.names)}: already shared")
         return False
     for path, text in changes:
         for line in edits.difference(edits.text_of(path), text, path):
@@ -198,7 +202,9 @@ def _change(request: Request, wanted: Mapping[str, str]) -> bool:
         return False
     if request.confirm is None:
         raise SettingsError(
-            "nobody is there to confirm the change", advice="run it at a terminal, or with --yes"
+            "there is nobody to confirm the change",
+            topic="other-programs",
+            advice="run it at a terminal, or with --yes",
         )
     if not request.confirm(f"Change {' and '.join(str(path) for path, _ in changes)}?"):
         request.say("nothing was changed")
@@ -226,7 +232,9 @@ def _check_seen(name: str, request: Request) -> None:
     path = aliases.template(runtime_directory(), name, request.ssh_config)
     if Path(resolved.get("controlpath")).parent != Path(path.replace("%%", "%")).parent:
         raise ConfigurationError(
-            f"{request.config} would not do: ssh -G {name} does not show the shared ControlPath",
+            f"{request.config} would not have this effect:"
+            f" ssh -G {name} does not show the shared ControlPath",
             host=name,
-            advice="look there for what precedes the Include; the files are as they were",
+            topic="other-programs",
+            advice="look there for lines above the Include; the files are unchanged",
         )

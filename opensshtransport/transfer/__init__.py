@@ -1,4 +1,4 @@
-"""put, get and copy: what a source means, the ways to move it, drafts, and what is told at the end.
+"""put and get: what a source means, the ways to move it, drafts, and what is reported at the end.
 
 Uses `files`, `sessions` and below.
 """

@@ -1,4 +1,4 @@
-"""What packing and unpacking of a tar stream share: words, modes, times, and how `tarfile` is used.
+"""What packing and unpacking a tar stream have in common: names, modes, times, and the use of `tarfile`.
 
 The trap: `tarfile` keeps every member that it has seen.
 """
@@ -21,14 +21,14 @@ _ZEROS = bytes(PIECE)
 
 
 class BrokenStream(OSError):
-    """A stream is no archive, or ends early; its sender may tell why."""
+    """A stream is not an archive, or ends early; its sender may say why."""
 
 
 _asking_umask = threading.Lock()
 
 
 def umask() -> int:
-    """What modes of new files lose. To ask by the system call is to change it, for all threads."""
+    """The umask. Asking for it by the system call would change it, for all threads."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         # Linux 4.7 and later (proc_pid_status(5))
         return int(Path("/proc/self/status").read_text().partition("Umask:")[2].split()[0], 8)
@@ -39,17 +39,17 @@ def umask() -> int:
 
 
 def chmod_directory(path: Path, mode: int) -> None:
-    """Set a directory's mode; a set-group-ID bit that it has inherited stays, as with chmod(1) and cp(1)."""
+    """Set a directory's mode; an inherited set-group-ID bit stays, as with chmod(1) and cp(1)."""
     path.chmod(mode | path.stat().st_mode & modes.S_ISGID)
 
 
 def is_zeros(piece: bytes) -> bool:
-    """Whether a piece, of 256 KiB at most, is nothing but zeros: by one comparison, and not byte by byte."""
+    """Whether a piece, of 256 KiB at most, is all zeros: by one comparison, not byte by byte."""
     return piece == _ZEROS[: len(piece)]
 
 
 def nothing(*_: object) -> None:
-    """Nobody is to be told."""
+    """Do nothing: nobody wants to be told."""
 
 
 def seconds(nanoseconds: int) -> str:
@@ -63,22 +63,22 @@ class Writer(Protocol):
     """What an archive is written to."""
 
     def write(self, raw: bytes, /) -> int:
-        """Take all of it."""
+        """Write all of it."""
 
 
 class Reader(Protocol):
     """What an archive is read from."""
 
     def read(self, size: int = ..., /) -> bytes:
-        """Give up to so many bytes, none at the end."""
+        """Return up to this many bytes, none at the end."""
 
 
 def forget(archive: tarfile.TarFile) -> None:
-    """Drop the members that were seen: there may be any number of them."""
+    """Forget the members that were seen: there may be any number of them."""
     archive.members = []  # type: ignore[attr-defined]  # documented for no release, and in all of them
 
 
 def as_file(stream: Writer | Reader) -> IO[bytes]:
     """A stream for tarfile."""
-    # tarfile's streams need nothing but `write`, or `read`
+    # tarfile's streams need only `write`, or `read`
     return stream  # type: ignore[return-value]

@@ -1,6 +1,6 @@
 """`Bar`: a progress bar of tqdm's on stderr, with the rate and the time left.
 
-A module of its own: only who wants a bar loads tqdm.
+In a module of its own, so that tqdm is loaded only if a bar is wanted.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from tqdm import tqdm
 
 from opensshtransport.transfer.progress import Progress
 
-# Letters of a name that are shown.
+# How many characters of a name are shown.
 _LONGEST = 30
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # tqdm is generic for type checkers only
-    # tqdm's own would be a thread and a semaphore between processes, in a library that others fork
+    # tqdm's own lock would need a thread and a semaphore between processes, in a library whose users fork
     monitor_interval = 0
     _lock = threading.RLock()
 
 
 class Bar:
-    """Draws how far a transfer is; follows a terminal that is resized."""
+    """Draws the progress of a transfer; follows a terminal that is resized."""
 
     def __init__(self) -> None:
         self._bar = _Bar(unit="B", unit_scale=True, unit_divisor=1024, leave=False, dynamic_ncols=True)
@@ -32,7 +32,7 @@ class Bar:
         bar = self._bar
         bar.total = progress.total_bytes
         bar.set_description_str(_shown(progress.name), refresh=False)
-        # what was there already is no part of the rate
+        # what was already there does not count towards the rate
         skipped = progress.found - bar.initial
         bar.initial += skipped
         bar.n += skipped
@@ -45,6 +45,6 @@ class Bar:
 
 
 def _shown(name: str) -> str:
-    """The end of a name, without what would steer the terminal."""
+    """The end of a name, without control characters."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in name)
     return plain if len(plain) <= _LONGEST else f"…{plain[1 - _LONGEST :]}"

@@ -1,4 +1,4 @@
-"""Large files in parts: how many streams, which parts, and which blocks the other side has already."""
+"""Large files in parts: how many streams, which parts, and which blocks the other side already has."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _PIECE = 1 << 18
 # Bytes of a channel's window (OpenSSH's channels.h, CHAN_SES_WINDOW_DEFAULT).
 _WINDOW = 2 * MIB
 
-# Bytes a second that ssh encrypts on one core: more streams than fill it do no good.
+# Bytes a second that ssh encrypts on one core: more streams than that takes are useless.
 _ENCRYPTS = 600e6
 
 _MOST = 8
 
 _LEAST_SHARE, _MOST_PART = 4 * MIB, 32 * MIB
 
-# Blocks that are compared where a draft is there: about 256 of a file, of no more MiB than this.
+# The blocks that are compared with a draft: about 256 per file, of at most this many MiB.
 _BLOCKS, _LARGEST_BLOCK = 256, 16
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes of a file: from an offset, so many."""
+    """A range of a file: its offset and its size in bytes."""
 
     offset: int
     size: int
 
 
 def streams_for(round_trip: float, size: int) -> int:
-    """How many streams are worth their opening.
+    """How many streams are worth opening.
 
     Args:
         round_trip: seconds.
@@ -48,12 +48,12 @@ def streams_for(round_trip: float, size: int) -> int:
 
 
 def mibs_of_block(size: int) -> int:
-    """How many MiB of a file are compared at once, where a part of it is there."""
+    """How many MiB of a file are compared at once, if a part of it has arrived."""
     return max(1, min(_LARGEST_BLOCK, size // (_BLOCKS * MIB)))
 
 
 def blocks_with_data(descriptor: int, size: int) -> set[int]:
-    """Which blocks of a local file are not holes as a whole."""
+    """Which blocks of a local file are not entirely holes."""
     block = mibs_of_block(size) * MIB
     found: set[int] = set()
     offset = 0
@@ -63,7 +63,7 @@ def blocks_with_data(descriptor: int, size: int) -> set[int]:
         except OSError as reason:
             if reason.errno == errno.ENXIO:
                 break
-            # a file system that does not know
+            # a file system that does not support this
             return set(range(-(-size // block)))
         offset = os.lseek(descriptor, begin, os.SEEK_HOLE)
         found.update(range(begin // block, -(-offset // block)))
@@ -76,13 +76,13 @@ def missing_parts(
     ours: Sequence[str],
     filled: Container[int] | None = None,
 ) -> list[Part]:
-    """What is still to be moved, each part as long as it can be.
+    """What is still to be moved, in parts as long as possible.
 
     Args:
         size: of the file.
         there: checksums of the draft's blocks.
-        ours: checksums of the source's blocks, as far as there are any of the draft.
-        filled: blocks of the source that are no holes; None for all.
+        ours: checksums of the source's blocks, as many as there are of the draft.
+        filled: blocks of the source that are not holes; None for all.
     """
     block = mibs_of_block(size) * MIB
     missing: list[list[int]] = []
@@ -101,14 +101,14 @@ def missing_parts(
 
 
 class Missing:
-    """What of a file is still to be moved. Any thread may take of it."""
+    """What is still to be moved of a file. Any thread may take parts."""
 
     def __init__(self, parts: Sequence[Part], streams: int) -> None:
         """Nothing is taken yet.
 
         Args:
-            parts: what is to be moved, in its order.
-            streams: how many go side by side.
+            parts: what is to be moved, in order.
+            streams: how many work in parallel.
         """
         self._parts = deque(parts)
         self._streams = streams
@@ -116,16 +116,16 @@ class Missing:
         self.left = sum(part.size for part in parts)
 
     def take(self) -> Part | None:
-        """The next part, or None where none is left."""
+        """The next part, or None if none is left."""
         with self._guard:
             if not self._parts:
                 return None
             first = self._parts.popleft()
             size = first.size
             if self._streams > 1:
-                # half of what each has to do: so all come to their ends at about the same time
+                # half of each stream's share: so all of them finish at about the same time
                 share = max(_WINDOW, self.left // (2 * self._streams)) // MIB * MIB
-                # who waits for a session gets it after a part
+                # anyone who waits for a session gets it after a part
                 share = min(share, _MOST_PART)
                 size = min(size, share)
             if size < first.size:
@@ -135,7 +135,7 @@ class Missing:
 
 
 def block_sums(descriptor: int, size: int, count: int) -> list[str]:
-    """The checksums of the first blocks of a local file that is to have a size."""
+    """The checksums of the first blocks of a local file, up to a size."""
     block = mibs_of_block(size) * MIB
     sums = []
     for number in range(count):
@@ -149,5 +149,5 @@ def block_sums(descriptor: int, size: int, count: int) -> list[str]:
 
 
 def holes(seen: os.stat_result) -> int:
-    """Bytes of a file that lie on no disk; less than 0 where its blocks hold more than the file (stat(2))."""
+    """Bytes of a file that are on no disk; less than 0 if its blocks hold more than the file (stat(2))."""
     return seen.st_size - seen.st_blocks * 512

@@ -1,9 +1,9 @@
-"""Large files: several sessions side by side, each moving a part of the file.
+"""Large files: several sessions in parallel, each moving parts of the file.
 
-One channel of ssh carries at most its window, 2 MiB, in one round trip, so over a long way one stream is slow
-however wide the way is. Parts begin at multiples of a MiB; what of a draft is there already is known by the
-checksums of its blocks. A session moves one part after the other, as many as it gets through: large ones
-first, so that nobody waits for the last one, however many sessions there are and however fast each is.
+A channel of ssh carries at most its window, 2 MiB, in one round trip, so over a long distance one stream is
+slow, whatever the bandwidth. Parts begin at multiples of a MiB; checksums of blocks show what a draft already
+has. Each session moves one part after another, large ones first, so that no session has to wait for the last
+part, however many there are and however fast each is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOOK_AGAIN = 0.02
 
 _ENDED_WITHIN = 5.0
 
-# Seconds between two sessions that make room.
+# Seconds between two sessions that give way.
 _ROOM_EVERY = 1.0
 
 _T = TypeVar("_T")
@@ -61,14 +61,14 @@ class _Crew(Generic[_T]):
             return self._given_back.pop() if self._given_back else next(self._work, None)
 
     def give_back(self, piece: _T) -> bool:
-        """Whether somebody else is there to do it."""
+        """Whether another session can do it."""
         with self.guard:
             self._given_back.append(piece)
             return self.working > 1
 
     def fail(self, reason: BaseException) -> None:
         with self.guard:
-            # what follows a stop is its consequence
+            # errors after a stop are its consequence
             if not self.stop.is_set() or not self.failures:
                 self.failures.append(reason)
         self.halt()
@@ -92,17 +92,17 @@ def move(
     more: Callable[[], bool] = lambda: True,
     last: bool = False,
 ) -> None:
-    """Do pieces of work by several sessions, as many as are free.
+    """Do pieces of work over several sessions, as many as are free.
 
     Args:
         connection: to the destination.
-        work: the pieces, which are taken one after the other.
+        work: the pieces, taken one after another.
         streams: how many sessions at most.
         script: what the remote side does for each.
-        carry: what we do for it; ends early where the event is set.
-        failed: makes the error of what the remote side said; None where it does no harm.
-        more: whether there is something left to do for another session.
-        last: whether the last session may be taken too, since `carry` gives it back.
+        carry: what we do for it; ends early if the event is set.
+        failed: makes an error from what the remote side said; None if that is harmless.
+        more: whether there is work left for another session.
+        last: whether the last session may be taken too, because `carry` gives it back.
 
     Raises:
         OSError: the remote side's, or ours.
@@ -125,7 +125,7 @@ def move(
             if session is not None:
                 _carry(session, piece, crew, carry, failed)
             elif crew.give_back(piece):
-                # those that are there go on, and one may become free
+                # the existing ones go on, and one may become free
                 crew.stop.wait(_LOOK_AGAIN)
             else:
                 first = True
@@ -133,7 +133,7 @@ def move(
     def thread(first: bool) -> None:
         try:
             go(first)
-        except BaseException as reason:  # told to the caller below
+        except BaseException as reason:  # reported to the caller below
             crew.fail(reason)
         finally:
             with crew.guard:
@@ -151,20 +151,20 @@ def move(
             one.join(_ENDED_WITHIN)
         raise
     if crew.failures:
-        # what the remote side says of a file tells more than that a connection was lost
+        # what the remote side says about a file is more useful than that a connection was lost
         told = [reason for reason in crew.failures if not isinstance(reason, ConnectionFailed)]
         raise (told or crew.failures)[0]
 
 
 class _Room:
-    """Lets one session go at a time, so that the next one only goes if that was not enough."""
+    """Lets one session end at a time, so that the next one ends only if that was not enough."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._last = 0.0
 
     def now(self) -> bool:
-        """Whether this one is to go."""
+        """Whether this one should end."""
         with self._guard:
             now = time.monotonic()
             if now - self._last < _ROOM_EVERY:
@@ -183,15 +183,15 @@ def move_file(
     failed: Callable[[Reply], OSError],
     ahead: int = 0,
 ) -> None:
-    """Move what is missing of one file.
+    """Move what is missing of a file.
 
     Args:
         connection: to the destination.
         missing: of the file.
         streams: how many sessions at most.
-        script: `receive` or `send` of `transfer.sh`, which is told one part after the other.
-        carry: moves one part; ends early where the event is set.
-        failed: makes the error of what the remote side said.
+        script: `receive` or `send` of `transfer.sh`, which gets one part after another.
+        carry: moves one part; ends early if the event is set.
+        failed: makes an error from what the remote side said.
         ahead: how many parts the remote side is told of before they are moved.
 
     Raises:
@@ -203,13 +203,13 @@ def move_file(
         told: deque[Part] = deque()
         leaves = False
         while not stop.is_set():
-            # one goes on, and the others make room for anyone who waits, one after the other
+            # one goes on, and the others give way to anyone who waits, one after another
             leaves = leaves or (number > 0 and connection.slots.wanted() and room.now())
             while not leaves and len(told) <= ahead and (part := missing.take()) is not None:
                 session.write(b"%d %d %d\n" % (part.offset // MIB, *divmod(part.size, MIB)))
                 told.append(part)
             if ahead and not missing.left:
-                # the remote side ends when it has sent what it was told, and not a round trip later
+                # the remote side ends when it has sent what was requested, not a round trip later
                 session.end_input()
             if not told:
                 return
@@ -218,7 +218,7 @@ def move_file(
     with connection.spares.room() if streams > 1 else contextlib.nullcontext():
         move(
             connection,
-            # who has made room takes a session again when there is one
+            # a session that has given way is opened again when there is one
             itertools.count(),
             streams=streams,
             script=script,
@@ -243,7 +243,7 @@ def _carry(
         try:
             carry(session, piece, crew.stop)
         except BrokenPipeError:
-            # the remote side tells why
+            # the remote side says why
             pass
         except BrokenStream as reason:
             broken = reason

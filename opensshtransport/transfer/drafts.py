@@ -1,8 +1,8 @@
-"""Drafts: what arrives under a name of its own beside its destination, until it is complete.
+"""Drafts: files that arrive under a temporary name next to their destination, until they are complete.
 
-The trap: a draft is known by what it will become, so that a broken transfer finds it again; two that move the
-same at once would share it, and one would give its name to what the other has not finished. So a draft is
-claimed; who comes second gets another one. Nobody else can know its name beforehand.
+The trap: a draft's name depends on what it will become, so that a resumed transfer finds it again. Two
+transfers of the same file would share it, and one could publish what the other has not finished. So a draft
+is claimed, and a second transfer gets another one. Nobody else can know its name beforehand.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from opensshtransport.transfer.options import How
 
 _PIECE = 1 << 18
 
-# Linux opens directories that cannot be listed, too.
+# Linux opens even directories that cannot be listed.
 _AS_A_PATH: int = getattr(os, "O_PATH", os.O_RDONLY)
 
 
@@ -45,7 +45,7 @@ def file_sum(path: str | Path) -> str:
 
 
 def beginning_sum(descriptor: int, size: int) -> str:
-    """The sha256 of so many bytes of a local file, or of all if there are less."""
+    """The sha256 of this many bytes of a local file, or of all if there are fewer."""
     digest, offset = hashlib.sha256(), 0
     while offset < size and (piece := os.pread(descriptor, min(_PIECE, size - offset), offset)):
         digest.update(piece)
@@ -54,7 +54,7 @@ def beginning_sum(descriptor: int, size: int) -> str:
 
 
 def ours_alone(seen: os.stat_result, kind: int) -> bool:
-    """Whether nobody else can have a hand in a draft: by type (S_IFDIR or S_IFREG), owner, mode and names."""
+    """Whether nobody else can write to a draft: by type (S_IFDIR or S_IFREG), owner, mode and hard links."""
     return (
         modes.S_IFMT(seen.st_mode) == kind
         and seen.st_uid == os.geteuid()
@@ -63,10 +63,15 @@ def ours_alone(seen: os.stat_result, kind: int) -> bool:
     )
 
 
+def draft_beside(parent: Path, key: str) -> Path:
+    """The draft of what will be in a directory; files.sh (`beside`) names those on the remote side."""
+    return parent / f".ossh-{key}"
+
+
 def own_key(parent: Path, key: str, kind: int) -> str:
-    """The name of a draft, or another one where somebody else has a hand in what is called so."""
+    """The name of a draft, or another one if somebody else could write to what has that name."""
     try:
-        seen = (parent / f".ossh-{key}").lstat()
+        seen = draft_beside(parent, key).lstat()
     except OSError:
         return key
     return key if ours_alone(seen, kind) else secrets.token_hex(8)
@@ -81,17 +86,17 @@ def still_ours(seen: os.stat_result, kind: int, parent: Path) -> bool:
 
 @contextlib.contextmanager
 def anchored(directory: Path, *, shown: Path | None = None) -> Iterator[Path]:
-    """A directory, which is no link, by a path that leads to it even if somebody puts a link in its place.
+    """A directory, but no link, by a path that leads to it even if somebody puts a link in its place.
 
     Raises:
-        OSError: it is not there, or a link; about `shown`, if that is given.
+        OSError: it does not exist, or is a link; about `shown`, if that is given.
     """
     try:
         descriptor = os.open(directory, _AS_A_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as reason:
         raise OSError(reason.errno, reason.strerror, str(shown or directory)) from None
     try:
-        # by the process: sftp writes there, too
+        # by the process number: sftp writes there, too
         inside = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
         yield inside if inside.is_dir() else directory
     finally:
@@ -100,10 +105,10 @@ def anchored(directory: Path, *, shown: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def held(draft: Path) -> Iterator[Path]:
-    """A draft, made if it is not there, by a path that leads to it even if somebody puts a link in its place.
+    """A draft, created if missing, by a path that leads to it even if somebody puts a link in its place.
 
     Raises:
-        OSError: it cannot be made, or is not ours.
+        OSError: it cannot be created, or is not ours.
     """
     with contextlib.suppress(FileExistsError):
         draft.mkdir(mode=0o700)
@@ -116,21 +121,21 @@ def held(draft: Path) -> Iterator[Path]:
 def arrange(
     draft: Path, final: Path, how: How, *, shown: Path, new: bool, failed: Callable[[OSError], object]
 ) -> None:
-    """What was unpacked appears under its names; each that cannot is told, and the others do.
+    """Move what was unpacked to its names; those that fail are reported, and the others appear.
 
     Args:
         draft: what was unpacked.
-        final: the tree; where it is there already, `anchored`.
-        how: whether files that are there are replaced, and directories get the modes and times of the source.
+        final: the tree; `anchored` if it exists already.
+        how: whether existing files are replaced, and directories get the modes and times of the source.
         shown: how errors name it.
-        new: it is not there yet.
-        failed: is told of each that cannot.
+        new: whether it does not exist yet.
+        failed: called for each that fails.
     """
     if new and not os.path.lexists(final):
         try:
             draft.rename(final)
         except OSError as reason:
-            # somebody else may have moved one there meanwhile
+            # somebody else may have put one there meanwhile
             if reason.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
         else:
@@ -174,13 +179,13 @@ def _merge(draft: Path, final: Path, how: How, failed: Callable[[Path, OSError],
 
 
 def _group(target: Path) -> int | None:
-    """The group that files moved to a directory are to have: where that is set-group-ID, its own."""
+    """The group that files in a directory should get: its own, if it is set-group-ID."""
     seen = target.stat()
     return seen.st_gid if seen.st_mode & modes.S_ISGID else None
 
 
 def _made(place: Path) -> bool:
-    """Make a directory, if it is not there; through a link, whoever has made it, is not there."""
+    """Create a directory if it does not exist; one behind a link, whoever has made that, does not count."""
     try:
         place.mkdir(mode=0o700)
     except FileExistsError:
@@ -191,10 +196,10 @@ def _made(place: Path) -> bool:
 
 
 def make_parents(top: Path, name: str) -> None:
-    """Make the directories above a name, which lead through no link.
+    """Create the directories above a name, passing through no link.
 
     Raises:
-        NotADirectoryError: something else is there.
+        NotADirectoryError: something else has the name.
     """
     path = top
     for piece in name.split("/")[:-1]:
@@ -206,7 +211,7 @@ def make_parents(top: Path, name: str) -> None:
 
 
 def remove(top: Path) -> None:
-    """Remove a tree, with directories that cannot be written to, if it is there."""
+    """Remove a tree if it exists, including directories that cannot be written to."""
     if top.is_symlink() or not top.is_dir():
         top.unlink(missing_ok=True)
         return
@@ -230,7 +235,7 @@ def remove_links(top: Path) -> None:
                 archive.chmod_directory(path, 0o700)
 
 
-# Seconds after which a draft that nobody touches is nobody's.
+# Seconds after which an untouched draft is abandoned.
 _STALE = 7 * 86400.0
 
 _DRAFT = re.compile(r"\.ossh-(?:[0-9a-f]{12}|[0-9a-f]{16})")
@@ -245,7 +250,7 @@ def sweep(directory: Path) -> None:
                 continue
             with contextlib.suppress(OSError):
                 seen = entry.stat(follow_symlinks=False)
-                # by both times: the draft of a file may have the time of its source already
+                # by both times: the draft of a file may already have the time of its source
                 if max(seen.st_mtime, seen.st_ctime) > before or seen.st_uid != os.geteuid():
                     continue
                 if entry.is_dir(follow_symlinks=False):
@@ -254,7 +259,7 @@ def sweep(directory: Path) -> None:
                     os.unlink(entry.path)
 
 
-# Seconds after which a claim that nobody holds is one of a killed transfer.
+# Seconds after which a claim that nobody holds is that of a killed transfer.
 _FORGOTTEN = 3600.0
 
 
@@ -275,9 +280,9 @@ def _sweep(directory: Path) -> None:
 
 
 def _secret() -> bytes:
-    """What keeps others from computing names of drafts: the words of a transfer can be seen by ps(1).
+    """The secret that keeps others from computing the names of drafts: ps(1) shows a transfer's paths.
 
-    It is kept, so that a broken transfer finds its draft again. Where it cannot be, each begins anew.
+    It is stored, so that a resumed transfer finds its draft again. If it cannot be stored, each starts anew.
     """
     with contextlib.suppress(OSError, OpenSshTransportError):
         path = state_directory() / "drafts"
@@ -286,7 +291,7 @@ def _secret() -> bytes:
             try:
                 with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                     file.write(secrets.token_bytes(32))
-                # complete at once, and of several the first
+                # complete at once, and the first of several counts
                 with contextlib.suppress(FileExistsError):
                     os.link(fresh, path)
             finally:
@@ -298,10 +303,10 @@ def _secret() -> bytes:
 
 @contextlib.contextmanager
 def claimed(*words: object) -> Iterator[str]:
-    """The name of a draft, which nobody else of this user and machine has meanwhile.
+    """The name of a draft, which no other process of this user on this machine uses within the block.
 
     Args:
-        words: what it is of, and what it will become; the same ones lead to the same draft again.
+        words: what it is a draft of, and what it will become; the same words give the same draft again.
     """
     # another machine may have another file of the same name, size and time
     text = "\0".join(map(str, (platform.node(), os.geteuid(), *words)))
@@ -315,7 +320,7 @@ def claimed(*words: object) -> Iterator[str]:
         ours = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # who had it before may just have removed it
+            # its previous owner may just have removed it
             ours = os.fstat(descriptor).st_nlink > 0
         except BlockingIOError:
             ours = False
@@ -329,28 +334,28 @@ def claimed(*words: object) -> Iterator[str]:
 
 
 def permissions(stat: Stat | os.stat_result) -> int:
-    """The permissions of a file, without what runs it as somebody else."""
+    """The permissions of a file, without set-user-ID and set-group-ID."""
     mode = stat.mode if isinstance(stat, Stat) else stat.st_mode
     return modes.S_IMODE(mode) & 0o777
 
 
 def begins(item: Item, size: int) -> str | None:
-    """The sum of so many bytes of a local file, if it has them."""
+    """The checksum of this many bytes of a local file, if it has them."""
     with contextlib.suppress(OSError), open(item.path, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size >= size:
             return beginning_sum(file.fileno(), size)
     return None
 
 
-# As Linux follows at most (path_resolution(7)).
+# As many as Linux follows at most (path_resolution(7)).
 _MOST_LINKS = 40
 
 
 def followed(path: str) -> Path:
-    """As os.path.realpath, but for somebody else's link in a directory to which everybody can write.
+    """As os.path.realpath, except for another user's link in a directory that everybody can write to.
 
-    Linux follows none either where fs.protected_symlinks is set (proc(5)), but looks at the last link only,
-    and containers may have it off.
+    Linux does not follow these either if fs.protected_symlinks is set (proc(5)), but it checks only the last
+    link, and containers may have it off.
 
     Raises:
         PermissionError: there is such a link.
@@ -365,7 +370,7 @@ def followed(path: str) -> Path:
         try:
             seen = os.lstat(here)
         except OSError:
-            # nothing is there yet; why else, is told by what opens it
+            # nothing exists there yet; any other reason is reported when it is opened
             seen = None
         if seen is None or not modes.S_ISLNK(seen.st_mode) or links == _MOST_LINKS:
             done = here
@@ -373,7 +378,7 @@ def followed(path: str) -> Path:
         links += 1
         above = os.stat(done)
         if above.st_mode & modes.S_IWOTH and seen.st_uid not in {os.geteuid(), above.st_uid}:
-            words = "somebody else's link, in a directory to which everybody can write"
+            words = "somebody else's link, in a directory that everybody can write to"
             raise PermissionError(errno.EACCES, words, here)
         to = os.readlink(here)
         done = "/" if to.startswith("/") else done

@@ -1,7 +1,7 @@
-"""One file from there to here.
+"""One file from the host to this machine.
 
-The trap: what is read there may change meanwhile; so it is looked at again when all of it has come, before it
-gets its name. What has come of one that was written to, as a log that grows, must be its beginning.
+The trap: the source may change while it is read; so it is checked again when all of it has arrived, before it
+gets its name. If it was written to, such as a log that grows, what has arrived must be its beginning.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from opensshtransport.transfer.mover import DIFFER
 from opensshtransport.transfer.options import How
 from opensshtransport.transfer.remote_sources import Found, SourceFinder
 
-# Bytes after which the disk is to begin with what has come.
+# Bytes after which the disk should begin to write what has arrived.
 _SOON_WRITTEN = 16 << 20
 
 
 class FileGetting(SourceFinder):
-    """Moves single files from one destination to here."""
+    """Gets single files from one destination."""
 
     def file(self, found: Found, place: str, job: Job) -> None:
         """Get one file."""
@@ -52,12 +52,12 @@ class FileGetting(SourceFinder):
         # a link is written through, as by open(2)
         final = followed(target)
         if is_taken(final) and final.is_file():
-            # why it cannot be written is told before anything has moved
+            # report that it cannot be written before anything has moved
             os.close(os.open(final, os.O_WRONLY | os.O_CLOEXEC))
         if found.content is not None:
             self._inline(found, final, job)
         else:
-            # by what it becomes alone: one that grows is gone on with
+            # only by what it becomes, so that a growing file is resumed
             words = ("file", self._host, found.path, final)
             drafts.sweep(final.parent)
             with claimed(*words) as key:
@@ -68,7 +68,7 @@ class FileGetting(SourceFinder):
     def _inline(self, found: Found, final: Path, job: Job) -> None:
         content = found.content or b""
         if found.since is not Since.NOTHING:
-            # what was there when it was looked at
+            # what it contained when it was looked at
             content = content[: found.stat.size]
             if found.since is Since.OTHER or len(content) < found.stat.size:
                 raise self._error(errno.EBUSY, found.path, CHANGED)
@@ -78,7 +78,7 @@ class FileGetting(SourceFinder):
         if final.exists() and not final.is_file():
             final.write_bytes(content)
         else:
-            draft = final.parent / f".ossh-{secrets.token_hex(8)}"
+            draft = drafts.draft_beside(final.parent, secrets.token_hex(8))
             try:
                 descriptor = opened(draft, os.O_EXCL, final)
                 with os.fdopen(descriptor, "r+b") as file:
@@ -91,7 +91,7 @@ class FileGetting(SourceFinder):
         job.meter.moved(len(content), found.name)
 
     def _compare(self, path: str, size: int, ours: str, became: Since) -> None:
-        """Make sure that what has come is the beginning of a file, and so no mixture of two versions."""
+        """Make sure that what has arrived is the beginning of a file, and so no mixture of two versions."""
         theirs = self._ask(f"beginning {size} {quoted(path)}", slow=True).out[:64]
         if theirs.decode("ascii", "replace") != ours:
             number, words = (errno.EIO, DIFFER) if became is Since.NOTHING else (errno.EBUSY, CHANGED)
@@ -108,7 +108,7 @@ class FileGetting(SourceFinder):
     def _stripes(self, found: Found, final: Path, key: str, job: Job) -> None:
         if final.exists() and not final.is_file():
             raise OSError(errno.EINVAL, "not a regular file", str(final))
-        draft = final.parent / f".ossh-{key}"
+        draft = drafts.draft_beside(final.parent, key)
         if not job.how.resume:
             draft.unlink(missing_ok=True)
         descriptor = _own(draft, final)
@@ -143,16 +143,16 @@ class FileGetting(SourceFinder):
         holes: bool = True,
         verify: bool = False,
     ) -> None:
-        """Receive what a draft has not, and see that it is still the beginning of the source.
+        """Receive what a draft lacks, and check that it is still the beginning of the source.
 
         Args:
             descriptor: of the draft.
             path: of the source.
             name: for the progress.
-            seen: the source when it was looked at; what it has got since then is left out.
+            seen: the source when it was looked at; what was added since is left out.
             meter: counts.
             holes: whether there may be some.
-            verify: compare the sums, also where nothing was written to it meanwhile.
+            verify: compare the checksums even if nothing was written to it meanwhile.
         """
         size, had = seen.size, os.fstat(descriptor).st_size
         mibs = mibs_of_block(size)
@@ -192,7 +192,9 @@ class FileGetting(SourceFinder):
                     raise BrokenPipeError
 
             if not session.receive(descriptor, offset, part.size, took, skips=skips):
-                raise BrokenStream(errno.EIO, "the far side sent less of it", f"{self._host}:{path}")
+                raise BrokenStream(
+                    errno.EIO, "the server sent less than the whole file", f"{self._host}:{path}"
+                )
             _start_writing(descriptor, begun, offset)
 
         try:
@@ -221,7 +223,7 @@ class FileGetting(SourceFinder):
 
 
 def _own(draft: Path, final: Path) -> int:
-    """Open the draft of a file, which is made where there is none; see `own_key`."""
+    """Open the draft of a file, created if missing; see `own_key`."""
     try:
         return opened(draft, os.O_EXCL, final)
     except FileExistsError:
@@ -233,16 +235,16 @@ def _own(draft: Path, final: Path) -> int:
 
 
 def opened(draft: Path, further: int, final: Path) -> int:
-    """Open a draft, which is made where there is none; errors name what it will become."""
+    """Open a draft, created if missing; errors name what it will become."""
     try:
         return os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | further, 0o600)
     except OSError as reason:
-        # of a draft nobody has heard
+        # nobody knows the draft's name
         raise OSError(reason.errno, reason.strerror, str(final)) from None
 
 
 def is_taken(path: Path) -> bool:
-    """Whether something has this name; raises where nothing can have it."""
+    """Whether something has this name; raises an error if nothing can have it."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -251,7 +253,7 @@ def is_taken(path: Path) -> bool:
 
 
 def _start_writing(descriptor: int, begin: int, end: int) -> None:
-    """Let the disk begin with it, so that fsync(2) has little left to wait for at the end."""
+    """Let the disk begin to write, so that fsync(2) has little left to wait for at the end."""
     if hasattr(os, "posix_fadvise"):
         # Linux begins to write, and keeps what is not written yet (mm/fadvise.c)
         with contextlib.suppress(OSError):

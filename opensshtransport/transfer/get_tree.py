@@ -1,7 +1,7 @@
-"""Trees from there to here: a draft is filled, and then takes its name at once.
+"""Trees from the host to this machine: a draft is filled, and then gets its name at once.
 
-The trap: what is read there may change meanwhile; so what has come is compared with what was listed, and of a
-file that was written to it must be the beginning.
+The trap: files may change while they are read; so what has arrived is compared with the listing, and of a
+file that was written to, it must be the beginning.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _PIECE = 1 << 18
 
 
 class Getting(FileGetting):
-    """Moves files and trees from one destination to here."""
+    """Gets files and trees from one destination."""
 
     def one(self, found: Found, place: str, job: Job) -> None:
-        """Get one source; what of a tree could not be moved is told in the job's job.failures."""
+        """Get one source; what could not be moved of a tree is added to the job's failures."""
         if found.items is None:
             self.file(found, place, job)
         else:
@@ -70,7 +70,7 @@ class Getting(FileGetting):
             drafts.anchored(final.parent if new else final, shown=final) as parent,
         ):
             top = parent / final.name if new else parent
-            draft = parent / f".ossh-{drafts.own_key(parent, key, modes.S_IFDIR)}"
+            draft = drafts.draft_beside(parent, drafts.own_key(parent, key, modes.S_IFDIR))
             try:
                 problems = self._again(job, lambda: self._filled(found, items, draft, final, job))
                 drafts.arrange(draft, top, job.how, shown=final, new=new, failed=problems.append)
@@ -89,7 +89,7 @@ class Getting(FileGetting):
     def _settle_top(self, found: Found, final: Path, new: bool, how: How) -> None:
         if new:
             tar_streams.no_link(final)
-        # last: without write permission nothing could be moved
+        # last, because without write permission nothing could be moved
         if how.preserve:
             archive.chmod_directory(final, found.stat.permissions)
             os.utime(final, ns=(found.stat.atime_ns, found.stat.mtime_ns))
@@ -114,10 +114,10 @@ class Getting(FileGetting):
             return self._fill(found, items, inside, final, job)
 
     def _fill(self, found: Found, items: Sequence[Item], draft: Path, final: Path, job: Job) -> list[OSError]:
-        """Fill a draft; gives what could not be moved."""
+        """Fill a draft; returns what could not be moved."""
         problems: list[OSError] = []
         told: set[str] = set()
-        # a link that an earlier try has made would be written through
+        # otherwise a link of an earlier try would be written through
         drafts.remove_links(draft)
 
         def failed(name: str, reason: OSError) -> None:
@@ -144,7 +144,7 @@ class Getting(FileGetting):
         failed: tar_streams.Failed,
         job: Job,
     ) -> bool:
-        """Receive what is to go by tar; whether that says that nothing changed meanwhile."""
+        """Receive what goes by tar; returns whether tar says that nothing changed meanwhile."""
         options = "-h" if job.how.dereference else "''"
         word = quoted(found.path)
         size = sum(item.size + 1024 for item in todo)
@@ -180,7 +180,7 @@ class Getting(FileGetting):
         return calm and lists
 
     def _rewritten(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
-        """What has come of files that were written to meanwhile, and is not their beginning."""
+        """Files that were written to meanwhile, if what arrived is not their beginning."""
         came = [item for item in items if item.kind == "file" and os.path.lexists(draft / item.name)]
         now = self._files.stat_many([item.path for item in came])
         unsure = [
@@ -193,7 +193,7 @@ class Getting(FileGetting):
     def _no_beginnings(
         self, found: Found, items: Sequence[Item], draft: Path, number: int, words: str
     ) -> list[OSError]:
-        """Remove of a draft what is not the beginning of its source, and tell of each."""
+        """Remove from a draft what is not the beginning of its source, and report each."""
         names = b"".join(
             os.fsencode(f"{(draft / item.name).stat().st_size}\0./{item.name}\0") for item in items
         )
@@ -212,7 +212,7 @@ class Getting(FileGetting):
         return self._error(error.errno or errno.EIO, found.path, f"{error.strerror} ({reply.errors[:300]})")
 
     def _large(self, item: Item, draft: Path, failed: tar_streams.Failed, job: Job) -> None:
-        """Receive a large file of a tree by parts."""
+        """Receive a large file of a tree in parts."""
         path = draft / item.name
         try:
             drafts.make_parents(draft, item.name)
@@ -225,7 +225,7 @@ class Getting(FileGetting):
                 bits = item.mode & 0o777
                 os.fchmod(descriptor, bits if job.how.preserve else bits & ~archive.umask())
                 if job.how.preserve:
-                    # both times alike, as of those that come by an archive
+                    # both times the same, as for files from an archive
                     os.utime(descriptor, ns=(item.mtime_ns, item.mtime_ns))
         except OSError as reason:
             if isinstance(reason, ConnectionFailed) or reason.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -234,7 +234,7 @@ class Getting(FileGetting):
             failed(item.name, reason)
 
     def _incomplete(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
-        """What has not come, or not as it was listed."""
+        """What has not arrived, or not as it was listed."""
         problems = []
         missing = []
         for item in items:
@@ -258,7 +258,7 @@ class Getting(FileGetting):
     def _differing(self, found: Found, items: Sequence[Item], draft: Path) -> list[OSError]:
         files = [item for item in items if item.kind == "file" and os.path.lexists(draft / item.name)]
         theirs = self._sums(found, files)
-        # of those that grow, it is another one
+        # for those that grow, it is another one
         unsure = [item for item in files if drafts.file_sum(draft / item.name) != theirs.get(item.name)]
         return self._no_beginnings(found, unsure, draft, errno.EIO, DIFFER)
 
@@ -269,10 +269,10 @@ class Getting(FileGetting):
         return sums(self._ask(f"cd {quoted(found.path)} && sums_of", payload=names, slow=True).out)
 
     def _not_yet(self, found: Found, items: Sequence[Item], draft: Path, job: Job) -> list[Item]:
-        """What of the items is not in the draft, as an earlier try left it."""
+        """The items that are not in the draft that an earlier try left."""
         here = []
         for item in items:
-            # twins go together
+            # hard links go together
             if item.kind != "file" or (job.how.preserve and item.twin is not None):
                 continue
             with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""How what has arrived takes its name: by a rename if it is new, else written over what is there.
+"""How a complete draft gets its name: by a rename if it is new, else by overwriting the existing file.
 
-An existing file keeps its inode, its mode and its hard links. The price: while it is written over, a reader
+An existing file keeps its inode, its mode and its hard links. The price: while it is overwritten, a reader
 sees a mixture, and a full disk leaves the rest in the draft.
 """
 
@@ -17,10 +17,10 @@ from opensshtransport.transfer.archive import is_zeros
 
 _PIECE = 1 << 18
 
-# Bytes of holes that are worth keeping.
+# The least bytes of holes that are worth keeping.
 _WORTHY_HOLES = 1 << 20
 
-# Seconds that another writer of the same file is waited for, and how often it is looked.
+# Seconds to wait for another writer of the same file, and between checks.
 _LOCKED_FOR, _LOOK_AGAIN = 10.0, 0.02
 
 
@@ -33,18 +33,19 @@ def appear(
     mode: int | None = None,
     durable: bool = False,
 ) -> None:
-    """Give a complete draft its name; a regular file that is there gets the content, and stays the same file.
+    """Give a complete draft its name; an existing regular file gets the content, and stays the same file.
 
-    So it does for `cp`: inode, owner, mode and hard links stay, and who has it open reads the new content.
-    The trap: that takes its time. Where it fails, the draft takes the name, which so has all of it.
+    As with `cp`, inode, owner, mode and hard links stay, and a process that has it open reads the new
+    content. The trap: overwriting takes time. If it fails, the draft is renamed instead, so that the name has
+    all of it.
 
     Args:
         draft: a file or a link.
         final: its name.
-        exist_ok: whether somebody may have this name.
-        preserve: a file that is there gets mode and times too.
-        mode: what the draft gets before it appears, as nobody else can read it until then; None: what it has.
-        durable: what is written over is on the disk before the draft goes.
+        exist_ok: whether the name may exist already.
+        preserve: an existing file gets mode and times too.
+        mode: set before the draft appears, because nobody else can read it until then; None leaves it.
+        durable: the overwritten file is on the disk before the draft is removed.
 
     Raises:
         FileExistsError: somebody has the name.
@@ -56,7 +57,7 @@ def appear(
             if preserve and mode is not None:
                 final.chmod(mode)
         except BaseException as reason:
-            # whatever became of it, the name has all
+            # in any case, the name has all of the content
             kept = mode if preserve else modes.S_IMODE(final.stat().st_mode)
             if kept is not None:
                 os.chmod(draft, kept)
@@ -79,12 +80,12 @@ def _stays_the_same(draft: str | Path, final: Path) -> bool:
         ours, theirs = os.lstat(draft), final.lstat()
     except FileNotFoundError:
         return False
-    # names of one file are to be names of one file there too
+    # hard links must become hard links again
     return modes.S_ISREG(ours.st_mode) and modes.S_ISREG(theirs.st_mode) and ours.st_nlink == 1
 
 
 def _write_over(draft: str | Path, final: Path, preserve: bool, durable: bool) -> None:
-    """Write a draft's content into a file that is there; on a full disk that is as it was."""
+    """Write a draft's content into an existing file; on a full disk that file stays as it was."""
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with (
         open(draft, "rb", buffering=0) as source,
@@ -92,11 +93,11 @@ def _write_over(draft: str | Path, final: Path, preserve: bool, durable: bool) -
     ):
         _lock(file.fileno())
         new, old = os.fstat(source.fileno()), os.fstat(file.fileno())
-        # over what is there, holes would take room
+        # over existing content, holes would take space
         afresh = bool(old.st_size) and new.st_size - new.st_blocks * 512 >= _WORTHY_HOLES
         begin = 0 if afresh else min(old.st_size, new.st_size)
         try:
-            # what needs room comes first
+            # what needs space comes first
             if afresh:
                 os.ftruncate(file.fileno(), 0)
             _copy(source.fileno(), file.fileno(), begin, new.st_size)
@@ -116,7 +117,7 @@ def _write_over(draft: str | Path, final: Path, preserve: bool, durable: bool) -
 
 
 def _lock(descriptor: int) -> None:
-    """Of two that write at once, each is to be whole; a lock that is held for long has another purpose."""
+    """Two that write at once must not mix; a lock that is held for long has another purpose."""
     deadline = time.monotonic() + _LOCKED_FOR
     while not _locked(descriptor) and time.monotonic() < deadline:
         time.sleep(_LOOK_AGAIN)
@@ -142,10 +143,10 @@ def _copy(source: int, target: int, offset: int, end: int) -> None:
 
 
 def rename_new(source: str | Path, target: Path) -> None:
-    """Give a file a name that nobody has: link(2) takes none twice.
+    """Give a file a name that does not exist: link(2) never replaces one.
 
     Raises:
-        FileExistsError: somebody has it.
+        FileExistsError: the name exists.
     """
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))

@@ -1,7 +1,7 @@
-"""`Item`: one member of a tree, and the listings that trees are moved by, of this side and of the other.
+"""`Item`: one member of a tree; and the listings, local and remote, by which trees are moved.
 
 The trap: a tree may have any number of members, and all are known before the first is moved; so an item holds
-as little as it can. And no name in a listing of the remote side may lead out of the tree.
+as little as possible. And no name in a remote listing may lead out of the tree.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Kind = Literal["file", "directory", "symlink", "other"]
 
 
 class Since(enum.Enum):
-    """What has become of a file since it was looked at.
+    """What has happened to a file since it was looked at.
 
-    `NOTHING`: it is the same. `PERHAPS`: it has grown, as a log does, or was written to, so that its content
-    alone tells whether what was read is still its beginning. `OTHER`: it was cut, or is another file.
+    `NOTHING`: it is the same. `PERHAPS`: it has grown, as a log does, or was written to, so that only its
+    content shows whether what was read is still its beginning. `OTHER`: it was truncated, or is another file.
     """
 
     NOTHING = enum.auto()
@@ -36,7 +36,7 @@ class Since(enum.Enum):
 
 
 def since(before: Stat | os.stat_result, after: Stat | os.stat_result) -> Since:
-    """What has become of a file between two looks."""
+    """What has happened to a file between two looks."""
     (file, size, *times), (file_now, size_now, *times_now) = _look(before), _look(after)
     if file != file_now or size_now < size:
         return Since.OTHER
@@ -44,7 +44,7 @@ def since(before: Stat | os.stat_result, after: Stat | os.stat_result) -> Since:
 
 
 def _look(seen: Stat | os.stat_result) -> tuple[tuple[int, int], int, int, int]:
-    # utime(2) cannot set the time of the change itself
+    # utime(2) cannot set the ctime
     if isinstance(seen, Stat):
         return (seen.dev, seen.ino), seen.size, seen.mtime_ns, seen.ctime_ns
     return (seen.st_dev, seen.st_ino), seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
@@ -57,12 +57,12 @@ class Item:
     Attributes:
         name: its path below the top, as text of `os.fsdecode`; "" for the top.
         kind: `file`, `directory`, `symlink`, or `other`, which is never transferred.
-        size: bytes; 0 for what is no file.
+        size: bytes; 0 for anything but a file.
         mode: permission bits.
         mtime_ns: nanoseconds since the epoch.
         top: where the tree is, on this side or on the other.
-        skip: how many letters of the name stand for the top.
-        twin: what hard links of one file have in common, or None.
+        skip: how many characters at the beginning of the name belong to the top.
+        twin: the same value for hard links of one file, or None.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Item:
 
     @property
     def path(self) -> str:
-        """Where it is. Not kept: there may be any number of items."""
+        """Where it is. Not stored: there may be any number of items."""
         below = self.name[self.skip :].lstrip("/")
         return f"{self.top.rstrip('/')}/{below}" if below else self.top
 
@@ -89,7 +89,7 @@ def _kind(mode: int) -> Kind:
     return "symlink" if modes.S_ISLNK(mode) else "other"
 
 
-# Modes are few, and each number that is above 256 is an object of its own.
+# There are few different modes, and each number above 256 would be an object of its own.
 _modes: dict[int, int] = {}
 
 
@@ -108,8 +108,8 @@ def excluded(name: str, patterns: Exclude) -> bool:
 
     Args:
         name: the path below the top.
-        patterns: of names (`*.o`), or of paths where they have a slash (`build/*.o`), as fnmatch has
-            them; or a function of the path that tells.
+        patterns: of names (`*.o`), or of paths if they have a slash (`build/*.o`), as in fnmatch; or a
+            function that takes the path.
     """
     if callable(patterns):
         return patterns(name)
@@ -136,7 +136,7 @@ def list_tree(
     Args:
         top: where it is; a link there is followed.
         prefix: the name of the top.
-        dereference: take what links lead to.
+        dereference: list what links lead to.
         exclude: patterns of what is left out, see `excluded`.
         failed: is told what cannot be read.
     """
@@ -192,10 +192,10 @@ def list_tree(
 
 
 def from_records(found: Iterable[tuple[str, Stat]], *, top: str, exclude: Exclude = ()) -> list[Item]:
-    """The items of a listing of the remote side, directories before what is in them.
+    """The items of a remote listing, directories before what is in them.
 
     Args:
-        found: names below the top, and what they have.
+        found: names below the top, and their attributes.
         top: where it is.
         exclude: patterns of what is left out, see `excluded`.
 

@@ -1,4 +1,4 @@
-"""`Job`: one transfer, which put and get hand on with all that they do."""
+"""`Job`: one transfer, which put and get pass on in all that they do."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Job:
 
     Attributes:
         how: its options.
-        meter: counts what is moved. Any thread may tell it.
-        failures: what could not be moved; all else goes on.
+        meter: counts what is moved. Any thread may use it.
+        failures: what could not be moved; everything else goes on.
     """
 
     how: How

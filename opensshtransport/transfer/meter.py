@@ -1,4 +1,4 @@
-"""`Meter`: counts what is moved, tells of it, and keeps to a rate. Any number of threads may count."""
+"""`Meter`: counts what is moved, reports it, and limits the rate. Any number of threads may count."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from opensshtransport.transfer.progress import Progress
 if TYPE_CHECKING:
     from opensshtransport.transfer.bar import Bar
 
-# Seconds between two words of progress.
+# Seconds between two reports of progress.
 _EVERY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """What came of a transfer.
+    """The result of a transfer.
 
     Attributes:
-        files: files and links that are in their places.
+        files: files and links that have arrived.
         bytes: their size together.
         seconds: how long it took.
     """
@@ -43,14 +43,14 @@ class Meter:
         """Nothing is counted yet.
 
         Args:
-            progress: is told now and then; True for a bar by tqdm.
+            progress: called now and then; True for a bar by tqdm.
             limit_rate: bytes a second; None for no limit.
 
         Raises:
-            SettingsError: the limit is no rate.
+            SettingsError: the limit is not a rate.
         """
         if limit_rate is not None and not limit_rate > 0:
-            raise SettingsError(f"no rate: {limit_rate!r}", advice="give bytes a second, or None")
+            raise SettingsError(f"not a rate: {limit_rate!r}", advice="give bytes a second, or None")
         self._bar = _bar() if progress is True else None
         self._tell = self._bar or (progress if callable(progress) else None)
         self._rate = limit_rate
@@ -59,22 +59,22 @@ class Meter:
         self._told = 0.0
         self._telling = threading.Lock()
         self._free = self._began
-        # anyone who moves something comes by here
+        # every thread that moves something calls this
         self._go_on = abandoned()
         self.bytes = self.files = self.total_bytes = self.total_files = 0
         self.found = 0
         self.name = ""
 
     def expect(self, files: int, size: int) -> None:
-        """There is so much more to be moved."""
+        """This much more is to be moved."""
         with self._guard:
             self.total_files += files
             self.total_bytes += size
 
     def moved(self, size: int, name: str) -> None:
-        """So many bytes have been moved; waits where that is faster than the limit.
+        """This many bytes have been moved; waits if that was faster than the limit.
 
-        It raises where nobody waits for the transfer any more.
+        It raises an error if nobody waits for the transfer any more.
         """
         self._go_on()
         pause = 0.0
@@ -90,20 +90,20 @@ class Meter:
             time.sleep(pause)
 
     def there(self, size: int, name: str) -> None:
-        """So many bytes need not be moved."""
+        """This many bytes need not be moved."""
         with self._guard:
             self.bytes += size
             self.found += size
             self.name = name
 
     def again(self, begun: int) -> None:
-        """What began at so many bytes begins anew."""
+        """Go back to this many bytes: what began there begins anew."""
         with self._guard:
             self.bytes = begun
             self.found = 0
 
     def done(self, name: str, files: int = 1) -> None:
-        """So many files are complete."""
+        """This many files are complete."""
         with self._guard:
             self.files += files
             self.name = name
@@ -117,7 +117,7 @@ class Meter:
             if not last and now - self._told < _EVERY:
                 return
             self._told = now
-        # one at a time, and in their order; who comes meanwhile has nothing newer to tell
+        # one at a time, and in order; another thread has nothing newer to report meanwhile
         if not self._telling.acquire(blocking=last):
             return
         try:
@@ -130,7 +130,7 @@ class Meter:
             self._telling.release()
 
     def end(self) -> Transferred:
-        """Tell the end."""
+        """Report the end."""
         self._say(last=True)
         self.close()
         return Transferred(self.files, self.bytes, time.monotonic() - self._began)

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 DIFFER = "the checksums differ after the transfer"
 
-# How often a transfer goes on that gets no further.
+# How often a transfer that makes no progress is continued.
 _MOST_TRIES = 3
 
 
@@ -41,18 +41,18 @@ class Mover:
         return Request(script=f"{marks}\n{script}", payload=payload, reads=reads, slow=slow)
 
     def _ask(self, script: str, *, payload: bytes = b"", reads: bool = True, slow: bool = False) -> Reply:
-        # most of what is asked here may be asked again: a draft is a draft
+        # most requests may be repeated: they only change a draft
         return self._shells.ask(self._request(script, payload=payload, reads=reads, slow=slow))
 
     def _ask_first(self, requests: list[Request]) -> list[Reply]:
-        """Ask, and find out beside it what `_probed` tells: it costs no round trip."""
+        """Ask, and find out at the same time what `_probed` reports: it takes no round trip."""
         if self._probed is not None:
             return self._shells.ask_all(requests)
         probe = self._request("tar --version")
         begin = time.monotonic()
         said, *replies = self._shells.ask_all([probe, *requests])
         waited = time.monotonic() - begin
-        # the first reply comes after a round trip
+        # the first reply arrives after a round trip
         self._probed = (self._shells.round_trip or waited, b"GNU tar" in said.out)
         return replies
 
@@ -65,11 +65,11 @@ class Mover:
         return self._shells.round_trip or self._probed[0], self._probed[1]
 
     def _streams(self, size: int) -> int:
-        """How many streams are worth their opening, for so many bytes."""
+        """How many streams are worth opening for this many bytes."""
         return streams_for(self._probe()[0], size)
 
     def _again(self, job: Job, work: Callable[[], _T]) -> _T:
-        """Go on after a lost connection, as long as each try finds more of the try before."""
+        """Continue after a lost connection, as long as each try finds more of the previous one."""
         meter = job.meter
         tries, best, begun = 0, -1, meter.bytes
         while True:

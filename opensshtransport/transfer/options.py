@@ -1,16 +1,15 @@
-"""What callers choose for a transfer, and the local files that a source means."""
+"""The options of a transfer, and the local files that a source means."""
 
 from __future__ import annotations
 
 import errno
-import glob
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from opensshtransport.errors import ConnectionFailed, SettingsError
-from opensshtransport.remote.paths import PathLike, path_text
+from opensshtransport.errors import SettingsError
+from opensshtransport.remote.paths import PathLike
 from opensshtransport.transfer.items import Exclude
 from opensshtransport.transfer.progress import Progress
 
@@ -18,14 +17,14 @@ Way = Literal["inline", "tar", "stream", "sftp", "scp"]
 
 Sources = PathLike | Sequence[PathLike]
 
-# Files, and trees together, up to these sizes go within one request, in bytes.
+# Files, and whole trees, up to these sizes in bytes go within one request.
 INLINE_FILE = 256 << 10
 
 INLINE_TREE = 1 << 20
 
 INLINE_ITEMS = 2000
 
-# Files of a tree from this size on go by parts; `tree` of `transfer.sh` has the same.
+# Files of a tree from this size on go in parts; `tree` of `transfer.sh` has the same.
 LARGE = 64 << 20
 
 WILD = frozenset("*?[")
@@ -62,12 +61,12 @@ class How:
     way: Way | None = None
 
     def __post_init__(self) -> None:
-        """Keep the patterns: they are asked for each name."""
+        """Store the patterns: they are used for each name."""
         if not callable(self.exclude):
             object.__setattr__(self, "exclude", tuple(self.exclude))
 
     def check_tree(self, name: str) -> None:
-        """Raise where a directory was not to be moved."""
+        """Raise if a directory was not to be moved."""
         if self.recursive is False:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
 
@@ -81,35 +80,4 @@ def listed(source: Sources) -> list[PathLike]:
     found = [source] if isinstance(source, str | bytes | os.PathLike) else list(source)
     if not found:
         raise SettingsError("no source", advice="name one")
-    return found
-
-
-def local_sources(source: Sources, failures: list[OSError]) -> list[str]:
-    """Paths of this side, with patterns and `~` expanded.
-
-    Args:
-        source: as they are named.
-        failures: of several, those that are not there are told here.
-
-    Raises:
-        FileNotFoundError: the only one is not there, or a pattern matches nothing.
-        SettingsError: there is none.
-    """
-    found: list[str] = []
-    named = listed(source)
-    for one in named:
-        text = os.path.expanduser(path_text(one))
-        try:
-            if not os.path.lexists(text) and WILD & set(text):
-                matched = sorted(glob.glob(text, recursive=True))
-                if not matched:
-                    raise FileNotFoundError(errno.ENOENT, "nothing matches the pattern", text)
-                found += matched
-            else:
-                os.stat(text)
-                found.append(text)
-        except OSError as reason:
-            if isinstance(reason, ConnectionFailed) or len(named) == 1:
-                raise
-            failures.append(reason)
     return found

@@ -7,7 +7,7 @@ from opensshtransport.transfer.meter import Transferred
 
 
 class TransferFailed(OSError):
-    """Several files could not be moved; all others are in their places.
+    """Several files could not be moved; all others have arrived.
 
     Attributes:
         failures: what happened, one error for each.

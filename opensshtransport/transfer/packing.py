@@ -1,6 +1,6 @@
 """A tree of files becomes a tar stream.
 
-The trap: a file may change while it is read. Of one that was written to, what has gone must be its beginning.
+The trap: a file may change while it is read. If it was written to, what was sent must be its beginning.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import IO
 from opensshtransport.transfer.archive import CHANGED, PIECE, Writer, as_file, forget, nothing, seconds
 from opensshtransport.transfer.items import Item, Since, since
 
-# Files up to this size are read before anything of them is sent, so that none of these can spoil a stream.
+# Files up to this size are read before anything of them is sent, so that they cannot spoil a stream.
 _HELD = 1 << 20
 
 
 class _Exactly(io.RawIOBase):
-    """A file that gives as many bytes as were announced, so that a file that shrinks spoils no archive."""
+    """A file that returns as many bytes as were announced, so that a shrinking file spoils no archive."""
 
     def __init__(self, file: IO[bytes], size: int, progress: Callable[[int], object]) -> None:
         self._file, self._left, self._progress = file, size, progress
@@ -53,14 +53,15 @@ def pack(
 
     Args:
         items: what goes in.
-        writer: takes the stream.
-        prefix: a directory that all names get.
-        further: gives, when all else is packed, files that stand beside it.
+        writer: where the stream goes.
+        prefix: a directory that is put before all names.
+        further: returns, when all else is packed, files that go next to it.
         preserve: keep exact times, and hard links within the tree.
-        failed: is told what cannot be read, or changed meanwhile: if any of that arrives, it is not for use.
-        written: is told of a file that was written to meanwhile, and how many bytes of it have gone: if they
-            are its beginning they are of use. None: those have failed too.
-        progress: is told how many bytes of an item have gone.
+        failed: called for what cannot be read, or changed meanwhile: if any of it arrives, it must not be
+            used.
+        written: called for a file that was written to meanwhile, with the number of bytes sent: if they are
+            its beginning they can be used. None: such files count as failed.
+        progress: called with the number of bytes of an item that were sent.
     """
     seen: dict[tuple[int, int], str] = {}
     with tarfile.open(
@@ -75,11 +76,11 @@ def pack(
             forget(archive)
             name = f"{prefix}{item.name}" if item.name else prefix.rstrip("/") or "."
             member = tarfile.TarInfo(name)
-            # whose file it will be is not known, so that it has no other one's rights
+            # no owner: the file will belong to the one who unpacks it
             member.mode = item.mode if item.kind == "directory" else item.mode & 0o777
             member.mtime = item.mtime_ns // 10**9
             if preserve:
-                # exact, where a float would round; as a number it costs no further header
+                # exact, as a float would be rounded; a whole number needs no further header
                 member.pax_headers = {"mtime": seconds(item.mtime_ns)}
             try:
                 if item.kind == "directory":
@@ -118,7 +119,7 @@ def _pack_file(
     written: Callable[[Item, int], object] | None,
     progress: Callable[[Item, int], object],
 ) -> None:
-    # a fifo that has taken the file's place must not be waited for
+    # do not wait for a fifo that has taken the file's place
     descriptor = os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         seen = os.fstat(descriptor)

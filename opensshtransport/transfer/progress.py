@@ -1,4 +1,4 @@
-"""`Progress`: what is told of a transfer while it runs."""
+"""`Progress`: what is reported about a running transfer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a transfer is.
+    """How far a transfer has got.
 
     Attributes:
-        bytes: moved so far, with those that need not be moved again.
+        bytes: moved so far, including those that need not be moved again.
         total_bytes: of all files.
-        files: of which all is moved.
+        files: that are complete.
         total_files: of all kinds.
         name: what is being moved.
-        found: of `bytes`, those that were there already and need not be moved.
+        found: those of `bytes` that were there already and need not be moved.
     """
 
     bytes: int

@@ -1,8 +1,8 @@
-"""One file from here to there.
+"""One file from this machine to the host.
 
-The trap: what is read here may change meanwhile, and what was read of it is on its way by then; so a file is
-looked at again when all of it has gone, before it gets its name. What has gone of one that was written to,
-as a log that grows, must be its beginning.
+The trap: the source may change while it is read, and what was read is on its way by then; so a file is
+checked again when all of it was sent, before it gets its name. If it was written to, such as a log that
+grows, what was sent must be its beginning.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Outgoing:
         descriptor: of the file.
         path: as it was named.
         name: for the progress.
-        seen: the file when it was looked at; what it has got since then is left out.
+        seen: the file when it was looked at; what was added since is left out.
     """
 
     descriptor: int
@@ -60,29 +60,29 @@ class Outgoing:
 
     @property
     def size(self) -> int:
-        """How many bytes are to go."""
+        """How many bytes to send."""
         return self.seen.st_size
 
     @property
     def blocks(self) -> str:
-        """How its draft is compared, as words of sh: the MiB of a block, and how many blocks."""
+        """How to compare its draft, as words of sh: the MiB of a block, and how many blocks."""
         mibs = mibs_of_block(self.size)
         return f"{mibs} {-(-self.size // (mibs * MIB))}"
 
     def settled(self, how: How) -> str:
-        """Size, mode and time that it is to have, as words of sh."""
+        """The size, mode and time that it should get, as words of sh."""
         return f"{self.size} {permissions(self.seen):o} {time_word(self.seen, how)}"
 
     def changed(self) -> OSError:
-        """The error of a file that is another one by now."""
+        """The error for a file that is another one by now."""
         return OSError(errno.EBUSY, CHANGED, self.path)
 
 
 class FilePutting(Mover):
-    """Moves single files from here to one destination."""
+    """Puts single files to one destination."""
 
     def file(self, source: str, destination: PathLike, job: Job) -> None:
-        """Put one file, inline or by parts."""
+        """Put one file, inline or in parts."""
         how, name = job.how, os.path.basename(os.path.abspath(source))
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0):
@@ -91,7 +91,7 @@ class FilePutting(Mover):
             if how.way == "inline" or (how.way is None and file.size <= INLINE_FILE):
                 self._inline(file, destination, job)
             else:
-                # by what it becomes alone: one that grows is gone on with
+                # only by what it becomes, so that a growing file is resumed
                 words = ("file", source, self._host, path_text(destination))
                 with claimed(*words) as key:
                     self._again(job, lambda: self._stripes(file, destination, key, job))
@@ -106,14 +106,14 @@ class FilePutting(Mover):
             quoted(destination),
             shlex.quote(file.name),
         ]
-        # written twice it is the same, but where it must be new
+        # writing it twice does no harm, unless it must be new
         reply = self._ask(" ".join(words), payload=content, reads=how.overwrite)
         if reply.status:
             raise self._failed(reply, destination)
         job.meter.moved(len(content), file.name)
 
     def _compare(self, file: Outgoing, draft: str, *, verify: bool) -> None:
-        """Make sure that what has gone is the beginning of a file, and so no mixture of two versions."""
+        """Make sure that what was sent is the beginning of a file, and so no mixture of two versions."""
         became = since(file.seen, os.fstat(file.descriptor))
         if became is Since.OTHER:
             raise file.changed()
@@ -151,7 +151,7 @@ class FilePutting(Mover):
             raise
 
     def _remove(self, draft: str) -> None:
-        # why it is removed is what matters
+        # the reason for the removal matters more
         with contextlib.suppress(OSError):
             self._ask(f"rm -rf {quoted(draft)}", slow=True)
 
@@ -165,14 +165,14 @@ class FilePutting(Mover):
         meter: Meter,
         inode: str = "",
     ) -> None:
-        """Send what a draft has not, as long as it still is this inode; `receive` is the command for it."""
+        """Send what a draft lacks, as long as it still is this inode; `receive` is the command for it."""
         there = [line.split()[0].decode("ascii") for line in sums_there.splitlines()]
         ours = block_sums(file.descriptor, file.size, len(there))
         parts = missing_parts(file.size, there, ours, blocks_with_data(file.descriptor, file.size))
         left = sum(part.size for part in parts)
         streams = self._streams(left)
         meter.there(file.size - left, file.name)
-        # dd may cut off what another one has written behind a hole at its end
+        # dd may cut off what another dd has written behind a hole at its end
         sparse = flag(holes(os.fstat(file.descriptor)) > 0 and not there and streams == 1)
 
         def carry(session: Session, part: Part, stop: threading.Event) -> None:
@@ -195,5 +195,5 @@ class FilePutting(Mover):
 
 
 def time_word(seen: os.stat_result, how: How) -> str:
-    """The time of a file as a word of sh, empty where it is not kept."""
+    """The time of a file as a word of sh, empty if it is not kept."""
     return archive.seconds(seen.st_mtime_ns) if how.preserve else "''"

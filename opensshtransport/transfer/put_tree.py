@@ -1,7 +1,7 @@
-"""Trees, and several files, from here to there: a draft is filled, and then takes its name at once.
+"""Trees, and several files, from this machine to the host: a draft is filled, then gets its name at once.
 
 The trap: a file that is written to meanwhile may be in the draft as a mixture of two versions. So it is
-looked at again there, before anything appears.
+checked again on the host, before anything appears.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from opensshtransport.transfer.mover import DIFFER, flag, sums
 from opensshtransport.transfer.options import INLINE_ITEMS, INLINE_TREE, LARGE, How
 from opensshtransport.transfer.put_file import FilePutting, Outgoing
 
-# Holes of a file in a tree that are worth its going by parts, in bytes.
+# The least bytes of holes that make a file of a tree go in parts.
 _WORTHY_HOLES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """Where a tree goes on the remote side, and how."""
+    """Where and how a tree arrives on the host."""
 
     destination: PathLike
     name: str
@@ -57,20 +57,20 @@ class _Try:
     unsure: list[tuple[Item, int]] = field(default_factory=list)
 
     def failed(self, item: Item, reason: OSError) -> None:
-        """Of this nothing is to appear. Any thread may tell."""
+        """Nothing of this may appear. Any thread may report it."""
         self.failures.append(reason)
         self.spoilt.append(item.name)
 
     def written(self, item: Item, size: int) -> None:
-        """So much has gone of a file that was written to meanwhile. Any thread may tell."""
+        """This much was sent of a file that was written to meanwhile. Any thread may report it."""
         self.unsure.append((item, size))
 
 
 class Putting(FilePutting):
-    """Moves files and trees from here to one destination."""
+    """Puts files and trees to one destination."""
 
     def tree(self, sources: Sequence[str], destination: PathLike, job: Job, *, many: bool) -> None:
-        """Put trees, or several files; what could not be moved is told in the job's failures."""
+        """Put trees, or several files; what could not be moved is added to the job's failures."""
         name = os.path.basename(os.path.abspath(sources[0]))
         contents = not many and os.path.basename(sources[0].rstrip("/")) in {".", ".."}
         items: list[Item] = []
@@ -151,7 +151,7 @@ class Putting(FilePutting):
         new: bool,
         there: dict[str, str],
     ) -> None:
-        """Fill a draft, with what `commit` must know beside it."""
+        """Fill a draft, and put what `commit` must know next to it."""
         job, how = where.job, where.job.how
         large = [item for item in items if _by_parts(item, how)]
         apart = {item.name for item in large}
@@ -172,7 +172,7 @@ class Putting(FilePutting):
         for item in large:
             self._large(item, draft, where, tried)
         directories = [item for item in items if item.kind == "directory" and item.name]
-        # a new tree gets its modes in its draft, but for its top, which could not be moved then
+        # a new tree gets its modes in its draft, except for its top, which could not be moved then
         last = list(reversed(directories)) if new else []
         content = tar_streams.pack_small(
             last,
@@ -200,7 +200,7 @@ class Putting(FilePutting):
             ),
         )
         script = f"put_tree {flag(how.preserve)} {flag(how.overwrite)} {_top(items, how)} {where.place}"
-        # nothing of it is there before the end, and twice is as once, but where it must be new
+        # nothing of it appears before the end, and repeating it does no harm, unless it must be new
         reply = self._ask(script, payload=content, reads=how.overwrite, slow=True)
         if not reply.status:
             return
@@ -209,7 +209,7 @@ class Putting(FilePutting):
         tried.failures.extend(self._commit_errors(reply, where.destination))
 
     def _large(self, item: Item, draft: str, where: _Tree, tried: _Try) -> None:
-        """Send a large file of a tree by parts."""
+        """Send a large file of a tree in parts."""
         how, destination = where.job.how, where.destination
         inside, name = f"within {quoted(draft)} &&", quoted(f"t/{item.name}")
         try:
@@ -237,13 +237,13 @@ class Putting(FilePutting):
 
     def _is_there(self, item: Item, there: dict[str, str], job: Job) -> bool:
         ours = there.get(item.name)
-        # twins go together
+        # hard links go together
         if item.kind != "file" or ours is None or (job.how.preserve and item.twin is not None):
             return False
         try:
             same = drafts.file_sum(item.path) == ours
         except OSError:
-            # packing it will tell
+            # packing it will report that
             return False
         if same:
             job.meter.there(item.size, item.name)
@@ -255,7 +255,7 @@ class Putting(FilePutting):
         return sums(reply.out)
 
     def _rewritten(self, draft: str, tried: _Try) -> None:
-        """Tell of what has gone of files that were written to meanwhile, and is not their beginning."""
+        """Report files that were written to meanwhile, if what was sent is not their beginning."""
         if not tried.unsure:
             return
         theirs = self._sums([item for item, _ in tried.unsure], draft)
@@ -267,7 +267,7 @@ class Putting(FilePutting):
         files = [item for item in items if item.kind == "file" and item.name not in tried.spoilt]
         theirs = self._sums(files, draft)
         unsure = [item for item in files if theirs.get(item.name) != drafts.file_sum(item.path)]
-        # of those that grow, it is another one
+        # for those that grow, it is another one
         there = self._files.stat_many([f"{draft}/t/{item.name}" for item in unsure])
         for item, seen in zip(unsure, there, strict=True):
             if (
@@ -311,7 +311,7 @@ def _by_parts(item: Item, how: How) -> bool:
 
 
 def _top(items: Sequence[Item], how: How) -> str:
-    """Mode and time of the top of a tree, as words; both empty where there is none."""
+    """Mode and time of the top of a tree, as words; both empty if there is none."""
     top = items[0]
     if top.name:
         return "'' ''"

@@ -1,7 +1,7 @@
-"""Sources on the remote side: which there are, what they lead to, and what is in them.
+"""Sources on the host: which exist, what they lead to, and what is in them.
 
-The trap: nothing that the host says is to be trusted with where something goes: a name in its listing, as
-one in its archive, must not lead out of the draft.
+The trap: the host must not decide where something goes: a name in its listing or its archive must not lead
+out of the draft.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _ANY_SIZE = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A source on the remote side: `content` of a small file, `items` of a tree.
+    """A source on the host: `content` of a small file, `items` of a tree.
 
     Attributes:
         path: as it was named.
-        name: what it is called where it goes.
+        name: its name at the destination.
         stat: what it leads to.
         content: of a small file.
-        since: what became of that meanwhile.
-        items: of a tree, but for what is left out.
-        whole: whether these are all that is there.
+        since: what has happened to that meanwhile.
+        items: of a tree, without what is left out.
+        whole: whether nothing was left out.
         sparse: whether a large file has holes.
-        unreadable: directories that cannot be read, and links that lead nowhere where they are followed.
-        gaps: errno and path of what is missing besides.
+        unreadable: directories that cannot be read and, if links are followed, dangling links.
+        gaps: errno and path of whatever else is missing.
     """
 
     path: str
@@ -69,7 +69,7 @@ class SourceFinder(Mover):
     """Looks at sources on one destination."""
 
     def find(self, source: Sources, job: Job) -> tuple[list[Found], bool]:
-        """Look at all sources; small files come with their content. Whether several were named.
+        """Look at all sources; small files come with their content. Also returns whether several were named.
 
         Raises:
             OSError: of the only one.
@@ -90,7 +90,7 @@ class SourceFinder(Mover):
         replies.reverse()
         found = []
         for name in names:
-            # a long listing is not kept longer than it is read
+            # do not keep a long listing longer than it is read
             reply = replies.pop()
             try:
                 if reply.status and b" tree " not in reply.out:
@@ -106,7 +106,7 @@ class SourceFinder(Mover):
         return found, many
 
     def _matched(self, named: Sequence[str], failures: list[OSError]) -> list[str]:
-        """Names with patterns expanded, as a shell does; what is there by this very name is no pattern."""
+        """Names with patterns expanded, as a shell does; the name of an existing file is not a pattern."""
         wild = [name for name in named if WILD & set(name)]
         literal = dict(zip(wild, self._files.exists_many(wild), strict=True)) if wild else {}
         names: list[str] = []
@@ -130,7 +130,7 @@ class SourceFinder(Mover):
         if name in {"", ".", ".."} or (name.startswith("~") and path.rstrip("/") == name):
             name = posixpath.basename(self._files.realpath(path))
         if "/" in name or name in {".", ".."}:
-            raise self._error(errno.EPERM, path, "the far side names it so that it would go elsewhere")
+            raise self._error(errno.EPERM, path, "its name on the server leads out of the destination")
         out = reply.out
         _, stat = next(records(out, mark))
         begin = out.find(f"{mark} tree ".encode())
@@ -157,12 +157,12 @@ class SourceFinder(Mover):
         shut = [os.fsdecode(one) for one in out.partition(closed)[2].split(b"\0") if one]
         missing = unlisted(reply.errors, top, set(shut))
         if missing and not how.dereference:
-            # what is beyond PATH_MAX cannot be looked at either, and find has told of it
+            # what is beyond PATH_MAX cannot be looked at either, and find has reported it
             known = {item.name for item in items}
             shut = [one for one in shut if one[len(top) + 1 :] in known]
 
         def named(place: str) -> str:
-            """As it was asked for."""
+            """The path as it was given."""
             return posixpath.join(path, below) if (below := place[len(top) + 1 :]) else path
 
         unreadable = tuple(map(named, shut))
@@ -171,7 +171,7 @@ class SourceFinder(Mover):
 
 
 def _shown(path: str, pattern: str) -> bool:
-    """Whether a shell's pattern means this path too: hidden names only where the pattern has the dot."""
+    """Whether a shell's pattern matches this path: hidden names only if the pattern has the dot."""
     hidden = [part for part in path.split("/") if part.startswith(".") and part not in {".", ".."}]
     asked = [part for part in pattern.split("/") if part.startswith((".", "[."))]
     return len(hidden) <= len(asked)

@@ -1,7 +1,7 @@
-"""Trees of files: tar streams, several side by side over a long way; at the end they become the tree.
+"""Trees of files: tar streams, several in parallel over a long distance, that become the tree at the end.
 
-Both directions unpack into a draft directory beside the destination, or inside of it, so that a file appears
-under its name by one rename(2), and a broken transfer finds there what it need not move again.
+Both directions unpack into a draft directory next to the destination or inside it, so that a file appears
+under its name by one rename(2), and a resumed transfer finds what it need not move again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PIECE = 1 << 18
 
 
 def dealt(items: Sequence[Item], streams: int) -> list[list[Item]]:
-    """Items in about equal shares; directories, and hard links, are all in the first one's care."""
+    """Items in about equal shares; all directories and hard links are in the first one."""
     if streams <= 1:
         return [list(items)]
     shares: list[list[Item]] = [[] for _ in range(streams)]
@@ -36,19 +36,19 @@ def dealt(items: Sequence[Item], streams: int) -> list[list[Item]]:
         together = item.kind == "directory" or item.twin is not None
         number = 0 if together else sizes.index(min(sizes))
         shares[number].append(item)
-        # a small file costs its header, and the remote side's work for it
+        # a small file costs its header, and the host's work for it
         sizes[number] += item.size + 4096
     return [share for share in shares if share]
 
 
 Failed = Callable[[str, OSError], object]
 
-# Below this a draft has what it will become; beside it, what `commit` of `transfer.sh` must know.
+# The part of a draft that becomes the tree; next to it is what `commit` of `transfer.sh` must know.
 _TOP = "t/"
 
 
 def opened(items: Iterable[Item]) -> list[Item]:
-    """With directories that can be written to, since one without that must get its content first."""
+    """With writable directories, because one that is read-only must get its content first."""
     return [
         dataclasses.replace(item, mode=item.mode | 0o700) if item.kind == "directory" else item
         for item in items
@@ -82,7 +82,7 @@ def pack_small(
     Args:
         items: what is in it.
         job: of the transfer.
-        failed: is told what cannot be packed.
+        failed: called for what cannot be packed.
         spoilt: grows by names that must not appear, while it is packed.
         modes: see `modes_of`.
     """
@@ -155,17 +155,17 @@ def receive_tree(
     failed: Callable[[str, OSError], object],
     refused: Callable[[Reply], OSError],
 ) -> bool:
-    """Unpack what a script packs; gives whether it had nothing to say.
+    """Unpack what a script packs; returns whether the script reported nothing.
 
     Args:
         connection: to the destination.
         shares: what is wanted, for each stream.
         draft: where to.
-        script: packs what is named on its stdin, or all where `listed` is False.
+        script: packs what is named on its stdin, or all if `listed` is False.
         job: of the transfer.
         listed: whether the remote side's tar takes a list of names.
-        failed: is told of each member that could not be unpacked.
-        refused: makes the error of what the script said.
+        failed: called for each member that could not be unpacked.
+        refused: makes an error from what the script said.
     """
     later: list[Callable[[], None]] = []
     said: list[Reply] = []
@@ -182,7 +182,7 @@ def receive_tree(
                         session.write(os.fsencode(f"./{item.name}") + b"\0")
                 session.end_input()
 
-        # beside the reading: the remote side packs while it reads names, and neither waits for the other then
+        # while we read: the host packs while it reads names, so neither waits for the other
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
 
@@ -211,7 +211,7 @@ def receive_tree(
 
     def told(reply: Reply) -> OSError | None:
         said.append(reply)
-        # tar says what it could not read, or has changed, and packs the rest; the caller looks for that
+        # tar says what it could not read, or what has changed, and packs the rest; the caller checks for that
         return None if mine.whole or not reply.errors else refused(reply)
 
     move(connection, shares, streams=len(shares), script=script, carry=carry, failed=told)
@@ -221,7 +221,7 @@ def receive_tree(
 
 
 def no_link(final: Path) -> None:
-    """Make sure that a directory, whose path had no links when it was looked at, is none by now.
+    """Make sure that a directory, whose path had no links when it was looked at, has not become one.
 
     Raises:
         NotADirectoryError: somebody has put one there.

@@ -1,11 +1,11 @@
-"""put and get: what goes where, by which way, and what came of it.
+"""put and get: what goes where, in which way, and with what result.
 
 Where a source goes follows `cp -r` (the README has the scenarios with their trees); a link that is named as
 a source is followed, as `cp -rH` does. The ways: `inline`, one request of the remote shell; `tar`, streams of
-an archive; `stream`, parts of one large file side by side; `sftp` and `scp` where no shell is available.
+an archive; `stream`, parts of one large file in parallel; `sftp` and `scp` if no shell is available.
 
-The trap: moving is safe to repeat, since nothing appears under its name before it is complete. So a transfer
-goes on by itself after a lost connection, as long as it gets further.
+Moving is safe to repeat, because nothing appears under its name before it is complete. So a transfer
+continues by itself after a lost connection, as long as it makes progress.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from opensshtransport.remote.paths import PathLike, path_text
 from opensshtransport.sessions.shell_pool import Shells
 from opensshtransport.transfer.get_tree import Getting
 from opensshtransport.transfer.job import Job
+from opensshtransport.transfer.local_sources import local_sources
 from opensshtransport.transfer.meter import Meter, Transferred
-from opensshtransport.transfer.options import How, Sources, Way, listed, local_sources
+from opensshtransport.transfer.options import How, Sources, Way, listed
 from opensshtransport.transfer.outcome import outcome
 from opensshtransport.transfer.put_tree import Putting
 from opensshtransport.transfer.without_shell import Sftp, missing_sftp
 
 
 class Transfer:
-    """Moves files between here and one destination; any thread may ask."""
+    """Moves files between this machine and one destination; any thread may use it."""
 
     def __init__(self, shells: Shells, files: Files) -> None:
         self._shells = shells
@@ -106,10 +107,13 @@ class Transfer:
         return way in {"sftp", "scp"} or (way is None and self.restricted)
 
     def _without_shell(self, how: How, work: Callable[[Sftp], object]) -> None:
-        """By sftp; where the remote side has none, by scp's old protocol."""
+        """By sftp; if the host has none, by scp's old protocol."""
         if how.verify:
             raise SettingsError(
-                "without a shell there are no checksums", host=self._host, advice="leave out verify"
+                "without a shell there are no checksums",
+                host=self._host,
+                topic="transfers",
+                advice="leave out verify",
             )
         if how.way == "scp":
             work(Sftp(self._shells.connection, legacy=True))
@@ -122,5 +126,5 @@ class Transfer:
             work(Sftp(self._shells.connection, legacy=True))
 
     def listdir(self, path: PathLike) -> list[str]:
-        """The names in a directory, by sftp, where there is no shell."""
+        """The names in a directory, by sftp, if there is no shell."""
         return Sftp(self._shells.connection).listdir(path_text(path))

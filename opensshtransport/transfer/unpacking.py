@@ -1,7 +1,7 @@
-"""A tar stream is unpacked without ever leaving its directory.
+"""Unpack a tar stream without ever leaving its directory.
 
 The traps: a member's name may be absolute or climb by `..`; a link may be planted first and written through
-later; devices and fifos have no business in a transfer.
+later; devices and fifos do not belong in a transfer.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from opensshtransport.transfer.items import Item
 
 _NO_HOLE = 1 << 16
 
-# Bytes of one header, with all that extends it.
+# The most bytes of one header, with all its extensions.
 _LONGEST_HEADER = 1 << 21
 
 
 @dataclass(slots=True)
 class _Place:
-    """Where an archive is unpacked, which directories of it are ours, and the links that are to be made."""
+    """Where an archive is unpacked, which of its directories are ours, and the links still to be made."""
 
     top: Path
     made: set[str]
     links: dict[str, str]
 
     def path(self, name: str) -> Path:
-        """The path of a member, which leads through directories that were unpacked here.
+        """The path of a member, which leads only through directories that were unpacked here.
 
         Raises:
             OSError: the name leads elsewhere.
@@ -81,25 +81,25 @@ def unpack(
     failed: Callable[[str, OSError], object],
     progress: Callable[[str, int], object] = nothing,
 ) -> list[Callable[[], None]]:
-    """Read a tar stream into a directory that is there and is nobody else's.
+    """Read a tar stream into an existing directory that only we can write to.
 
     Args:
-        reader: gives the stream.
+        reader: where the stream comes from.
         top: the directory.
-        preserve: keep modes and times; else modes are subject to the umask.
-        listed: what was listed, by its path below the top: nothing else is unpacked, nothing twice, and of
-            a file that is larger by now its beginning; times are taken from there. It is emptied. None where
-            there is no listing.
-        failed: is told what was refused or cannot be written.
-        progress: is told how many bytes of a member have come.
+        preserve: keep modes and times; otherwise modes are subject to the umask.
+        listed: what was listed, by its path below the top: nothing else is unpacked, nothing twice, and of a
+            file that is larger by now only its beginning. Times are taken from the listing. It is emptied.
+            None if there is no listing.
+        failed: called for what was refused or cannot be written.
+        progress: called with the number of bytes of a member that have arrived.
 
     Returns:
         What is left to do when all streams of a tree have been read: links, and modes and times of
-        directories, the deepest last. To be done from the end: so nothing is ever unpacked through a link,
-        and a directory without write permission gets its content.
+        directories, the deepest last. It must be done from the end: so nothing is ever unpacked through a
+        link, and a directory without write permission gets its content first.
 
     Raises:
-        BrokenStream: it is no archive, or was cut.
+        BrokenStream: it is not an archive, or was cut short.
         OSError: no space is left.
         ConnectionFailed: one of its kinds, from the reader.
     """
@@ -117,7 +117,7 @@ def unpack(
                 forget(archive)
                 if member.size < 0:
                     raise tarfile.ReadError("a negative size")
-                # as far as the next header is, whatever the member says of itself
+                # as far as the next header, whatever the member says about itself
                 frugal.allow(archive.offset - archive.fileobj.tell())
                 name = member.name.removeprefix("./").rstrip("/")
                 item = None if listed is None else listed.pop(name, None)
@@ -129,10 +129,10 @@ def unpack(
                             # it may have grown since it was listed
                             member.size = min(member.size, item.size)
                         if not _fits(member, item, place):
-                            # nor what an earlier try has left of it; that it is missing is seen at the end
+                            # nor what an earlier try has left of it; that it is missing shows at the end
                             place.path(name).unlink(missing_ok=True)
                             continue
-                        # exact, where a stream may have seconds only
+                        # exact, as a stream may have only whole seconds
                         member.pax_headers = {**member.pax_headers, "mtime": seconds(item.mtime_ns)}
                     path = _unpack_member(
                         archive, member, place, name=name, preserve=preserve, progress=progress
@@ -168,25 +168,25 @@ def unpack(
 
 
 def _fits(member: tarfile.TarInfo, item: Item, place: _Place) -> bool:
-    """Whether it is no more than was listed: a header may claim any size of holes, and any link any file."""
+    """Whether it is no more than was listed: a header may claim holes of any size, and a link any file."""
     if member.issym() or member.isdir():
         return item.kind == ("symlink" if member.issym() else "directory")
     size = member.size
     if member.islnk():
         twin = place.path(member.linkname.removeprefix("./"))
-        # hard links of links are links, which are made last
+        # hard links to links are links, which are made last
         size = twin.lstat().st_size if os.path.lexists(twin) else 0
     return (item.kind != "directory" and size <= item.size) or (item.kind == "symlink" and member.islnk())
 
 
 class _Frugal:
-    """Gives what was allowed and no more: tarfile keeps headers in memory, which may be of any length."""
+    """Returns no more than was allowed: tarfile keeps headers in memory, and they may be of any length."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader, self._left = reader, _LONGEST_HEADER
 
     def allow(self, size: int) -> None:
-        """There is a member with so many bytes, and then another header."""
+        """Allow this many bytes of a member, and then another header."""
         self._left = size + _LONGEST_HEADER
 
     def read(self, size: int = PIECE, /) -> bytes:
@@ -250,7 +250,7 @@ def _settle(
 def _time(member: tarfile.TarInfo) -> int:
     if "mtime" not in member.pax_headers:
         return int(member.mtime) * 10**9
-    # exact, where a float would round
+    # exact, as a float would be rounded
     whole, _, fraction = member.pax_headers["mtime"].partition(".")
     part = int(fraction.ljust(9, "0")[:9])
     return int(whole) * 10**9 + (-part if whole.startswith("-") else part)
@@ -300,7 +300,7 @@ def _unpack_member(
 
 
 def copy_exactly(source: IO[bytes], file: IO[bytes], size: int, progress: Callable[[int], object]) -> None:
-    """Copy so many bytes to an empty file; runs of zeros become holes.
+    """Copy this many bytes to an empty file; runs of zeros become holes.
 
     Raises:
         BrokenStream: the source ended early.

@@ -1,10 +1,10 @@
-"""Moving files by the programs `sftp` and `scp` themselves, where the remote side gives us no shell.
+"""Moving files with the programs `sftp` and `scp` themselves, if the host gives us no shell.
 
 An account that has only `internal-sftp` can put, get and list; one that has only `scp` can put and get by the
-old protocol (scp -O). Each file goes to a draft and is renamed, where the remote side can do that.
+old protocol (scp -O). Each file goes to a draft and is renamed, if the host can do that.
 
-The traps: sftp's batch language quotes in its own way and expands patterns, and no name in it may have a
-newline; and the programs' words are all that is known of a failure.
+The traps: sftp's batch language quotes in its own way and expands patterns, and no name in it may contain a
+newline; and the programs' messages are all that is known about a failure.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from opensshtransport.errors import (
     SettingsError,
 )
 from opensshtransport.master.control_socket import listens
-from opensshtransport.master.slots import PATIENCE
 from opensshtransport.openssh import command_lines, programs, versions
 from opensshtransport.openssh.diagnosis import classify, connection_error
-from opensshtransport.remote.listings import SHOWS, decoded, left_out, parse_listing, utf8_locale
 from opensshtransport.remote.paths import quoted
+from opensshtransport.remote.sftp_listings import SHOWS, decoded, left_out, parse_listing, utf8_locale
 from opensshtransport.remote.strerror import errno_of
+from opensshtransport.sessions.attempts import PATIENCE
 from opensshtransport.sessions.channel import Client
 from opensshtransport.sessions.connection import Connection
 from opensshtransport.transfer.drafts import (
     anchored,
     arrange,
     claimed,
+    draft_beside,
     followed,
     held,
     own_key,
@@ -53,15 +54,15 @@ from opensshtransport.transfer.items import excluded, list_tree
 from opensshtransport.transfer.job import Job
 from opensshtransport.transfer.options import WILD, How
 
-# Seconds after which it is looked whether the master still runs.
+# Seconds between checks whether the master is still running.
 _LOOK = 0.5
 
 
 def batch_word(path: str) -> str:
-    """A path as one word of sftp's batch language, which is no pattern.
+    """A path as one word of sftp's batch language, and not a pattern.
 
     Raises:
-        SettingsError: it has a newline, for which there is no way.
+        SettingsError: it contains a newline, which cannot be written there.
     """
     if "\n" in path or "\r" in path:
         raise SettingsError(f"sftp cannot name {path!r}", advice="rename it")
@@ -74,14 +75,14 @@ def batch_word(path: str) -> str:
 
 
 def missing_sftp(reason: ConnectionFailed) -> bool:
-    """Whether an error of sftp's says that the remote side has no such subsystem, or that noise breaks it."""
+    """Whether an error of sftp's says that the host has no such subsystem, or that noise breaks it."""
     if type(reason) is not ConnectionFailed:
         return False
     said = reason.stderr or ""
     return versions.has_no_sftp(said) or "Received message too long" in said
 
 
-# It stands before each line of a batch when that begins.
+# sftp prints this before each line of a batch when it begins.
 _PROMPT = b"sftp> "
 
 
@@ -93,13 +94,13 @@ class Sftp:
         self._host, self._destination = connection.host, connection.master.destination
 
     def _run(self, lines: Sequence[str], path: str) -> tuple[str, str]:
-        """Run a batch; the first line that fails ends it. Gives what was printed, and what it said on stderr.
+        """Run a batch; the first line that fails ends it. Returns what it printed on stdout and on stderr.
 
         Raises:
             OSError: what sftp said of a path.
             ConnectionFailed: one of its kinds.
         """
-        # no -q: it would keep to itself what is left out of a tree
+        # no -q: it would not report what is left out of a tree
         argv = command_lines.guarded_sftp(self._destination, self._control_path(), ["-b", "-"])
         text = "\n".join(lines) + "\n"
         return self._end(argv, text.encode("utf-8", "surrogateescape"), path)
@@ -123,15 +124,15 @@ class Sftp:
         raise self._broken(argv, said, begun=_PROMPT in out)
 
     def _broken(self, argv: Sequence[str], said: str, *, begun: bool) -> ConnectionFailed:
-        """What it means that a program has ended without a word about a path.
+        """The error for a program that has ended without saying anything about a path.
 
-        sftp says no more than "Connection closed", be it that the host has no such subsystem, or that the
-        connection broke. Only if none of its lines had begun is it known that nothing has happened.
+        sftp says only "Connection closed", whether the host has no such subsystem or the connection broke.
+        Only if none of its lines had begun is it known that nothing has happened.
         """
         if begun:
             words = "the connection was lost while files were moved"
             return ConnectionLost(words, host=self._host, argv=argv, stderr=said)
-        # scp does not tell how far it was
+        # scp does not say how far it got
         otherwise = ConnectionLost if self._legacy else ConnectionFailed
         error = connection_error(said, host=self._host, argv=argv, otherwise=otherwise)
         facts = self._connection.master.facts()
@@ -140,10 +141,10 @@ class Sftp:
         return error
 
     def _finish(self, argv: Sequence[str], text: bytes, until: float) -> tuple[bytes, bytes, int]:
-        """Let a program work within the budget of sessions.
+        """Run a program within the budget of sessions.
 
         Raises:
-            SessionRefused: the server has given none; nothing has happened.
+            SessionRefused: the server granted none; nothing has happened.
         """
         slots = self._connection.slots
         slot = slots.wait(until)
@@ -171,7 +172,7 @@ class Sftp:
                     # a stopped master keeps the pipes open
                     if program.poll() is None or not program.gave_up:
                         continue
-                    raise ConnectionLost("the master answers no more", host=self._host, argv=argv) from None
+                    raise ConnectionLost("the master no longer answers", host=self._host, argv=argv) from None
                 return out, errors, program.returncode
 
     # -- the host -----------------------------------------------------------------------------
@@ -186,9 +187,7 @@ class Sftp:
         out, _ = self._run(lines, path)
         shows, _, rest = out.partition("\n")
         if decoded(shows) != f"sftp> {SHOWS}":
-            raise self._error(
-                errno.EILSEQ, path, "sftp does not print all names: set LANG to a locale of UTF-8"
-            )
+            raise self._error(errno.EILSEQ, path, "sftp does not print all names: set LANG to a UTF-8 locale")
         listing = rest.partition("\n")[2]
         try:
             printed = parse_listing(listing, f"./{top}" if top.startswith("-") else top)
@@ -213,7 +212,7 @@ class Sftp:
         return found | {decoded(name) for name in printed if "\n" in name}
 
     def kind(self, path: str) -> str | None:
-        """`d`, `-` and so on, or None where nothing is; a link is what it leads to."""
+        """`d`, `-` and so on, or None if nothing exists; a link is what it leads to."""
         try:
             self._run([f"cd {batch_word(path)}"], path)
         except FileNotFoundError:
@@ -234,7 +233,7 @@ class Sftp:
         *,
         many: bool,
     ) -> None:
-        """Put files and trees, one after the other."""
+        """Put files and trees, one after another."""
         if self._legacy:
             self._check_plain(job.how)
             for source in sources:
@@ -260,7 +259,7 @@ class Sftp:
     def _check_plain(self, how: How) -> None:
         if how.exclude or not how.overwrite:
             raise SettingsError(
-                "scp's old protocol can neither leave out files nor spare those that are there",
+                "scp's old protocol can neither leave out files nor spare existing ones",
                 host=self._host,
                 advice="leave out exclude and overwrite",
             )
@@ -289,7 +288,7 @@ class Sftp:
             if item.kind == "directory" and item.name:
                 lines.append(f"-mkdir {batch_word(place)}")
             elif item.kind == "symlink":
-                # a link that is there cannot be replaced by one command
+                # one command cannot replace an existing link
                 lines += [
                     f"-rm {batch_word(place)}",
                     f"symlink {batch_word(os.readlink(item.path))} {batch_word(place)}",
@@ -310,7 +309,7 @@ class Sftp:
         job.meter.done(target, len(files) + links)
 
     def _new(self, files: Sequence[tuple[str, str]], failures: list[OSError]) -> list[tuple[str, str]]:
-        """Those of which there is none yet."""
+        """Those that do not exist yet."""
         there: dict[str, set[str]] = {}
         kept = []
         for source, place in files:
@@ -326,7 +325,7 @@ class Sftp:
     def _run_drafts(
         self, files: Sequence[tuple[str, str]], lines: Sequence[str], how: How, path: str
     ) -> None:
-        """Put each file to a draft, and rename that; what is left of drafts is removed."""
+        """Put each file to a draft and rename that; remaining drafts are removed."""
         option = "-p " if how.preserve else ""
         batch, drafts = list(lines), []
         # what a broken try has left is overwritten by the next one
@@ -337,7 +336,7 @@ class Sftp:
                 drafts.append(draft)
                 batch += [
                     f"put {option}{batch_word(os.path.abspath(source))} {batch_word(draft)}",
-                    # sftp uses posix-rename@openssh.com where the server has it, which replaces
+                    # sftp uses posix-rename@openssh.com if the server has it, which replaces
                     f"rename {batch_word(draft)} {batch_word(place)}",
                 ]
             try:
@@ -348,7 +347,7 @@ class Sftp:
                 raise
 
     def get(self, sources: Sequence[str], place: str, job: Job) -> None:
-        """Get files and trees, one after the other; each appears when it is complete."""
+        """Get files and trees, one after another; each appears when it is complete."""
         if self._legacy:
             self._check_plain(job.how)
         names = [name for source in sources for name in self._matched(source)]
@@ -364,7 +363,7 @@ class Sftp:
                 job.failures.append(reason)
 
     def _matched(self, source: str) -> list[str]:
-        """A name, or the names that match a pattern whose last part alone is one."""
+        """A name, or the names that match a pattern; only its last part may be a pattern."""
         above, name = posixpath.split(source)
         if self._legacy or not WILD & set(name) or self.kind(source) is not None:
             return [source]
@@ -402,9 +401,9 @@ class Sftp:
 
     @contextlib.contextmanager
     def _draft(self, source: str, target: Path) -> Iterator[Path]:
-        """A directory beside what it will become, of the same name as that of a try that was killed."""
+        """A directory next to what it will become, with the same name as that of a killed try."""
         with claimed("sftp", self._host, source, target) as key:
-            draft = target.parent / f".ossh-{own_key(target.parent, key, modes.S_IFDIR)}"
+            draft = draft_beside(target.parent, own_key(target.parent, key, modes.S_IFDIR))
             remove(draft)
             try:
                 with held(draft) as inside:
@@ -472,7 +471,7 @@ class Sftp:
         return command_lines.guarded_scp(destination, self._control_path(), [*options, "--", *operands])
 
     def _remote(self, path: str) -> str:
-        # the old protocol gives the path to a shell there
+        # the old protocol passes the path to a shell on the host
         return f"{command_lines.copy_host(self._destination)}:{quoted(path)}"
 
     def _error(self, number: int, path: str, words: str = "") -> OSError:

@@ -69,7 +69,7 @@ def aiida(_walls_of_the_session: None) -> Iterator[None]:
             warnings.simplefilter("ignore")
             for name in ("aiida.transports.plugins.local", "opensshtransport.aiida.transport"):
                 importlib.import_module(name)
-            # whether deprecations are told stands there
+            # that is where deprecation warnings are configured
             settings = importlib.import_module("aiida.manage.configuration.settings")
             if hasattr(settings, "AiiDAConfigDir"):
                 settings.AiiDAConfigDir.set()
@@ -744,7 +744,7 @@ def test_submission_key(aiida: None, command: str, workdir: str | None, keyed: b
 
 @pytest.fixture
 def scheduler(isolated: Path) -> Path:
-    """The directory of a calculation, beside an `sbatch` that notes each run of it."""
+    """The directory of a calculation, and an `sbatch` that records each run."""
     where = isolated / CALCULATION
     where.mkdir(parents=True)
     program = isolated / "sbatch"
@@ -780,7 +780,7 @@ def test_submission_runs_once(open_transport: Any, isolated: Path, scheduler: Pa
 
 @pytest.mark.usefixtures("shared")
 def test_submission_without_a_scheduler(open_transport: Any, isolated: Path, scheduler: Path) -> None:
-    """What `core.direct` starts tells its number late on a busy machine; that is waited for, not the job."""
+    """On a busy machine `core.direct` prints the job's number late; we wait for that, not for the job."""
     os.mkfifo(scheduler / "pipe")
     (scheduler / "job").write_text("exec 3<>pipe; read -r -u 3\n")
     (scheduler / "slow").write_text("sleep 1\n")

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from opensshtransport import Transport, cli
-from opensshtransport.cli.commands import SUMMARIES, is_command, parser_of
+from opensshtransport.cli.command_table import SUMMARIES, is_command, parser_of
+from opensshtransport.errors import Unreachable
 from opensshtransport.sandbox import Sandbox
 from tests.support.programs import ossh
 
 # What several commands use.
-SHARED = {"__init__", "commands", "main", "masters", "options", "output", "start"}
+SHARED = {"__init__", "command_table", "main", "masters", "options", "output", "start"}
 
 
 def test_each_file_is_a_command() -> None:
@@ -32,7 +33,7 @@ def test_parsers(name: str) -> None:
 
 def test_what_is_loaded() -> None:
     """A command loads no other one, and finding it loads none."""
-    find = "from opensshtransport.cli import commands; commands.parser_of('run')"
+    find = "from opensshtransport.cli import command_table; command_table.parser_of('run')"
     program = f"{find}; import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name.rpartition("opensshtransport.cli.")[2] for name in done.stdout.split()}
@@ -42,14 +43,47 @@ def test_what_is_loaded() -> None:
     )
 
 
-def test_unknown_command() -> None:
-    """A command that there is not ends with ssh's status and names those that there are."""
-    done = ossh("logni")
-    assert done.returncode == 255
-    assert all(name in done.stderr.decode() for name in SUMMARIES)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["logni"], "ossh: there is no command 'logni'; did you mean: ossh login"),
+        (["hlep", "tunnels"], "ossh: there is no command 'hlep'; did you mean: ossh help"),
+        (["xyzzy"], "ossh: there is no command 'xyzzy'; see: ossh --help"),
+        (["--", "login", "daint"], "ossh: there is no command '--'; see: ossh --help"),
+        (["a\nb"], "ossh: there is no command 'a\\nb'; see: ossh --help"),
+    ],
+)
+def test_unknown_command(words: list[str], told: str) -> None:
+    """A command that does not exist gets one line, with the command that may be meant."""
+    done = ossh(*words)
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (255, b"", f"{told}\n")
 
 
-@pytest.mark.parametrize("words", [[], ["-x"], ["--", "login", "daint"]])
+@pytest.mark.parametrize(
+    ("words", "usage", "told"),
+    [
+        ([], "ossh [OPTION ...] COMMAND ...", "ossh: COMMAND is missing, see ossh --help"),
+        (["run"], "ossh-run [OPTION ...] HOST ...", "ossh-run: HOST is missing, see ossh-run --help"),
+        (
+            ["cp"],
+            "ossh cp [OPTION ...] SRC [SRC ...] DST",
+            "ossh cp: SRC, DST are missing, see ossh cp --help",
+        ),
+        (
+            ["setup", "-F"],
+            "ossh setup [OPTION ...] HOST",
+            "ossh setup: argument -F: expected one argument, see ossh setup --help",
+        ),
+    ],
+)
+def test_mistakes_are_told_shortly(words: list[str], usage: str, told: str) -> None:
+    """A wrong call is answered with two lines, without a list of all options."""
+    done = ossh(*words)
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert done.stderr.decode().splitlines() == [f"usage: {usage}", told]
+
+
+@pytest.mark.parametrize("words", [[], ["-x"]])
 def test_no_command(words: list[str]) -> None:
     """Without a command nothing happens, and it says so."""
     done = ossh(*words)
@@ -59,7 +93,7 @@ def test_no_command(words: list[str]) -> None:
 
 
 def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
-    """-v tells the steps on stderr and stdout stays as it is; without it nothing is told."""
+    """-v reports the steps on stderr and stdout stays as it is; without it nothing is reported."""
     config, host = own_node.ssh_config, own_node.host
     done = ossh("login", "-v", "-F", config, host)
     assert f"ossh login: {host}: logged in\n" in done.stderr.decode()
@@ -69,6 +103,27 @@ def test_steps_are_told(own_node: Sandbox, caplog: pytest.LogCaptureFixture) -> 
     with Transport(host, ssh_config=config) as transport, caplog.at_level("DEBUG", "opensshtransport"):
         transport.run("true")
     assert "opening a session" in caplog.text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_steps_of_a_login_process(
+    own_node: Sandbox, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    """A login that `Transport` makes in another process passes its steps to the loggers of this one."""
+    if fails:
+        own_node.stop()
+    with Transport(own_node.host, ssh_config=own_node.ssh_config) as transport:
+        with caplog.at_level("INFO", "opensshtransport"):
+            if fails:
+                with pytest.raises(Unreachable):
+                    transport.login()
+            else:
+                transport.login()
+        steps = [f"{record.name} {record.getMessage()}" for record in caplog.records]
+        login = f"opensshtransport.login.login {own_node.host}: "
+        assert f"{login}logging in unattended" in steps
+        assert (f"{login}the login failed: Unreachable" if fails else f"{login}logged in") in steps
+    assert capfd.readouterr() == ("", "")
 
 
 def test_options_of_forward_come_anywhere() -> None:

@@ -1,4 +1,4 @@
-"""Completion in the real shells, and the help that stands behind each command."""
+"""Completion in the real shells, and the help of each command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pexpect
 import pytest
 
 from opensshtransport.cli import completion
-from opensshtransport.cli.commands import SUMMARIES, parser_of
+from opensshtransport.cli.command_table import SUMMARIES, parser_of
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import require
 from tests.support.nodes import missing_programs
@@ -66,7 +66,7 @@ def test_values_of_options() -> None:
 
 
 def test_hosts(config: Path) -> None:
-    """Names of ssh_config and its Includes are offered where a host stands, once."""
+    """Names of ssh_config and its Includes are offered in the place of a host, once each."""
     for command in (["ossh", "login"], ["ossh", "doctor"], ["ossh-run", "-n"], ["ossh", "run"]):
         assert possible(*command, "-F", str(config), "da") == ["daint", "daint-debug"]
     assert possible("ossh", "doctor", "-F", str(config), "daint", "") == []
@@ -144,7 +144,7 @@ def typed(request: pytest.FixtureRequest, isolated: Path) -> Callable[[str], lis
 
 
 def test_shell_completes_commands_options_and_hosts(typed: Callable[[str], list[str]], config: Path) -> None:
-    """A TAB completes a command, an option and a host; and ossh-run's host as well."""
+    """A TAB completes a command, an option and a host; and ossh-run's host too."""
     assert typed(f"ossh stat\t --js\t -F {config} daint-\t") == [
         "status",
         "--json",
@@ -156,7 +156,7 @@ def test_shell_completes_commands_options_and_hosts(typed: Callable[[str], list[
 
 
 def test_shell_completes_local_files(typed: Callable[[str], list[str]], isolated: Path) -> None:
-    """Where a file stands, local files are completed."""
+    """In the place of a file, local files are completed."""
     (isolated / "home" / "inputs.tar").touch()
     assert typed("ossh cp inp\t x") == ["cp", "inputs.tar", "x"]
 
@@ -180,7 +180,7 @@ def test_shell_completes_remote_paths(typed: Callable[[str], list[str]], node: S
 
 
 def test_shell_never_logs_in(typed: Callable[[str], list[str]], node: Sandbox, far: Path) -> None:
-    """Without a live master nothing is completed there, and nobody is dialled."""
+    """Without a live master no remote path is completed, and no connection is made."""
     before = node.connections()
     line = f"ossh cp -F {node.ssh_config} sandbox:{far}/inp"
     assert typed(f"{line}\t")[-1] == f"sandbox:{far}/inp"

@@ -118,7 +118,7 @@ def test_between_two_servers(node: Sandbox, own_node: Sandbox, here: Path, there
 
 
 def test_missing_source(node: Sandbox, there: Path, here: Path) -> None:
-    """A file that is not there is told as cp(1) tells it, with status 1, and nothing appears."""
+    """A missing file is reported as by cp(1), with status 1, and nothing appears."""
     done = ossh("cp", "-F", node.ssh_config, f"{node.host}:{there}/no", here / "new")
     assert done.returncode == 1, done.stderr.decode()
     assert done.stderr.decode().strip() == f"ossh cp: {node.host}:{there}/no: No such file or directory"
@@ -128,8 +128,8 @@ def test_missing_source(node: Sandbox, there: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("operands", "words"),
     [
-        (["x"], "required: DST"),
-        (["x", "y"], "all of these are local"),
+        (["x"], "DST is missing"),
+        (["x", "y"], "all of these paths are local"),
         (["h:x", "y", "."], "'y' and the destination are local"),
         (["", "h:x"], "empty name"),
     ],
@@ -296,10 +296,10 @@ def test_what_rsync_says_of_a_file(line: str, path: str, what: int) -> None:
 
 
 def test_sync_without_a_master_any_more(own_node: Sandbox) -> None:
-    """Where the connection breaks, that is what is told, with ssh's status."""
+    """If the connection breaks, that is reported, with ssh's status."""
     said = rsync.Said("host", NOBODY, upward=True)
-    said.read_errors([b"ossh-run: host: there is no live master; run: ossh login host\n"])
-    with pytest.raises(ConnectionFailed, match=r"^host: there is no live master; run: ossh login host$"):
+    said.read_errors([b"ossh-run: host: no master is running; run: ossh login host\n"])
+    with pytest.raises(ConnectionFailed, match=r"^host: no master is running; run: ossh login host$"):
         said.raise_for(255)
 
 

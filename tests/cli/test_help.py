@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import opensshtransport
 from opensshtransport.cli import help as manual
-from opensshtransport.cli.commands import SUMMARIES
+from opensshtransport.cli.command_table import SUMMARIES
 from opensshtransport.errors import ConnectionFailed, OpenSshTransportError
 from opensshtransport.local.settings import config_file
 from tests.support.programs import OSSH, ossh, ossh_run
@@ -51,7 +51,7 @@ def test_a_page_is_printed() -> None:
 
 
 def test_an_unknown_topic_is_one_line() -> None:
-    """A topic that is not there is told in one line, with what lists them."""
+    """A missing topic is reported in one line, with the command that lists the topics."""
     done = ossh("help", "nonsense")
     assert (done.returncode, done.stdout) == (255, b"")
     assert done.stderr == b"ossh help: there is no topic 'nonsense'; run: ossh help\n"
@@ -99,7 +99,7 @@ def test_a_page_at_a_terminal_is_formatted(monkeypatch: pytest.MonkeyPatch, page
 
 
 def test_a_table_is_aligned() -> None:
-    """The columns of a narrow table stand below one another; the rows of a wide one become paragraphs."""
+    """The columns of a narrow table are aligned; the rows of a wide one become paragraphs."""
     narrow = "| a | b |\n|---|---|\n| long cell | `x` |\n"
     assert manual.formatted(narrow).splitlines() == ["a          b", "long cell  \x1b[1mx\x1b[0m"]
     wide = f"| key | meaning |\n|---|---|\n| `k` | {'word ' * 30}|\n"
@@ -115,13 +115,13 @@ def test_any_text_can_be_formatted(text: str) -> None:
 
 
 def test_version_names_openssh() -> None:
-    """`ossh --version` tells the package's version, and what the ssh on PATH says of its own."""
+    """`ossh --version` shows the package's version and that of the ssh on PATH."""
     done = ossh("--version")
     own = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr.strip()
     assert done.stdout.decode() == f"ossh {opensshtransport.__version__}, {own}\n"
 
 
 def test_version_without_openssh() -> None:
-    """Where there is no ssh, the package's own version is told all the same."""
+    """Without an ssh, the package's own version is shown all the same."""
     done = ossh("--version", env={"PATH": "/nonexistent"})
     assert done.stdout.decode() == f"ossh {opensshtransport.__version__}, no ssh on PATH\n"

@@ -99,7 +99,7 @@ def test_bytes_input_and_signals(node: Sandbox, keep: Keep, state: Path) -> None
 
 
 def test_commands_of_any_length(node: Sandbox, keep: Keep, tmp_path: Path, state: Path) -> None:
-    """A command of megabytes runs under a key as well."""
+    """A command of megabytes runs under a key too."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     command = f": {'x' * 2_000_000}\n{counting(tmp_path / 'count', 'echo end; exit 3')}"
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_another_command_is_refused(node: Sandbox, keep: Keep, tmp_path: Path, s
 def test_wrong_keys(own_node: Sandbox, keep: Keep, key: str) -> None:
     """A key that could be no plain file's name is refused before any connection."""
     there = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
-    with pytest.raises(SettingsError, match="is no key"):
+    with pytest.raises(SettingsError, match="is not a valid key"):
         there.run("true", once=key)
     assert own_node.connections() == 0
 
@@ -244,7 +244,7 @@ def claimed(record: Path) -> int:
 
 
 def test_a_run_that_was_cut_down(node: Sandbox, keep: Keep, tmp_path: Path, state: Path) -> None:
-    """A run whose processes were killed is told to who waits and who comes later, and is not run again."""
+    """If a run's processes were killed, waiting and later calls report that, and it is not run again."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     count = tmp_path / "count"
     command = counting(count, "sleep 300")
@@ -265,7 +265,7 @@ def test_a_run_that_was_cut_down(node: Sandbox, keep: Keep, tmp_path: Path, stat
 
 @pytest.mark.parametrize("what", ["boot", "pid reused", "pid gone"])
 def test_a_reboot(node: Sandbox, keep: Keep, tmp_path: Path, state: Path, what: str) -> None:
-    """A claim of another boot, or whose process has gone or is somebody else's, is told as cut down."""
+    """A claim from before a reboot, or whose process is gone or another one, is reported as cut down."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     command = counting(tmp_path / "count")
     there.run(command, once="key", env=home(state))
@@ -309,7 +309,7 @@ def test_a_run_that_lives_is_waited_for(node: Sandbox, keep: Keep, tmp_path: Pat
 
 
 def test_timeout_ends_the_first_run(node: Sandbox, keep: Keep, tmp_path: Path, state: Path) -> None:
-    """A timeout ends the run itself, and its end is what is told later."""
+    """A timeout ends the run itself, and later calls report that end."""
     there = keep(Transport(node.host, ssh_config=node.ssh_config))
     command = counting(tmp_path / "count", "echo up; sleep 300")
     there.run("true")

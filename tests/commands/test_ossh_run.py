@@ -34,7 +34,7 @@ MEBIBYTE = 1 << 20
 
 
 def lonely(directory: Path) -> Path:
-    """`ossh-run` with no `ossh` beside it: it works only where it needs no Python."""
+    """`ossh-run` with no `ossh` next to it: it works only if it needs no Python."""
     copy = directory / "ossh-run"
     shutil.copy(OSSH_RUN, copy)
     return copy
@@ -56,7 +56,7 @@ def test_first_run_logs_in_and_further_ones_share_it(own_node: Sandbox) -> None:
 
 
 def test_no_python_with_a_live_master(own_node: Sandbox, isolated: Path) -> None:
-    """With a live master the script alone does the work, and does not even look for `ossh`."""
+    """With a live master the script does all the work, and does not even look for `ossh`."""
     alone = lonely(isolated)
     config = own_node.ssh_config
     cold = subprocess.run([alone, "-F", config, own_node.host, "echo x"], capture_output=True, check=False)
@@ -142,9 +142,11 @@ def test_outcomes_are_told_apart(own_node: Sandbox) -> None:
     assert dead.returncode == refused.returncode == 255
     assert dead.stdout == refused.stdout == b""
     advice = f"run: ossh login -F {config} sandbox"
-    what = "there is no live master (ossh help one-master)"
+    what = "no master is running (ossh help one-master)"
     assert dead.stderr.decode() == f"ossh-run: sandbox: {what}; {advice}\n"
-    assert refused.stderr.startswith(b"ossh-run: sandbox: the server refused the connection (ssh: connect to")
+    assert refused.stderr.startswith(
+        b"ossh-run: sandbox: the server refused the connection (ssh said: connect to"
+    )
     assert refused.stderr.count(b"\n") == 1
 
 
@@ -297,7 +299,8 @@ def test_timeout_ends_the_remote_group(node: Sandbox, command: str) -> None:
     done = ossh_run("-F", node.ssh_config, "--timeout", "6", node.host, command.format(tag=tag))
     assert (done.returncode, done.stdout) == (124, b"up\n")
     assert done.stderr == (
-        b"ossh-run: sandbox: the command was ended after 6 s; give it more time by --timeout\n"
+        b"ossh-run: sandbox: the command ran longer than 6 s and was ended (ossh help ossh-run);"
+        b" give it more time with --timeout\n"
     )
     until(lambda: not processes(tag), "the remote processes to end")
 
@@ -366,7 +369,7 @@ def test_master_frozen(own_node: Sandbox) -> None:
 
 
 def state_of(pid: int) -> str:
-    """A process's state letter, "Z" where it has gone."""
+    """A process's state letter, "Z" where it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -412,8 +415,10 @@ def test_connection_cut_while_running(own_node: Sandbox) -> None:
             relay.cut()
             error = child.stderr.read()
             assert child.wait(20) == 255
-        what = b"ossh-run: sandbox: the connection was lost while the command ran (ossh help guarantees)"
-        assert what + b"; look whether" in error
+        what = (
+            b"ossh-run: sandbox: the connection was lost while the command was running (ossh help guarantees)"
+        )
+        assert what + b"; check whether" in error
         assert runs.read_text() == "run\n"
         assert own_node.authentications() == 1
 
@@ -542,7 +547,7 @@ def test_a_shell_without_a_terminal(node: Sandbox) -> None:
 
 
 def test_version() -> None:
-    """The versions, ours and that of OpenSSH, are told without a host."""
+    """The versions, ours and that of OpenSSH, are reported without a host."""
     told = ossh_run("--version").stdout.decode()
     assert told.startswith(f"ossh-run {opensshtransport.__version__}, OpenSSH_")
 
@@ -566,7 +571,7 @@ def test_options_mean_the_same(node: Sandbox, options: str) -> None:
 
 @PROGRAMS
 def test_no_such_option(program: list[Path | str]) -> None:
-    """An unknown option is told with those that there are."""
+    """An unknown option is reported, with the known ones."""
     done = subprocess.run([*program, "--x", "daint", "true"], capture_output=True, check=False)
     assert done.returncode == 255
     assert done.stderr.decode() == (
@@ -608,9 +613,9 @@ def test_a_long_command(node: Sandbox) -> None:
     assert done.stdout.split() == [b"60001"]
     done = ossh_run("-F", node.ssh_config, node.host, "echo", *(["x" * 100_000] * 2))
     assert done.returncode == 255
-    assert b"is longer than 131071 bytes; send it as a script on stdin" in done.stderr
+    assert b"is longer than 131071 bytes (ossh help ossh-run); send it as a script on stdin" in done.stderr
 
 
 def test_python_is_the_tests_own() -> None:
-    """`ossh` beside the script is that of the Python under test."""
+    """The `ossh` next to the script belongs to the Python under test."""
     assert OSSH.read_text().startswith(f"#!{Path(sys.executable).parent}/python")

@@ -120,7 +120,7 @@ def stuffed(transport: Transport, command: str) -> RemoteProcess:
 def test_a_signal_passes_input_that_is_not_read(
     user_node: tuple[Sandbox, User], keep: Keep, way: str, status: int
 ) -> None:
-    """`terminate` and `kill` reach a command whose input is full, and its status is told."""
+    """`terminate` and `kill` reach a command whose input is full, and its status is reported."""
     node, user = user_node
     transport = to(node, keep)
     process = stuffed(transport, "sleep 300 & sleep 300")
@@ -214,7 +214,7 @@ def test_leaving_the_block_ends_the_command(user_node: tuple[Sandbox, User], kee
 
 
 def test_writing_to_a_command_that_has_ended(transport: Transport) -> None:
-    """Writing goes on into nothing or raises BrokenPipeError, and never blocks; the status is told."""
+    """Writing goes on into nothing or raises BrokenPipeError, and never blocks; the status is reported."""
     process = transport.start("exit 4")
     assert process.stdin is not None
     begin = time.monotonic()
@@ -434,7 +434,7 @@ def test_many_processes_do_not_hold_up_the_loop(own_node: Sandbox, keep: Keep) -
 
 @pytest.mark.parametrize("given", [None, b"some"], ids=["no input", "input"])
 def test_the_shell_above_is_killed(transport: Transport, given: bytes | None) -> None:
-    """Without the shell that tells the status the outcome is a lost connection, and nobody waits forever."""
+    """Without the shell that reports the status, the connection counts as lost, and nothing waits forever."""
     with pytest.raises(ConnectionLost) as caught:
         transport.run("kill -9 $PPID; cat", input=given, timeout=60)
     assert caught.value.started is True

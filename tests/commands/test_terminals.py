@@ -1,4 +1,4 @@
-"""One person's terminal and everybody's master: what is typed beside a command, and what nobody reads.
+"""One user's terminal and everybody's master: what is typed during a command, and what nobody reads.
 
 Each test has a second session on the same master, which must go on all the while.
 """
@@ -153,7 +153,7 @@ def test_a_stopped_command(typist: Typist, program: list[Path | str], node: Sand
 def test_a_background_command(
     typist: Typist, program: list[Path | str], node: Sandbox, isolated: Path
 ) -> None:
-    """Started by `&` it runs to its end, without a stop, and nothing that is typed is lost to it."""
+    """Started with `&` it runs to its end without stopping, and takes nothing that is typed."""
     in_master(node)
     up, go, end = (isolated / name for name in ("up", "go", "end"))
     wait = f"echo >{up}; while [ ! -e {go} ]; do sleep 0.1; done; echo >{end}"

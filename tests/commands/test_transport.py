@@ -98,7 +98,7 @@ def test_signals_are_told(transport: Transport, whom: str, names: str) -> None:
 
 @pytest.mark.parametrize("name", ["KILL", "SEGV"])
 def test_a_killed_group_has_no_status(transport: Transport, name: str) -> None:
-    """Where the shell that reports the status is killed too, that is told, and nothing runs again."""
+    """If the shell that reports the status is killed too, the error says so, and nothing runs again."""
     ran: list[bytes] = []
     for given in (None, "not read"):
         with pytest.raises(
@@ -134,7 +134,7 @@ def test_wrong_requests_touch_nothing(own_node: Sandbox, keep: Keep, way: str) -
 
 
 def test_no_login_where_none_is_wanted(own_node: Sandbox, keep: Keep) -> None:
-    """With login=False and no live master a command fails, and nobody is dialled."""
+    """With login=False and no live master a command fails, and no connection is made."""
     transport = keep(Transport(own_node.host, ssh_config=own_node.ssh_config, login=False))
     with pytest.raises(MasterGone):
         transport.run("true")
@@ -525,7 +525,7 @@ def test_a_long_command_leaves_no_file(user_node: tuple[Sandbox, User], keep: Ke
 
 
 def test_background_processes_do_not_hold_run(user_node: tuple[Sandbox, User], keep: Keep) -> None:
-    """`run` returns when the command ends; what it left in the background lives on."""
+    """`run` returns when the command ends; its background processes keep running."""
     node, user = user_node
     transport = to(node, keep)
     begin = time.monotonic()
@@ -550,7 +550,7 @@ def test_start_streams_what_background_processes_print(transport: Transport) -> 
 
 
 def test_wait_ends_the_streaming(user_node: tuple[Sandbox, User], keep: Keep) -> None:
-    """`wait` returns at the command's end, and its output ends there; a background process lives on."""
+    """`wait` returns at the command's end, and its output ends there; a background process keeps running."""
     node, user = user_node
     transport = to(node, keep)
     process = transport.start("echo one; sleep 300 & exit 5", stdin=False)

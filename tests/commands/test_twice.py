@@ -1,4 +1,4 @@
-"""Nothing runs twice: what tells how a command went may be lost, and then it is not known.
+"""Nothing runs twice: the evidence of how a command went may be lost, and then it is not known.
 
 Random moments are played in `tests/faults/test_directories.py`.
 """
@@ -53,7 +53,7 @@ def swept() -> None:
 def test_the_directory_goes(
     own_node: Sandbox, isolated: Path, flags: list[str], fault: Callable[[], None]
 ) -> None:
-    """When the directory goes while a command runs, its own status is told, and it has run once."""
+    """If the directory disappears while a command runs, its own status is reported, and it has run once."""
     ossh("login", "-F", own_node.ssh_config, own_node.host)
     ran, go = isolated / "ran", isolated / "go"
     command = f"echo x >> {ran}; while [ ! -e {go} ]; do sleep 0.02; done; exit 3"
@@ -80,7 +80,7 @@ def test_lost_evidence_is_none(own_node: Sandbox, isolated: Path) -> None:
         )
         assert done.returncode == 255
         assert (
-            b"ossh-run: sandbox: it is not known whether the command has run (ossh help guarantees); look"
+            b"ossh-run: sandbox: it is not known whether the command has run (ossh help guarantees); check"
             in done.stderr
         )
         assert done.stderr.count(b"\n") == 1
@@ -119,7 +119,7 @@ class TestSweeping:
     """What is removed as nobody's."""
 
     def test_by_age(self, tmp_path: Path) -> None:
-        """A young log stays, an old one goes, and who has it open reads it still."""
+        """A young log stays, an old one is removed, and a process that has it open can still read it."""
         log = RunLog(tmp_path)
         with log.path.open("a") as file:
             file.write("first\n")
@@ -136,7 +136,7 @@ class TestSweeping:
         assert log.read() == ""
 
     def test_without_a_directory(self, tmp_path: Path) -> None:
-        """Where the directory has gone the log is among the temporary files."""
+        """If the directory is gone, the log is among the temporary files."""
         log = RunLog(tmp_path / "gone")
         assert log.path.exists()
         assert log.path.stat().st_mode & 0o777 == 0o600

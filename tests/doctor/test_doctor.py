@@ -103,8 +103,8 @@ def test_what_is_skipped_shares_a_line(node: Sandbox) -> None:
     done = ossh("doctor", "-F", node.ssh_config, node.host)
     lines = done.stdout.decode().splitlines()
     assert len(lines) <= 24 - 2
-    (line,) = (line for line in lines if "needs a live master" in line)
-    assert line == f"skipped {', '.join(name for name, _ in after_login.LINKS)}: needs a live master"
+    (line,) = (line for line in lines if "needs a running master" in line)
+    assert line == f"skipped {', '.join(name for name, _ in after_login.LINKS)}: needs a running master"
 
 
 def test_no_login_unless_asked_for(bin_there: Path, keep: Keep) -> None:
@@ -139,7 +139,7 @@ def test_colour_at_a_terminal(node: Sandbox) -> None:
 
 
 def test_text_is_aligned() -> None:
-    """States, links and what was seen stand below each other; advice stands on a line of its own."""
+    """States, links and what was seen are aligned; advice is on a line of its own."""
     one = doctor.text(Finding("fine", "well", link="keys"), colour=False)
     two = doctor.text(Finding("warning", "late", Remedy("hurry"), link="login shell"), colour=False)
     assert len(doctor.text(Finding("fine", "x" * 100, link="keys"), width=80)) == 80
@@ -295,7 +295,7 @@ def test_host_key_is_unknown(own_node: Sandbox) -> None:
 
 
 def test_host_key_has_changed(own_node: Sandbox) -> None:
-    """A host key that is not the one that is known is told from one that is unknown."""
+    """A changed host key is distinguished from an unknown one."""
     key = (own_node.directory / "id_ed25519.pub").read_text()
     (own_node.directory / "known_hosts").write_text(f"{own_node.host} {key}")
     only(examined(own_node.ssh_config, own_node.host), "host keys", "broken", "not the one that is known")
@@ -311,7 +311,7 @@ def test_host_key_of_a_jump_host_is_unknown(own_node: Sandbox) -> None:
 
 
 def test_host_key_behind_a_jump_host_has_changed(make_chain: MakeChain, isolated: Path) -> None:
-    """It cannot be asked for without a login; the login compares it, and the doctor tells that."""
+    """It cannot be asked for without a login; the login compares it, and the doctor says so."""
     chain = make_chain("key", "key")
     config, known = isolated / "ssh_config", isolated / "known"
     other = chain.nodes[0].directory / "host_key.pub"
@@ -371,11 +371,11 @@ def test_key_has_a_passphrase(isolated: Path, keep: Keep) -> None:
 
 @pytest.mark.parametrize(
     ("validity", "state", "seen"),
-    [("20200101:20200102", "broken", "ended at 2020-01-02"), ("+10m", "warning", "ends soon")],
+    [("20200101:20200102", "broken", "expired at 2020-01-02"), ("+10m", "warning", "expires soon")],
     ids=["ended", "ends"],
 )
 def test_certificate_ends(authority_node: AuthorityNode, validity: str, state: str, seen: str) -> None:
-    """A certificate that has ended, or will soon, is named with its end."""
+    """A certificate that has expired, or soon will, is named with its expiry."""
     top = authority_node.directory
     sign: list[str | Path] = [
         "ssh-keygen",
@@ -407,7 +407,7 @@ def test_there_is_no_ticket(kerberos_node: KerberosNode) -> None:
     [
         (None, 0, "there is no"),
         ("#!/bin/sh\n", 0o600, "not executable"),
-        ("#!/no/sh\n", 0o700, "wants /no/sh"),
+        ("#!/no/sh\n", 0o700, "needs /no/sh"),
     ],
     ids=["missing", "mode", "interpreter"],
 )
@@ -464,7 +464,7 @@ def logged_in(node: Sandbox, config: Path | None = None) -> Path:
 
 
 def test_master_is_frozen(bin_there: Path, keep: Keep) -> None:
-    """A master that answers no more is told from one that is not there."""
+    """A master that no longer answers is distinguished from a missing one."""
     node = keep(healthy(bin_there))
     write_settings(f"[host.{node.host}]\ncheck_timeout = 1\n")
     config = logged_in(node)
@@ -484,7 +484,7 @@ def test_line_is_slow(bin_there: Path, keep: Keep) -> None:
     write_settings(f"[host.{node.host}]\nmax_sessions = 1\n")
     config = logged_in(node, config_through(node, relay))
     relay.delay = 0.16
-    only(examined(config, node.host), "round trip", "warning", r"^[3-9]\d\d\.\d ms, .*: a long way")
+    only(examined(config, node.host), "round trip", "warning", r"^[3-9]\d\d\.\d ms, .*: a long round trip")
 
 
 def test_login_shell_is_noisy(make_shell_node: MakeShellNode, bin_there: Path) -> None:
@@ -498,7 +498,7 @@ def test_login_shell_is_noisy(make_shell_node: MakeShellNode, bin_there: Path) -
 
 
 def test_login_shell_is_slow(make_shell_node: MakeShellNode, bin_there: Path) -> None:
-    """Start-up files that take seconds, as module systems do, are told with their time."""
+    """Start-up files that take seconds, as module systems do, are reported with their time."""
     node, user = make_shell_node("bash", Startup(sleep=2.2, lines='PATH="$HOME/bin:$PATH"\n'))
     executable(user.home / "bin" / "squeue", "exit 0")
     # few sessions to count, each of which takes its time
@@ -521,14 +521,14 @@ def test_program_is_missing_there(isolated: Path, keep: Keep) -> None:
             if program.name not in {"tar", "squeue"} and not (place / program.name).is_symlink():
                 (place / program.name).symlink_to(program)
     node = keep(healthy(place, server={"SetEnv": f"SHLVL=1 PATH={place}"}))
-    only(examined(logged_in(node), node.host), "programs there", "broken", "^not there: tar$")
+    only(examined(logged_in(node), node.host), "programs there", "broken", "^missing: tar$")
 
 
 def test_server_gives_few_sessions(bin_there: Path, keep: Keep) -> None:
-    """How many sessions the server gives is counted, and told where it is less than our budget."""
+    """How many sessions the server grants is counted, and reported if it is less than max_sessions."""
     node = keep(healthy(bin_there, server={"MaxSessions": "3"}))
     found = examined(logged_in(node), node.host)
-    only(found, "sessions", "warning", "the server gives 3, our budget is 8")
+    only(found, "sessions", "warning", "the server grants 3, max_sessions is 8")
     assert found["sessions"]["advice"] == "set max_sessions = 3 in config.toml"
     write_settings(f"[host.{node.host}]\nmax_sessions = 3\n")
     assert examined(node.ssh_config, node.host)["sessions"]["state"] == "fine"
@@ -587,7 +587,7 @@ def test_scheduler_does_not_answer(bin_there: Path, keep: Keep) -> None:
 
 
 def test_name_leads_to_several_machines(bin_there: Path, isolated: Path, keep: Keep) -> None:
-    """A name of several login nodes is told, with the one that we are on."""
+    """A name of several login nodes is reported, with the current one."""
     require("" if can_isolate() else "mounting needs root")
     node = keep(healthy(bin_there))
     hosts = isolated / "hosts"

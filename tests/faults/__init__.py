@@ -1,1 +1,1 @@
-"""Faults: whatever breaks at whatever byte, what is told is what happened, and nothing is left behind."""
+"""Faults: whatever breaks, at any byte, the reported outcome is the real one, and nothing is left behind."""

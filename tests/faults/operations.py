@@ -1,4 +1,4 @@
-"""What is done while something breaks: each operation beside its model, which does the same by `os`.
+"""What is done while something breaks: each operation, and its model, which does the same with `os`.
 
 The server is on this machine. So after the fault one look tells whether a directory is as it was before the
 operation, as it is after it, or neither.

@@ -130,15 +130,14 @@ def test_codes(seed: int, rounds: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(0)
-def test_drafts(isolated: Path, tmp_path: Path, keep: Keep, seed: int) -> None:
+@pytest.mark.parametrize("name", ["put stream", "get stream", "put tar", "get tar"])
+def test_drafts(isolated: Path, tmp_path: Path, keep: Keep, seed: int, name: str) -> None:
     """A draft from the future, or of long ago, is gone on with or made anew; the result is right."""
     require(missing_programs("sshd", "ssh-keygen"))
-    chance = random.Random(f"{seed} drafts")
+    chance = random.Random(f"{seed} drafts {name}")
     world = keep(World(isolated, chance))
-    for number, (name, age) in enumerate(
-        (name, age) for name in ("put stream", "get stream", "put tar", "get tar") for age in (-YEAR, YEAR)
-    ):
-        operation = OPERATIONS[name]
+    operation = OPERATIONS[name]
+    for number, age in enumerate((-YEAR, YEAR)):
         top, twin = tmp_path / f"r{number}", tmp_path / f"t{number}"
         for place in (top, twin):
             build(place, number, operation.big)
@@ -147,13 +146,13 @@ def test_drafts(isolated: Path, tmp_path: Path, keep: Keep, seed: int) -> None:
         world.relay.strike_after(chance.randrange(operation.span), world.relay._silence)
         # so that what is broken off is not gone on with at once
         world.relay.delay = 0
-        within(lambda operation=operation, there=there, top=top: operation.act(there, top))  # type: ignore[misc]  # bound names
+        within(lambda there=there, top=top: operation.act(there, top))  # type: ignore[misc]  # bound names
         world.heal()
         for draft in drafts(top):
             then = time.time() - age
             os.utime(top / draft, (then, then))
         (top / "far" / "new").unlink() if (top / "far" / "new").is_file() else None
-        outcome = within(lambda operation=operation, there=there, top=top: operation.act(there, top))  # type: ignore[misc]  # bound names
+        outcome = within(lambda there=there, top=top: operation.act(there, top))  # type: ignore[misc]  # bound names
         label = f"--seed {seed}: {name}, {age:.0f} s"
         if name.endswith("stream"):
             assert outcome.value == expected, f"{label}: {outcome}"

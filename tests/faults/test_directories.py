@@ -116,7 +116,7 @@ class Command:
         raise error
 
     def judge(self) -> str:
-        """Check what was told against what has happened; tells in a word what came of it."""
+        """Compare what was reported with what has happened; returns the outcome in a word."""
         runs = len(self.ran.read_text().split()) if self.ran.exists() else 0
         error = self.outcome.error
         label = f"{self.way}, begun after {self.waits:.3f} s, lasts {self.lasts}: {self.outcome}, {runs} runs"
@@ -164,7 +164,7 @@ class Round:
             sweep_logs(self.directory, older=0)
 
     def play(self) -> Counter[str]:
-        """Play it; tells what came of each in a word."""
+        """Play it; returns the outcome of each in a word."""
         other = sweeper(self.directory) if self.fault == "other namespace" else contextlib.nullcontext()
         with other, ThreadPoolExecutor(AT_ONCE) as pool:
             done = [pool.submit(command.run) for command in self.commands]
@@ -188,7 +188,7 @@ class Round:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_rounds(isolated: Path, tmp_path: Path, small: Path, seed: int, rounds: int, batch: int) -> None:
-    """A command runs once at most, whatever becomes of the directory, and what is told is true."""
+    """A command runs at most once, whatever happens to the directory, and what is reported is true."""
     chance = random.Random(f"{seed} directories {batch}")
     tally: Counter[str] = Counter()
     faults: list[str] = []

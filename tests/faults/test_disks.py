@@ -155,7 +155,7 @@ def test_disk_full(
 
 
 def test_once_without_room(isolated: Path, tmp_path: Path, disk: Path, keep: Keep, seed: int) -> None:
-    """Where a key's record finds no room, the command runs one time at most, and that is what is told."""
+    """If there is no space for a key's record, the command runs at most once, and the report says so."""
     world = keep(World(isolated, random.Random(f"{seed} once")))
     there = keep(world.transport())
     env = {"XDG_STATE_HOME": str(disk / "state")}
@@ -177,7 +177,7 @@ def test_once_without_room(isolated: Path, tmp_path: Path, disk: Path, keep: Kee
 
 
 def test_no_room_for_ours(isolated: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With our directories on a full disk commands over a live master run; a login works, or says why not."""
+    """With our directories on a full disk, commands over a live master run; a login works or says why not."""
     for name in ("RUNTIME_DIR", "STATE_HOME"):
         place = disk / name[:3]
         place.mkdir(mode=0o700)

@@ -88,7 +88,7 @@ def play(world: World, fault: str, file: Path, label: str) -> str:
 
 
 def judge(world: World, fault: str, outcome: Outcome, file: Path, label: str, *, struck: bool) -> None:
-    """Check what was told against what has run, and what was counted."""
+    """Compare what was reported with what has run, and what was counted."""
     runs = len(file.read_text().split()) if file.exists() else 0
     if outcome.error is None:
         assert (outcome.value, runs) == (b"out\n", 1), f"{label}: {outcome}, {runs} runs"

@@ -1,4 +1,4 @@
-"""What dead processes of ours leave: slots, locks, logs and a login of which nobody knows the end."""
+"""What dead processes of ours leave behind: slots, locks, logs, and a login with an unknown outcome."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_children_hold_nothing(world: World) -> None:
 
 
 def test_files_that_are_no_more_true(world: World) -> None:
-    """Facts of a master that has gone, half of them, none, a socket that is not there: a login mends it."""
+    """Facts about a master that is gone, half of them, none, a missing socket: a login corrects it."""
     facts = world.master.facts_file
     for spoil in ("dead", "half", "empty", "foreign"):
         if spoil == "dead":

@@ -64,7 +64,7 @@ class Round:
         )
 
     def play(self) -> str:
-        """Play it; tells what came of it in a word."""
+        """Play it; returns the outcome in a word."""
         if self.fault == "we are killed":
             return self.die()
         world = self.world
@@ -121,7 +121,7 @@ class Round:
         return f"now, before, after: {odd}"
 
     def judge(self, outcome: Outcome, now: Snapshot, *, struck: bool) -> None:
-        """Check what was told against what is there."""
+        """Compare what was reported with what exists."""
         error = outcome.error
         if error is None:
             assert outcome.value == self.expected, (
@@ -135,7 +135,7 @@ class Round:
         if self.fault == "shell killed" and isinstance(error, OnceError) and self.operation.once:
             return
         if type(error) is OSError and self.fault == "shell killed":
-            # the program that was killed may have been any, of which a status was told
+            # any program may have been killed, including one whose status was reported
             return
         assert isinstance(error, ConnectionFailed), f"{self}: {outcome}"
         assert not isinstance(error, errors.CoolingDown), f"{self}: {outcome}"
@@ -145,11 +145,11 @@ class Round:
             assert not isinstance(error, MasterGone), f"{self}: {outcome}"
 
     def ask_again(self) -> None:
-        """What may be asked again comes to its end now."""
+        """What may be repeated succeeds now."""
         with self.world.transport() as fresh:
             outcome = within(lambda: self.operation.act(fresh, self.top))
         if self.operation.once and isinstance(outcome.error, OnceError):
-            # its shell was killed, and who asks is told so
+            # its shell was killed, and a second call is told so
             assert self.fault == "shell killed", f"{self}, asked again: {outcome}"
             return
         assert outcome.error is None, f"{self}, asked again: {outcome}"

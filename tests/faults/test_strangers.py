@@ -52,7 +52,7 @@ STRANGER = """
 
 @pytest.fixture(scope="module")
 def account(passable: Path) -> Iterator[tuple[User, User, Transport]]:
-    """Who moves files there, who is a stranger to both sides, and a transport."""
+    """A user who moves files on the host, a stranger on both sides, and a transport."""
     require(missing_for_users() or missing_programs("sshd"))
     with temporary_user(passable) as user, temporary_user(passable) as other:
         with Sandbox("shared", user.name) as node, Transport("shared", ssh_config=node.ssh_config) as there:

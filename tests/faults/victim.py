@@ -1,4 +1,4 @@
-"""The process that is killed: opens a transport, waits for a line, does one operation, tells how it went."""
+"""The process that is killed: opens a transport, waits for a line, does one operation, reports it."""
 
 from __future__ import annotations
 

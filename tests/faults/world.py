@@ -1,6 +1,6 @@
-"""Where rounds are played: a login node behind a relay that strikes at a byte, and the look for what is left.
+"""Where rounds are played: a login node behind a relay that strikes at a byte, and the check for remains.
 
-All that runs on the remote side has a word in its environment, so that it is found wherever it has gone.
+Everything on the remote side has a word in its environment, so that it can be found anywhere.
 """
 
 from __future__ import annotations
@@ -84,19 +84,19 @@ class StrikingRelay(Relay):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an operation: a value, or an error."""
+    """The outcome of an operation: a value, or an error."""
 
     value: object = None
     error: BaseException | None = None
 
     @property
     def lost(self) -> bool:
-        """Whether the connection's failure is what was told."""
+        """Whether the connection's failure was reported."""
         return isinstance(self.error, ConnectionFailed)
 
     @property
     def nothing_happened(self) -> bool:
-        """Whether it was told that nothing had started."""
+        """Whether it was reported that nothing had started."""
         return isinstance(self.error, ConnectionFailed) and self.error.started is False
 
     def __str__(self) -> str:
@@ -232,7 +232,7 @@ class World:
         """What a fault does when it strikes."""
         facts = self.master.facts()
         pid = facts.pid if facts is not None else 0
-        # killing goes by what is there at that moment
+        # whatever exists at that moment is killed
         return {
             "cut": self.relay._cut,
             "reset": self.relay._reset,
@@ -308,7 +308,7 @@ class World:
         return [pid for pid in children(os.getpid()) if pid not in {*self._others, self.node.server_pid}]
 
     def far_processes(self) -> list[int]:
-        """All that runs on the remote side, wherever it has gone."""
+        """All that runs on the remote side, wherever it is gone."""
         found = []
         sign = self.sign.encode()
         for entry in Path("/proc").glob("[0-9]*"):
@@ -366,6 +366,12 @@ class World:
 
     def sweep(self) -> None:
         """Remove what killed processes have left in the runtime directory: names that nobody holds."""
+        # an ssh that they have just started makes its log once more
+        self.wait_until(
+            lambda: not set(self.named_after()) - set(self.masters()),
+            "what they had started to end",
+            found=lambda: [(pid, _words(pid)) for pid in self.named_after()],
+        )
         master_master.sweep(self.master.directory)
         sweep_logs(self.master.directory, older=0)
         for name in self.master.directory.glob("moving/*"):

@@ -35,7 +35,7 @@ from tests.support.relay import Relay
 from tests.support.users import ShellName, User, missing_for_users, temporary_user
 
 System = Literal["gnu", "busybox", "mixed"]
-# What of busybox stands beside GNU's find, xargs, mv and cp in the mix.
+# The busybox tools that are mixed with GNU's find, xargs, mv and cp.
 _MIXED = ("stat", "readlink", "touch", "head", "tail", "mkdir", "sha256sum", "dd", "rm", "ln")
 _numbers = itertools.count()
 
@@ -52,7 +52,7 @@ class FarSide:
 
 @pytest.fixture(scope="session")
 def far_side(passable: Path) -> Iterator[Callable[[System, ShellName], FarSide]]:
-    """Make each kind of remote side once; they are logged in to before a test's own walls stand."""
+    """Make each kind of remote side once; they are logged in before a test's own directories are set up."""
     require(missing_for_users() or missing_programs("sshd", "busybox", "tcsh"))
     made: dict[tuple[System, ShellName], FarSide] = {}
     with ExitStack() as stack:
@@ -263,7 +263,7 @@ def test_home_directories(far: FarSide) -> None:
 
 
 def test_copies_are_atomic(far: FarSide) -> None:
-    """A file is replaced by one rename: who has the old one open goes on reading it."""
+    """A file is replaced by one rename: a process that has the old one open goes on reading it."""
     far.sync.write_bytes("f", b"old")
     with (far.user.home / "f").open("rb") as file:
         far.sync.write_bytes("f", b"new")

@@ -307,8 +307,8 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("text", "what"),
         [
-            ("persist = 1\n", "there is no key 'persist'"),
-            ("[hosts.daint]\n", "there is no key 'hosts'"),
+            ("persist = 1\n", "unknown key 'persist'"),
+            ("[hosts.daint]\n", "unknown key 'hosts'"),
             ("host = 3\n", "host is not a table"),
             ("[host]\ndaint = 3\n", "host is not a table"),
             ("[[host]]\nssh = 'ssh'\n", "host is not a table"),
@@ -605,7 +605,8 @@ class TestRuntimeDirectory:
         if done.returncode:
             pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(mounted))
-        # no network file system is at hand, so another kind stands for one; /run may be of that kind too
+        # no network file system is available, so another kind is used in its place; /run may be of that kind
+        # too
         kind = settings._file_system(run_user)
         try:
             assert settings._file_system(mounted) == "tmpfs"

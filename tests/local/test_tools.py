@@ -60,7 +60,7 @@ def agent(socket: Path) -> Iterator[Path]:
 
 
 def add_key(socket: Path, key: Path) -> None:
-    """Hand a key to an agent; its passphrase is told by a program, as ssh-add reads it from no pipe."""
+    """Add a key to an agent; a program supplies its passphrase, because ssh-add reads none from a pipe."""
     told = executable(key.with_name("askpass"), f"#!/bin/sh\necho '{PASSPHRASE}'\n")
     env = {"SSH_AUTH_SOCK": str(socket), "SSH_ASKPASS": str(told), "SSH_ASKPASS_REQUIRE": "force"}
     subprocess.run(
@@ -184,7 +184,7 @@ class TestCertificateEnd:
 
     @pytest.mark.parametrize("zone", ["UTC0", "IST-5:30", "NST3:30", "<-12>12"])
     def test_in_every_zone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
-        """The moment is the same wherever the computer stands."""
+        """The moment is the same in every time zone."""
         monkeypatch.setenv("TZ", zone)
         time.tzset()
         try:
@@ -211,13 +211,13 @@ class TestMasterPid:
 
     @pytest.fixture
     def master(self, own_node: Sandbox) -> tuple[Path, int]:
-        """A live master: its socket, and its process id as `ossh status` tells it."""
+        """A live master: its socket, and its process id as `ossh status` shows it."""
         assert ossh("login", "-F", own_node.ssh_config, own_node.host).returncode == 0
         (socket,) = [path for path in runtime().iterdir() if path.is_socket()]
         return socket, int(status(own_node.ssh_config, own_node.host)[0]["pid"])
 
     def test_live(self, master: tuple[Path, int]) -> None:
-        """A live one tells its process id."""
+        """A live one reports its process id."""
         socket, pid = master
         assert tools.master_pid("ssh", socket) == pid
         assert b"ssh" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -375,7 +375,7 @@ End time:   Nov 26 01:47:31 2026
 
 
 class TestTickets:
-    """Kerberos tickets, as klist tells them."""
+    """Kerberos tickets, as klist shows them."""
 
     @pytest.mark.usefixtures("kerberos_node")
     def test_none(self) -> None:
@@ -397,7 +397,7 @@ class TestTickets:
         assert tools.ticket_end() == end
 
     def test_end_of_a_renewable_one(self, kerberos_node: KerberosNode) -> None:
-        """The time until which it can be renewed is not its end."""
+        """The time until which it can be renewed is not its expiry."""
         before = now()
         kerberos_node.get_ticket("10m", renewable="2h")
         end = tools.ticket_end()
@@ -408,7 +408,7 @@ class TestTickets:
     def test_in_every_zone(
         self, kerberos_node: KerberosNode, monkeypatch: pytest.MonkeyPatch, zone: str
     ) -> None:
-        """The moment is the same wherever the computer stands, and whatever the person's language."""
+        """The moment is the same in every time zone and language."""
         kerberos_node.get_ticket("2h")
         monkeypatch.setenv("TZ", zone)
         monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
@@ -473,7 +473,7 @@ class TestTickets:
         keytab = kerberos_node.directory / "kerberos" / "user.keytab"
         # a new key at the KDC makes those before it useless
         kerberos_node._run("kadmin.local", "-q", f"cpw -randkey {kerberos_node.user}")
-        with pytest.raises(SettingsError, match=f"no ticket for {kerberos_node.user}@.* by {keytab}"):
+        with pytest.raises(SettingsError, match=f"no ticket for {kerberos_node.user}@.* with {keytab}"):
             tools.get_ticket(keytab)
         assert not tools.ticket_lives()
 
@@ -492,7 +492,7 @@ class TestTickets:
         ],
     )
     def test_both_klists(self, listing: str, end: str | None) -> None:
-        """What klist of MIT and of Heimdal 7.8 wrote; the ticket of a server beside it does not count."""
+        """What klist of MIT and of Heimdal 7.8 wrote; another ticket, for a server, does not count."""
         found = tools.ticket_end_in(listing)
         assert found == (None if end is None else datetime.datetime.fromisoformat(end).astimezone())
 

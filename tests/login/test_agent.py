@@ -29,7 +29,7 @@ def agents() -> list[int]:
 
 
 def state(pid: int) -> str:
-    """A process's state letter, "X" where it has gone."""
+    """A process's state letter, "X" where it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def in_a_shell(script: str, shell: str = "sh") -> str:
 
 
 def add_key(node: Sandbox) -> None:
-    """Hand a node's encrypted key to the shared agent; the passphrase is told by a program."""
+    """Add a node's encrypted key to the shared agent; a program supplies the passphrase."""
     told = f"SSH_ASKPASS={shlex.quote(str(node.answer_command))} SSH_ASKPASS_REQUIRE=force"
     in_a_shell(f"{told} ssh-add -q {shlex.quote(str(key_of(node)))}")
 
@@ -215,7 +215,7 @@ def test_no_identity_agent(passphrase_node: Sandbox, isolated: Path) -> None:
 
 
 def test_keys_are_added_to_the_agent(passphrase_node: Sandbox, isolated: Path) -> None:
-    """AddKeysToAgent of ssh_config does its work in a login by a person: the next one asks nothing."""
+    """AddKeysToAgent of ssh_config works in a login by a person: the next one asks nothing."""
     node = passphrase_node
     config = with_option(node, isolated, "AddKeysToAgent yes")
     in_a_shell("true")
@@ -245,7 +245,7 @@ def test_nobody_and_no_agent(passphrase_node: Sandbox) -> None:
     error = json.loads(done.stdout)
     assert error["error"] == "LoginNeeded"
     assert error["message"].startswith(
-        f"a person must log in: the key {key_of(node)} is encrypted and no agent holds it (the server"
+        f"a person must log in: the key {key_of(node)} is encrypted and no agent holds it: the server"
     )
     advice = f'run: eval "$(ossh agent)" && ssh-add {key_of(node)}, or: '
     assert error["advice"] == {"words": advice, "command": "ossh login", "operands": ""}
@@ -253,7 +253,7 @@ def test_nobody_and_no_agent(passphrase_node: Sandbox) -> None:
 
 
 def test_the_advice_helps(passphrase_node: Sandbox) -> None:
-    """What the error says to do is done by a person, and the login works."""
+    """A person does what the error says, and the login works."""
     node = passphrase_node
     assert ossh_run("-F", node.ssh_config, node.host, "true").returncode == 255
     child = pexpect.spawn("sh", ["-c", f'eval "$({OSSH} agent)"; ssh-add {key_of(node)}'], timeout=20)
@@ -334,7 +334,7 @@ def test_it_outlives_its_terminal(isolated: Path) -> None:
 
 
 def test_it_holds_nobodys_output(isolated: Path) -> None:
-    """A pipe that `ossh agent` wrote to ends with it, though the agent lives on."""
+    """A pipe that `ossh agent` wrote to ends with it, although the agent keeps running."""
     done = subprocess.run(
         ["sh", "-c", f"{OSSH} agent 2>&1 | cat"], capture_output=True, check=True, timeout=30
     )

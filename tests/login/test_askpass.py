@@ -49,7 +49,7 @@ def failures() -> int:
 
 
 def test_second_factor(make_oath_node: MakeOathNode, askpass: Askpass) -> None:
-    """A real second factor by a window: the prompt names who asks, and the login works."""
+    """A real second factor through a window: the prompt names the host that asks, and the login works."""
     node = make_oath_node(key=True)
     done = ossh("login", "-F", node.ssh_config, node.host, env=askpass.answers(f"echo {node.code()}"))
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def test_cancelled(make_oath_node: MakeOathNode, askpass: Askpass, script: str) 
 
 
 def test_wrong_answers_are_few(make_conversation_node: MakeConversationNode, askpass: Askpass) -> None:
-    """A wrong answer is told with the next question; after three the login ends."""
+    """A wrong answer is reported with the next question; after three of them the login ends."""
     node = make_conversation_node(asks(("Code: ", "123456")))
     done = ossh("login", "-F", node.ssh_config, node.host, env=askpass.answers("echo wrong"))
     assert done.returncode == 255
@@ -131,6 +131,6 @@ def test_where_ssh_would(environment: dict[str, str], terminal: bool, found: Win
 
 
 def test_what_is_shown() -> None:
-    """What a server sends hides nothing: not who asks, and not by a carriage return."""
+    """Nothing that a server sends hides who asks, not even a carriage return."""
     assert shown("(a@front) \r(a@target) Password: ", "h", named=True) == "(a@front) ?(a@target) Password: "
     assert shown("Code:\n\x1b[2J", "h", named=False) == "(h) Code:\n?[2J"

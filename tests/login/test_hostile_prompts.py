@@ -20,7 +20,7 @@ from opensshtransport.login.conversation import Conversation
 from opensshtransport.openssh import destination, hops
 from opensshtransport.prompts.answers import Command, Secret, Text
 from opensshtransport.prompts.profiles import profile_rules
-from opensshtransport.prompts.prompt import Prompt, PromptKind, Way, read_prompt
+from opensshtransport.prompts.recognition import Prompt, PromptKind, Way, read_prompt
 from opensshtransport.prompts.rules import Given, Outcome, Rule, choose
 from opensshtransport.prompts.screen import Screen
 from tests.conftest import MakeConversationNode
@@ -87,7 +87,7 @@ class TestWhole:
 
     @pytest.mark.parametrize("words", FORGED)
     def test_forged(self, words: str) -> None:
-        """ssh's own prefix in front tells who asks; what follows it changes nothing."""
+        """ssh's own prefix says who asks; what follows it changes nothing."""
         assert not is_answered(read_prompt(f"(me@target) {words}", WAY))
 
     @given(SCRAPS.map("".join))
@@ -263,7 +263,7 @@ def test_forged_prompts_of_a_server(make_conversation_node: MakeConversationNode
         node.set_script(questions(words.replace("\n", r"\n")))
         done = ossh("login", "-F", config, node.host)
         assert done.returncode == 255, (words, done.stderr)
-        assert b"is asked, and no rule answers it" in done.stderr, (words, done.stderr)
+        assert b"no rule answers the prompt" in done.stderr, (words, done.stderr)
     until(node.idle, "the server to see the end")
     assert node.answers() == []
 
@@ -332,7 +332,7 @@ def test_flood(isolated: Path, where: str) -> None:
     )
     to = {"terminal": "&1", "stderr": "&2", "log": log}[where]
     argv = ["sh", "-c", f"exec >{to}; {FLOOD}"]
-    with pytest.raises(ConnectionFailed, match="more than 1 MiB without letting anybody in"):
+    with pytest.raises(ConnectionFailed, match="more than 1 MiB before the login succeeded"):
         conversation.run_by_askpass(argv, {}, isolated / "ask") if where == "stderr" else conversation.run(
             argv
         )
@@ -401,7 +401,7 @@ def test_whoever_adopts_the_program_is_left_alone(isolated: Path) -> None:
 
 
 def test_no_place_for_a_desk(isolated: Path) -> None:
-    """Where no program can be put, there is no desk, and the login goes by the terminal."""
+    """If the program cannot be put there, there is no desk, and the login uses the terminal."""
     (isolated / "file").touch()
     with desk(isolated / "file" / "ask") as opened:
         assert opened is None

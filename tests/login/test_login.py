@@ -179,7 +179,7 @@ def test_fifty_masters_survive_their_terminal(own_node: Sandbox) -> None:
 
 
 def login_and_out(config: Path, host: str) -> str:
-    """Log in at a terminal, and out when it has gone; what became of the master in between."""
+    """Log in at a terminal, and out when it is gone; what became of the master in between."""
     shown, code = at_a_terminal(f"{OSSH} login -q -F {config} {host}")
     if code != 0:
         return shown
@@ -200,13 +200,15 @@ def login_and_out(config: Path, host: str) -> str:
 @pytest.mark.parametrize("style", ["ProxyJump", "ProxyCommand"])
 @pytest.mark.client
 def test_what_a_jump_host_said(make_chain: MakeChain, style: Style) -> None:
-    """ssh tells nothing of a jump host that let nobody in; the error names the command that shows it."""
+    """ssh hides why a jump host lets nobody in; the error names the command that shows it."""
     chain = make_chain("key", "key", "key")
     (chain.nodes[1].directory / "authorized_keys").write_text("")
     config = chain.config(style)
     done = ossh("login", "-F", config, "target")
     assert done.returncode == 255
-    _, _, command = done.stderr.decode().strip().partition("ssh hides what was said on the way; see it by: ")
+    _, _, command = (
+        done.stderr.decode().strip().partition("ssh hides what the jump host said; to see it, run: ")
+    )
     assert command == f"ssh -F {config} -S none target true"
     said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert "Permission denied (publickey)" in said.stderr
@@ -287,7 +289,7 @@ def test_errors_reach_the_caller_whole(own_node: Sandbox) -> None:
 
 
 def test_status(own_node: Sandbox) -> None:
-    """`ossh status` tells live, unreachable and none apart, counts sessions, and has a table for people."""
+    """`ossh status` distinguishes live, unreachable and none, counts sessions, and has a table for people."""
     config, host = own_node.ssh_config, own_node.host
     assert status(config) == []
     (row,) = status(config, host)
@@ -349,7 +351,7 @@ def test_forwardings_of_ssh_config(own_node: Sandbox) -> None:
 
 
 def test_several_hosts(own_node: Sandbox, keep: Keep, isolated: Path) -> None:
-    """login and logout take several hosts; one that fails is told and keeps the others from nothing."""
+    """login and logout take several hosts; a failure is reported and does not stop the others."""
     second = keep(Sandbox("second"))
     both = isolated / "both"
     both.write_text(f"{own_node.ssh_config.read_text()}\n{second.ssh_config.read_text()}\nHost no\nPort 1\n")
@@ -363,7 +365,7 @@ def test_several_hosts(own_node: Sandbox, keep: Keep, isolated: Path) -> None:
     ossh("login", "-F", both, own_node.host, "second")
     done = ossh("logout", "--all")
     assert (done.returncode, done.stderr) == (0, b"sandbox: logged out\nsecond: logged out\n")
-    assert ossh("logout", "--all").stderr == b"there were no masters\n"
+    assert ossh("logout", "--all").stderr == b"no masters were running\n"
     for wrong in (["logout"], ["logout", "--all", "second"]):
         assert ossh(*wrong).returncode == 255
 
@@ -407,7 +409,7 @@ def test_logout_twice(own_node: Sandbox) -> None:
     ossh("login", "-F", own_node.ssh_config, own_node.host)
     assert ossh("logout", "-F", own_node.ssh_config, own_node.host).stderr == b"sandbox: logged out\n"
     assert (
-        ossh("logout", "-F", own_node.ssh_config, own_node.host).stderr == b"sandbox: there was no master\n"
+        ossh("logout", "-F", own_node.ssh_config, own_node.host).stderr == b"sandbox: no master was running\n"
     )
     assert not list(runtime().glob("*.json"))
 
@@ -483,7 +485,7 @@ def session_logs() -> str:
 
 
 def test_first_session_is_killed(isolated: Path, keep: Keep) -> None:
-    """A first session that breaks tells nothing of the account: another one is asked what the host is."""
+    """A first session that breaks says nothing about the account: a second one finds out what the host is."""
     script = isolated / "hangs-once"
     script.write_text(
         f'#!/bin/sh\nmkdir {isolated}/once && exec sleep 60\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n'

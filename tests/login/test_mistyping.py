@@ -69,7 +69,7 @@ def test_passphrase_is_wrong_three_times(passphrase_node: Sandbox) -> None:
         answer(child, f"Enter passphrase for key '{key}': ", wrong)
     status, shown = finish(child)
     assert (status, counted()) == (255, 0)
-    assert f"ossh login: sandbox: wrong passphrase for {key} (" in shown
+    assert f"ossh login: sandbox: wrong passphrase for {key} (ssh said: " in shown
     assert shown.rstrip().endswith("; try again")
     assert "accepted none" not in shown
     child = login(passphrase_node)
@@ -80,7 +80,7 @@ def test_passphrase_is_wrong_three_times(passphrase_node: Sandbox) -> None:
 @pytest.mark.parametrize("key", [True, False], ids=["after-a-key", "alone"])
 @pytest.mark.client
 def test_code_is_asked_for_again(make_oath_node: MakeOathNode, *, key: bool) -> None:
-    """A mistyped code is told as that, and the right one lets in."""
+    """A mistyped code is reported as such, and the right one works."""
     node = make_oath_node(key=key)
     child = login(node)
     answer(child, "One-time password", "000000")
@@ -176,7 +176,7 @@ def test_refused_rule(make_conversation_node: MakeConversationNode, isolated: Pa
 
 
 def test_jump_host(make_chain: MakeChain) -> None:
-    """The jump host asks again too, and it is told who has refused."""
+    """The jump host asks again too, and the message says which host has refused."""
     chain = make_chain("code", "code")
     jump, target = chain.nodes
     config = chain.config()
@@ -190,7 +190,7 @@ def test_jump_host(make_chain: MakeChain) -> None:
 
 
 def test_jump_host_refuses_to_the_end(make_chain: MakeChain) -> None:
-    """What the jump host's own ssh says is lost; who has refused is told all the same."""
+    """The messages of the jump host's own ssh are lost; the error still says which host has refused."""
     chain = make_chain("code", "key")
     child = terminal(["login", "-F", chain.config(), "target"])
     for _ in range(3):
@@ -240,9 +240,9 @@ def test_a_key_that_is_not_offered(own_node: Sandbox, isolated: Path, line: str)
 
 
 def test_wrong_passphrase_of_a_rule(passphrase_node: Sandbox, isolated: Path) -> None:
-    """A stored passphrase that is wrong is told as that."""
+    """A wrong stored passphrase is reported as such."""
     key = passphrase_node.directory / "id_ed25519"
     answered = f'expect = "^Enter passphrase"\nanswer = {stored(isolated, "passphrase", "wrong")}'
     settings(f"[[host.sandbox.prompts]]\n{answered}", host="sandbox")
     done = ossh("login", "-F", passphrase_node.ssh_config, passphrase_node.host)
-    assert f"wrong passphrase for {key} (" in done.stderr.decode()
+    assert f"wrong passphrase for {key} (ssh said: " in done.stderr.decode()

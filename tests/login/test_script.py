@@ -164,7 +164,7 @@ class TestWhen:
     def test_of_several_certificates_the_living_one_counts(
         self, authority_node: AuthorityNode, isolated: Path
     ) -> None:
-        """A dead certificate beside a living one does not bring the script; alone it does."""
+        """An expired certificate next to a valid one does not run the script; alone it does."""
         node = authority_node
         certify(node, "-2h:-1h")
         living = certify(node, "+2h", "second")
@@ -230,7 +230,7 @@ class TestQuestions:
         settings(node, node.script)
         error = report(node)
         assert error["error"] == "UnexpectedPrompt"
-        assert "'Username:' is asked, and no rule answers it" in error["message"]
+        assert "no rule answers the prompt 'Username:'" in error["message"]
         assert node.connections() == 0
         until(lambda: not processes(node.script), "the script to end")
 
@@ -240,7 +240,7 @@ class TestQuestions:
         settings(node, node.script, rules=rules_for(node))
         error = report(node)
         assert error["error"] == "UnexpectedPrompt"
-        assert "'Enter OTP (6-digit code):' is asked" in error["message"]
+        assert "no rule answers the prompt 'Enter OTP (6-digit code):'" in error["message"]
         assert node.password not in json.dumps(error)
         assert node.connections() == 0
 
@@ -303,7 +303,7 @@ class TestQuestions:
         begin = time.monotonic()
         error = report(own_node)
         assert time.monotonic() - begin < 8
-        assert "'Enter the word' is asked, and no rule answers it" in error["message"]
+        assert "no rule answers the prompt 'Enter the word'" in error["message"]
 
     def test_a_shown_question_in_a_whole_line(self, own_node: Sandbox, isolated: Path) -> None:
         """Where what is typed is shown, as with `echo` and `read`, the rule of such a question answers too.
@@ -329,7 +329,7 @@ class TestQuestions:
         (isolated / "other").mkdir()
         settings(own_node, script, "script_timeout = 2")
         error = report(own_node, XDG_STATE_HOME=str(isolated / "other"))
-        assert "did not end in time (it had said 'Enter the colour:')" in error["message"]
+        assert "did not finish in time (last output: 'Enter the colour:')" in error["message"]
 
     def test_a_question_without_its_looks(self, own_node: Sandbox, isolated: Path) -> None:
         """A question without a colon is answered by its rule; without one, and nobody there, it ends soon."""
@@ -343,7 +343,7 @@ class TestQuestions:
         error = report(own_node)
         assert time.monotonic() - begin < 30
         assert error["error"] == "UnexpectedPrompt"
-        assert "'Enter the colour' is asked, and no rule answers it" in error["message"]
+        assert "no rule answers the prompt 'Enter the colour'" in error["message"]
 
 
 class TestFailures:
@@ -449,7 +449,7 @@ class TestFailures:
             kill(tag)
 
     def test_what_it_leaves_in_the_background(self, own_node: Sandbox, isolated: Path) -> None:
-        """The script has ended when it has ended, though a browser that it opened lives on."""
+        """The script has ended when it exits, although a browser that it opened keeps running."""
         tag = new_tag()
         settings(own_node, write_script(isolated, f"{tag} & echo opened"), "script_timeout = 5")
         try:
@@ -518,7 +518,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("text", ["bin/script", "script", "./script", ""])
     def test_not_absolute(self, own_node: Sandbox, text: str) -> None:
-        """Any other than an absolute path is refused, for where would it begin?"""
+        """Any path but an absolute one is refused, because it would be relative to an unknown directory."""
         self.said(own_node, text)
 
     def test_home(self, own_node: Sandbox, isolated: Path) -> None:
@@ -551,7 +551,7 @@ class TestSettings:
 
 
 class TestCertificateThatEnded:
-    """An expired certificate, of which ssh says no more than that the key was refused."""
+    """An expired certificate, about which ssh says only that the key was refused."""
 
     def test_is_said(self, authority_node: AuthorityNode) -> None:
         """Without a script the error names the certificate and when it ended."""
@@ -560,8 +560,8 @@ class TestCertificateThatEnded:
         place = certify(node, "-2h:-1h")
         error = report(node)
         assert error["error"] == "LoginNeeded"
-        assert f"the certificate {place} ended at " in error["message"]
-        told = error["message"].partition(" ended at ")[2][:19]
+        assert f"the certificate {place} expired at " in error["message"]
+        told = error["message"].partition(" expired at ")[2][:19]
         ended = datetime.datetime.fromisoformat(told)
         assert abs(before - datetime.timedelta(hours=1) - ended) < datetime.timedelta(seconds=60)
         assert "Permission denied (publickey)" in error["message"]
@@ -572,14 +572,14 @@ class TestCertificateThatEnded:
         node = authority_node
         certify(node, "+1h", principal="somebody")
         error = report(node)
-        assert " ended at " not in error["message"]
+        assert " expired at " not in error["message"]
         assert "Permission denied (publickey)" in error["message"]
 
     def test_is_said_to_a_person_too(self, authority_node: AuthorityNode) -> None:
         """A person reads it at the terminal."""
         place = certify(authority_node, "-2h:-1h")
         child = terminal(authority_node)
-        child.expect_exact(f"the certificate {place} ended at ")
+        child.expect_exact(f"the certificate {place} expired at ")
         assert end(child) == 255
 
 

@@ -202,7 +202,7 @@ def test_profile_without_its_secret(
     settings(all_secrets(isolated, [name for name in ("password", "code") if name != missing]))
     done = ossh("login", "-F", node.ssh_config, node.host)
     assert done.returncode == 255
-    assert b"'Password + OTP:' is asked, and no rule answers it" in done.stderr
+    assert b"no rule answers the prompt 'Password + OTP:'" in done.stderr
     until(node.idle, "the server to see the end")
     assert node.answers() == []
 
@@ -238,7 +238,7 @@ def test_duo_push_never_answered(duo_node: ConversationNode) -> None:
     done = ossh("login", "-F", duo_node.ssh_config, duo_node.host)
     assert time.monotonic() - begin < 20
     assert done.returncode == 255
-    assert b"the login did not end in time" in done.stderr
+    assert b"the login did not finish in time" in done.stderr
     nothing_left(duo_node.ssh_config)
     assert duo_node.answers() == ["1"]
 
@@ -299,7 +299,7 @@ def test_password_never_goes_where_a_code_is_wanted(
     settings(rule("(?i)password", stored(isolated, "password", PASSWORD)))
     done = ossh("login", "-F", node.ssh_config, node.host)
     assert done.returncode == 255
-    assert b"no rule answers it ('(?i)password' overlooks 'O" in done.stderr
+    assert b" ('(?i)password' does not cover 'O" in done.stderr
     until(node.idle, "the server to see the end")
     assert node.answers() == []
 
@@ -335,8 +335,8 @@ def test_unexpected_prompt(
     assert time.monotonic() - begin < 15
     assert (done.returncode, done.stdout) == (255, b"")
     advice = f"run: ossh login -F {node.ssh_config} asks\n"
-    why = " (it holds a control character)" if prompt.endswith(r"\t") else ""
-    expected = f"asks: '{quoted}' is asked, and no rule answers it{why} (ossh help prompts); {advice}"
+    why = " (it contains a control character)" if prompt.endswith(r"\t") else ""
+    expected = f"asks: no rule answers the prompt '{quoted}'{why} (ossh help prompts); {advice}"
     assert expected in done.stderr.decode()
     until(node.idle, "the server to see the end")
     assert node.answers() == []
@@ -370,7 +370,7 @@ def test_unexpected_second_prompt(make_conversation_node: MakeConversationNode, 
     node = make_conversation_node(questions("Password: ", "Colour: "))
     settings(all_secrets(isolated))
     done = ossh("login", "-F", node.ssh_config, node.host)
-    assert b"'Colour:' is asked, and no rule answers it" in done.stderr
+    assert b"no rule answers the prompt 'Colour:'" in done.stderr
     until(node.idle, "the server to see the end")
     assert node.answers() == [PASSWORD]
 
@@ -585,7 +585,7 @@ def test_asked_part_of_a_join(make_conversation_node: MakeConversationNode, isol
     settings(rule("PASSCODE", f"{{ join = [{{ ask = true }}, {totp_of(isolated, SEED)}] }}"))
     begin = time.time()
     child = login(node)
-    child.expect(r"PASSCODE: \(your part\): ")
+    child.expect(r"PASSCODE: \(the part that you type\): ")
     child.send("802x\x7f13\r")
     status, shown = finish(child)
     assert status == 0
@@ -598,7 +598,7 @@ def test_asked_part_is_refused(make_conversation_node: MakeConversationNode, iso
     node = make_conversation_node(questions("PASSCODE: "))
     settings(rule("PASSCODE", f"{{ join = [{{ ask = true }}, {totp_of(isolated, SEED)}] }}"))
     child = login(node)
-    child.expect(r"\(your part\): ")
+    child.expect(r"\(the part that you type\): ")
     child.send("80\x03")
     child.expect(pexpect.EOF)
     child.close()
@@ -620,7 +620,7 @@ def test_ask_rule(make_conversation_node: MakeConversationNode, isolated: Path) 
     ossh("logout", "-F", node.ssh_config, node.host)
     done = ossh("login", "-F", node.ssh_config, node.host)
     assert done.returncode == 255
-    assert b"'Code:' is to be answered by a person" in done.stderr
+    assert b"only a person can answer the prompt 'Code:'" in done.stderr
     until(node.idle, "the server to see the end")
     assert node.answers()[2:] == [PASSWORD]
 
@@ -794,7 +794,7 @@ def test_account_is_not_locked_by_prompts_without_rules(locking_node: LockingNod
     for _ in range(4):
         forget_failures()
         done = ossh_run("-F", locking_node.ssh_config, locking_node.host, "echo x")
-        assert b"'Password:' is asked, and no rule answers it" in done.stderr
+        assert b"no rule answers the prompt 'Password:'" in done.stderr
     until(lambda: not clients(locking_node.ssh_config), "ssh to end")
     assert locking_node.connections() == 4
     assert locking_node.failures() == 0

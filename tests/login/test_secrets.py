@@ -32,7 +32,7 @@ from tests.support.pam_nodes import ConversationNode, questions, rule, stored
 from tests.support.programs import OSSH, ossh, ossh_run, runtime, until, write_settings
 from tests.support.relay import Relay
 
-# A real plug-in for the keyring library: entries are files beside it.
+# A real plug-in for the keyring library: entries are files next to it.
 KEYRING = """
 from pathlib import Path
 import keyring.backend, keyring.errors
@@ -348,7 +348,7 @@ def test_report_of_a_login(
 
 
 def test_traceback(make_conversation_node: MakeConversationNode, isolated: Path, store: Path) -> None:
-    """A surprise in the midst of a joined answer: it is told in one line, without a PIN or a seed."""
+    """An unexpected error within a joined answer is reported in one line, without a PIN or a seed."""
     node = make_conversation_node(questions("PASSCODE: "))
     chosen = Secrets()
     seed = stored(store, "seed", base32(chosen.key))
@@ -473,9 +473,11 @@ def test_keyring(asking: ConversationNode, keyring: Path) -> None:
     secret = secrets.token_urlsafe(9)
     assert answered(asking, entry(keyring, "hpc", secret)) == secret
     missing = refused(asking, '{ keyring = "other", username = "me" }')
-    assert missing.endswith("the keyring's entry 'other' of 'me' is missing; run: keyring set other me")
+    assert missing.endswith(
+        "the keyring's entry 'other' of 'me' is missing (ossh help logging-in); run: keyring set other me"
+    )
     locked = refused(asking, '{ keyring = "locked", username = "me" }')
-    assert locked.endswith("(the collection is locked); unlock the keyring")
+    assert locked.endswith("(the collection is locked) (ossh help logging-in); unlock the keyring")
     assert "gave an empty answer" in refused(asking, entry(keyring, "empty", ""))
     until(asking.idle, "the server to see the end")
     assert asking.answers() == [secret]
@@ -488,7 +490,8 @@ def test_no_keyring_here(asking: ConversationNode) -> None:
         '{ keyring = "hpc", username = "me" }',
         {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"},
     )
-    assert "there is no keyring that the package keyring can use here; start or install one" in line
+    why = "there is no keyring that the package keyring can use here (ossh help logging-in)"
+    assert f"{why}; start or install one" in line
     assert line.endswith("or name a command instead")
 
 
@@ -522,7 +525,8 @@ def test_missing_package(asking: ConversationNode, store: Path, isolated: Path, 
     )
     assert done.returncode == 255
     (line,) = done.stderr.splitlines()
-    assert f"the Python package {missing} is missing; run: {sys.executable} -m pip install {missing}" in line
+    why = f"the Python package {missing} is missing (ossh help logging-in)"
+    assert f"{why}; run: {sys.executable} -m pip install {missing}" in line
     until(asking.idle, "the server to see the end")
     assert asking.answers() == []
 
@@ -601,7 +605,7 @@ def test_bad_seed(asking: ConversationNode, store: Path) -> None:
         ("0189-not-base32", "the seed of the one-time codes is not base32"),
         ("GEZDGNBVGY3TQOJÄ", "the seed of the one-time codes is not base32"),
         ("otpauth://totp/Centre:me?digits=6&issuer=s3cret", "the seed of the one-time codes is not base32"),
-        (counted, "the seed is for counted codes, not for timed ones"),
+        (counted, "the seed is for counter-based codes (HOTP), not for time-based ones (TOTP)"),
         ("otpauth://totp/x?secret=GEZDGNBV&digits=12", "the URI of the one-time codes.digits"),
         ("otpauth://totp/x?secret=GEZDGNBV&algorithm=MD5", "the URI of the one-time codes.digest"),
     ):
@@ -675,7 +679,7 @@ def test_next_code_comes_too_late(asking: ConversationNode, store: Path, isolate
     assert time.monotonic() - begin < 15
     assert done.returncode == 255
     assert re.search(
-        rb"the next one-time code comes in 1\d\d s only \(ossh help logging-in\); run it at a terminal\n",
+        rb"the next one-time code is due only in 1\d\d s \(ossh help logging-in\); run it at a terminal\n",
         done.stderr,
     )
     until(asking.idle, "the server to see the end")

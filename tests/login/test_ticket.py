@@ -50,7 +50,7 @@ def ends() -> list[datetime.datetime]:
 
 
 def lives() -> bool:
-    """Whether klist finds a ticket that lives."""
+    """Whether klist finds a valid ticket."""
     return subprocess.run(["klist", "-s"], check=False).returncode == 0
 
 
@@ -81,7 +81,7 @@ def test_no_ticket(kerberos_node: KerberosNode) -> None:
     config, host = kerberos_node.ssh_config, kerberos_node.host
     error = report(config, host)
     assert error["error"] == "LoginNeeded"
-    assert "there is no Kerberos ticket, or it has ended" in error["message"]
+    assert "there is no Kerberos ticket, or it has expired" in error["message"]
     assert "Permission denied (gssapi-with-mic)" in error["message"]
     assert error["advice"]["words"] == "run: kinit"
     assert kerberos_node.authentications() == 0
@@ -97,7 +97,7 @@ def test_no_ticket_at_the_terminal(kerberos_node: KerberosNode) -> None:
     """A person reads the same at the terminal."""
     argv = ["login", "-F", str(kerberos_node.ssh_config), kerberos_node.host]
     child = pexpect.spawn(str(OSSH), argv, timeout=30, encoding="utf-8", dimensions=(24, 500))
-    child.expect("there is no Kerberos ticket, or it has ended")
+    child.expect("there is no Kerberos ticket, or it has expired")
     child.expect("; run: kinit\r\n")
     child.expect(pexpect.EOF)
     child.close()
@@ -105,19 +105,19 @@ def test_no_ticket_at_the_terminal(kerberos_node: KerberosNode) -> None:
 
 
 def test_ticket_has_ended(kerberos_node: KerberosNode) -> None:
-    """An expired ticket is told as that."""
+    """An expired ticket is reported as such."""
     kerberos_node.get_ticket("2s")
     until(lambda: not lives(), "the ticket to end")
     # the clocks may differ by a second (clockskew)
     next_second()
     error = report(kerberos_node.ssh_config, kerberos_node.host)
     assert error["error"] == "LoginNeeded"
-    assert "there is no Kerberos ticket, or it has ended" in error["message"]
+    assert "there is no Kerberos ticket, or it has expired" in error["message"]
     assert error["advice"]["words"] == "run: kinit"
 
 
 def test_refused_with_a_ticket(kerberos_node: KerberosNode, isolated: Path) -> None:
-    """With a ticket that lives, a refusal is not put down to the ticket."""
+    """With a valid ticket, a refusal is not attributed to the ticket."""
     kerberos_node.get_ticket()
     config = isolated / "ssh_config"
     text = kerberos_node.ssh_config.read_text()
@@ -125,7 +125,7 @@ def test_refused_with_a_ticket(kerberos_node: KerberosNode, isolated: Path) -> N
     assert "User nobody" in config.read_text()
     error = report(config, kerberos_node.host)
     assert "Permission denied (gssapi-with-mic)" in error["message"]
-    assert "ticket, or it has ended" not in error["message"]
+    assert "ticket, or it has expired" not in error["message"]
     assert error["advice"]["words"] != "run: kinit"
 
 
@@ -142,7 +142,7 @@ def test_renewed_before_the_login(kerberos_node: KerberosNode) -> None:
 
 @pytest.mark.parametrize(("lifetime", "more"), [("2h", ""), ("30m", 'min_validity = "20m"')])
 def test_not_renewed_without_need(kerberos_node: KerberosNode, lifetime: str, more: str) -> None:
-    """One that lives longer than `min_validity` stays as it is."""
+    """One that is valid longer than `min_validity` stays as it is."""
     write_settings(f"[host.kerberos]\n{more}\n")
     kerberos_node.get_ticket(lifetime, renewable="1d")
     before = ends()
@@ -171,7 +171,7 @@ def test_nothing_is_renewed_for_a_live_master(kerberos_node: KerberosNode) -> No
 
 
 def test_keytab(kerberos_node: KerberosNode) -> None:
-    """Without a ticket the keytab of the settings gets one; with one that lives it is left alone."""
+    """Without a ticket the keytab of the settings gets one; with a valid one it is not used."""
     write_settings(f'[host.kerberos]\nkeytab = "{keytab_of(kerberos_node)}"\nmin_validity = 60\n')
     config, host = kerberos_node.ssh_config, kerberos_node.host
     log_in(config, host)
@@ -238,7 +238,7 @@ def test_status_tells_the_certificate(authority_node: AuthorityNode) -> None:
 
 
 def test_status_of_several_certificates(authority_node: AuthorityNode, isolated: Path) -> None:
-    """Of a dead certificate and a living one, the living one's end is told, as it is what lets in."""
+    """Of an expired and a valid certificate, the valid one's expiry is shown, because that one lets in."""
     node = authority_node
     key = node.directory / "id_ed25519.pub"
     sign = ["ssh-keygen", "-q", "-s", str(node.directory / "ca"), "-I", "x", "-n", node.user]

@@ -180,7 +180,7 @@ def furnish(stage: Stage) -> None:
 
 
 def _has_help(script: str) -> None:
-    """It would install packages and make an environment: here it only tells its usage."""
+    """It would install packages and make an environment: here it only prints its usage."""
     done = subprocess.run([TREE / script, "--help"], capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: {script}")
@@ -220,8 +220,8 @@ def _opens_sftp(_: Callable[..., Stage]) -> None:
             ssh.stdin.close()
 
 
-# The lines of `sh` blocks that are not run here, with what checks them instead, and why. A block of which one
-# line stands here is not run; each of its lines must stand here then.
+# The lines of `sh` blocks that are not run here, with what checks them instead, and why. A block with one of
+# these lines is not run; then all its lines must be here.
 _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
     # installs packages by apt, makes .venv
     "scripts/demo": lambda _: _has_help("scripts/demo"),
@@ -255,9 +255,9 @@ _ELSEWHERE: dict[str, Callable[[Callable[..., Stage]], None]] = {
         )
     },
     # change ~/.ssh, and want a person; a centre of its own is there
-    f"ossh setup {HOST}": lambda _: _is_tested_by("test_configure.py", "test_from_an_empty_home_directory"),
+    f"ossh setup {HOST}": lambda _: _is_tested_by("test_setup.py", "test_from_an_empty_home_directory"),
     f"ossh setup {HOST} --hostname {HOST}.example.org --user alice --jump alice@front.example.org": (
-        lambda _: _is_tested_by("test_configure.py", "test_dry_run", "test_by_options_alone")
+        lambda _: _is_tested_by("test_setup.py", "test_dry_run", "test_by_options_alone")
     ),
     # not on the stage: a forced command is what a doctor warns of
     f"ossh doctor --login {HOST}": lambda _: _is_tested_by("test_doctor.py", "test_all_is_well"),
@@ -300,7 +300,7 @@ _RUN = [block for block in blocks("sh") if not _is_elsewhere(block)]
 
 @pytest.mark.parametrize("block", [block for block in _RUN if "ossh-run -t" not in block.text], ids=_id)
 def test_commands_are_run(block: Block, set_stage: Callable[..., Stage]) -> None:
-    """Each block runs as it stands, by sh, until the first command that fails; none does."""
+    """sh runs each block as written, until the first command that fails; none does."""
     for program in ("rsync", "git"):
         if re.search(rf"\b{program} ", block.text):
             require(missing_programs(program))
@@ -602,7 +602,7 @@ def test_settings_are_of_their_type(setting: setting_table.Setting, tmp_path: Pa
 
 
 def _texts() -> str:
-    """All texts of the package, one a line; what is filled in by a value stands there as `…`."""
+    """All texts of the package, one per line; `…` marks what a value fills in."""
     found = []
     for file in (TREE / "opensshtransport").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -112,7 +112,7 @@ def age(*paths: Path, seconds: float = 100) -> None:
 
 
 def edit_in_whole_seconds(path: Path) -> None:
-    """Let a file look as if it was edited in this second, on a file system that tells no more."""
+    """Let a file look as if it was edited in this second, on a file system with whole seconds."""
     os.utime(path, (int(time.time()), int(time.time())))
 
 
@@ -212,7 +212,7 @@ EDITS: dict[str, Callable[[Path], object]] = {
 
 
 class TestUnchanged:
-    """Whether the file still tells the truth."""
+    """Whether the file is still valid."""
 
     def test_nothing_happened(self, published: Published) -> None:
         """As long as nothing changes it says so, again and again."""
@@ -350,7 +350,7 @@ class TestUnchanged:
     def test_where_includes_are(
         self, config: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
     ) -> None:
-        """As for ssh, a relative path means ~/.ssh with -F as well, and home is that of the account."""
+        """As for ssh, a relative path is below ~/.ssh even with -F, and home is that of the account."""
         monkeypatch.setenv("HOME", str(isolated))
         home = Path(pwd.getpwuid(os.getuid()).pw_dir)
         config.write_text(f"Include {pattern}\n{TEXT}")
@@ -523,7 +523,7 @@ def quiet(request: pytest.FixtureRequest, passable: Path) -> Iterator[Sandbox]:
 
 @pytest.mark.client
 class TestLiveMaster:
-    """The way that the file tells, gone by ssh."""
+    """Where the file leads, found by ssh."""
 
     def go(self, file: Path, command: str, *, ask: bool) -> subprocess.CompletedProcess[str]:
         """Run a command as `ossh-run` does it."""

@@ -1,4 +1,4 @@
-"""`ossh status`: what it tells of masters that live, are at work, hang, or are led to no more."""
+"""`ossh status`: what it shows about masters that are live, busy or hang, or that no name leads to."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_at_a_terminal(own_node: Sandbox) -> None:
 
 
 def test_after_the_port_has_changed(own_node: Sandbox, keep: Keep) -> None:
-    """A master that its name leads to no more is listed, once, beside the new one; logout ends both."""
+    """A master to which its name no longer leads is listed once, next to the new one; logout ends both."""
     relay = keep(Relay(own_node.port))
     config, host = own_node.ssh_config, own_node.host
     before = config.read_text()
@@ -175,7 +175,7 @@ def test_after_the_port_has_changed(own_node: Sandbox, keep: Keep) -> None:
 
 
 def test_a_master_whose_login_was_killed(own_node: Sandbox) -> None:
-    """A master of which nothing was noted yet is named, and ended by its name or with all others."""
+    """A master without a record is named, and ended by its name or with all others."""
     config, host = own_node.ssh_config, own_node.host
     for arguments in (["-F", str(config), host], ["--all"]):
         ossh("login", "-F", config, host)
@@ -264,7 +264,7 @@ def test_a_copy_fills_the_link(own_node: Sandbox, keep: Keep, tmp_path: Path) ->
 
 
 def test_broken_settings(own_node: Sandbox) -> None:
-    """A broken config.toml is told once, with status 255; the masters are shown, and can be ended."""
+    """A broken config.toml is reported once, with status 255; masters are still shown and can be ended."""
     config, host = own_node.ssh_config, own_node.host
     ossh("login", "-F", config, host)
     write_settings('[host."*"]\nno_such_key = 1\n')

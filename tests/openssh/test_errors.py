@@ -1,4 +1,4 @@
-"""`opensshtransport.errors`: the tree of errors, and what ssh's own words mean.
+"""The tree of errors, and what ssh's own words mean (`openssh.diagnosis`).
 
 The words are those of servers that really fail (`capture_stderr.py`), asked of the installed ssh now, and
 kept in `tests/support/stderr`, by version.
@@ -241,12 +241,12 @@ class TestClassify:
         assert all(versions <= set(said) for said in _KEPT.values())
 
     def test_names_that_old_versions_take(self) -> None:
-        """A name that no host has is asked for before 9.6: what is told is what became of it."""
+        """Before 9.6, ssh looks up a name that no host can have; the error reports the result."""
         taken = {version: classify(text, 255) for version, text in _KEPT["bad-name"].items()}
         assert (taken["8.9p1"], taken["9.6p1"]) == (Unreachable, ConfigurationError)
 
     @pytest.mark.parametrize(
-        # a file's name, which may be any, stands before some of the configuration's errors
+        # a file's name, which may be anything, precedes some of the configuration's errors
         "name",
         [name for name, case in CASES.items() if ConfigurationError not in case.errors],
     )
@@ -315,7 +315,9 @@ class TestConnectionError:
         assert (error.host, error.argv, error.returncode) == ("daint", ("ssh", "daint"), 255)
         assert len(str(error).splitlines()) == 1
         assert str(error).startswith("daint: ")
-        quoted = re.search(r"\((.*)\)$", error.message) or re.search(r"^ssh failed: (.*)$", error.message)
+        quoted = re.search(r"\(ssh said: (.*)\)$", error.message) or re.search(
+            r"^ssh failed: (.*)$", error.message
+        )
         assert quoted
         assert quoted[1]
         assert quoted[1] in text
@@ -330,7 +332,7 @@ class TestConnectionError:
         assert "no reason (status 255)" in str(connection_error("", host="daint"))
 
     def test_cause_before_consequence(self) -> None:
-        """Of several lines that mean something, the cause decides, in whatever order they stand."""
+        """If several lines mean something, the cause decides, in whatever order they are."""
         cause = "Host key verification failed.\r\n"
         consequence = "kex_exchange_identification: Connection closed by remote host\r\n"
         for text in (cause + consequence, consequence + cause):
@@ -339,7 +341,7 @@ class TestConnectionError:
             assert "Host key verification failed" in error.message
 
     def test_login_needed_is_never_guessed(self) -> None:
-        """No words of ssh mean that a person is needed: that is for the one that knows who is there."""
+        """No words of ssh mean that a person is needed: only the caller knows whether one is there."""
         assert all(LoginNeeded not in case.errors for case in CASES.values())
 
 
@@ -390,7 +392,7 @@ class TestLogError:
         error = log_error(kept("mux-log-kill9PP", CLIENTS)[version], "daint")
         assert isinstance(error, ConnectionLost)
         assert error.started is True
-        assert error.message == "the connection was lost while the command ran"
+        assert error.message == "the connection was lost while the command was running"
 
     @pytest.mark.parametrize("version", kept("mux-log-exit3", CLIENTS))
     def test_status(self, version: str) -> None:

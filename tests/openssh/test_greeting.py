@@ -21,5 +21,5 @@ from opensshtransport.openssh.greeting import Greeting, read
     ],
 )
 def test_meanings(said: bytes, meaning: Greeting) -> None:
-    """Refusals of sshd's own words are told from other servers."""
+    """Refusals in sshd's own words are distinguished from other servers."""
     assert read(said) is meaning

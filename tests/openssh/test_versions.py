@@ -14,7 +14,7 @@ import pytest
 
 from opensshtransport.openssh import destination, programs, versions
 from opensshtransport.openssh.destination import parse_resolved
-from opensshtransport.remote.listings import left_out
+from opensshtransport.remote.sftp_listings import left_out
 from opensshtransport.sandbox import Sandbox
 from opensshtransport.setup import plan
 from tests.conftest import require
@@ -54,7 +54,7 @@ def test_names_left_out(version: str, said: str) -> None:
 
 
 def test_old_protocol() -> None:
-    """Whether an scp knows -O is told by the program, and what it says then depends on nothing else."""
+    """Whether an scp knows -O is reported by the program, and what it says then depends on nothing else."""
     known = {version: versions.knows_old_protocol(said) for version, said in recorded("scp-O").items()}
     assert {version for version, knows in known.items() if not knows} == {"7.4p1", "8.0p1"}
     installed = programs.locate("scp")

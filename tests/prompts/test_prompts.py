@@ -170,7 +170,7 @@ class TestSecret:
             dataclasses.asdict(Holder(Secret(WORDS)))
 
     def test_equality_is_identity(self) -> None:
-        """Comparing secrets tells nothing about their texts."""
+        """Comparing secrets reveals nothing about their texts."""
         secret = Secret(WORDS)
         assert secret == secret
         assert secret != Secret(WORDS)
@@ -210,7 +210,7 @@ class TestParseAnswer:
     @pytest.mark.parametrize(
         ("value", "what"),
         [
-            (WORDS, "here: an answer is a table, not str; no secret stands here"),
+            (WORDS, "here: an answer is a table, not str; no secret is written here"),
             (5, "here: an answer is a table, not int"),
             ({}, "here: it is not clear what the answer is (found: nothing)"),
             ({"password": WORDS}, "found: password"),
@@ -227,9 +227,9 @@ class TestParseAnswer:
             ({"totp": "ask"}, "here.totp: this cannot hold the seed"),
             ({"totp": {"join": ["ask", {"command": ["x"]}]}}, "here.totp: this cannot hold the seed"),
             ({"totp": {"totp": {"command": ["x"]}}}, "here.totp: this cannot hold the seed"),
-            ({"totp": {"command": ["x"]}, "digits": 9}, "here.digits: not a possible number"),
+            ({"totp": {"command": ["x"]}, "digits": 9}, "here.digits: not an allowed number"),
             ({"totp": {"command": ["x"]}, "digits": True}, "write a whole number from 6 to 8"),
-            ({"totp": {"command": ["x"]}, "period": "30"}, "here.period: not a possible number"),
+            ({"totp": {"command": ["x"]}, "period": "30"}, "here.period: not an allowed number"),
             ({"totp": {"command": ["x"]}, "digest": "md5"}, "here.digest: unknown digest; write sha1"),
             ({"text": 1}, "here.text: a string is needed, not int"),
             ({"join": [{"text": "1"}]}, "here.join: a list of two or more answers is needed"),
@@ -266,7 +266,7 @@ class TestParseRule:
                 {"expect": "x", "answer": "ask", "once": True},
                 "unknown key once; allowed here: expect, answer, hop",
             ),
-            ({"expect": "(", "answer": "ask"}, "here.expect: no regular expression"),
+            ({"expect": "(", "answer": "ask"}, "here.expect: not a regular expression"),
             ({"expect": ".*", "answer": "ask"}, "here.expect: it matches every prompt"),
             ({"expect": "", "answer": "ask"}, "here.expect: an empty string"),
             ({"expect": "x", "answer": {"keyring": "s"}}, "here.answer: username is missing"),
@@ -315,7 +315,7 @@ class TestProfiles:
         ],
     )
     def test_code(self, text: str, answer: Answer) -> None:
-        """With all secrets at hand and codes as second factor, each system's prompt gets its own."""
+        """With all secrets available and codes as second factor, each system's prompt gets its own."""
         assert chosen(profile_rules(ALL, second_factor="code"), text) == answer
 
     @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ class TestChoose:
         """A rule that finds merely the word `password` sends none where a code or a new one is wanted."""
         decision = choose((rule("(?i)password"),), shown(f"(me@h) {text} "), ())
         assert decision.outcome is Outcome.UNEXPECTED
-        assert decision.overlooked.startswith("'(?i)password' overlooks ")
+        assert decision.overlooked.startswith("'(?i)password' does not cover ")
 
     def test_the_next_rule_has_its_turn(self) -> None:
         """Careless rules in the wrong order do what was meant: each prompt gets its own answer, or none."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opensshtransport.prompts.answers import Keyring, Secret
-from opensshtransport.prompts.prompt import Prompt, PromptKind
+from opensshtransport.prompts.recognition import Prompt, PromptKind
 from opensshtransport.prompts.rules import Outcome, Rule, choose
 from opensshtransport.prompts.screen import Message, MessageKind, Screen, message_kind
 from tests.support.screens import DUO, FAILLOCK, HOST_KEY, shown
@@ -188,7 +188,7 @@ class TestCertain:
         ],
     )
     def test_certain(self, text: str) -> None:
-        """By its end, or by who asks: after ssh's own words and its prefix nothing else can come."""
+        """By its ending, or by who asks: nothing else can follow ssh's own words and its prefix."""
         assert shown(text).certain
 
     @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ class TestMessages:
         ],
     )
     def test_kinds(self, line: str, kind: MessageKind) -> None:
-        """Each line is told apart by its words, on the screen as in ssh's log."""
+        """Each line is classified by its words, on the screen as in ssh's log."""
         assert message_kind(line) is kind
         assert Screen().feed(line + "\r\n") == [Message(line.rstrip(), kind)]
 

@@ -78,7 +78,7 @@ def test_chunks(paths: list[str]) -> None:
 
 
 def test_large_chunks() -> None:
-    """Many names make several requests, none of which is large."""
+    """Many names make several requests, and none is large."""
     found = list(chunks(["x" * 1000] * 2000))
     assert len(found) == 4
     assert max(map(len, found)) < 600_000
@@ -99,7 +99,7 @@ def test_large_chunks() -> None:
     ],
 )
 def test_matches(path: str, pattern: str, wanted: bool) -> None:
-    """Name by name, by fnmatch with case; what stands for the directory itself is no name."""
+    """Name by name, with fnmatch and case; what means the directory itself is not a name."""
     assert matches(path, pattern.split("/")) is wanted
 
 

@@ -33,7 +33,7 @@ _SIGNALS = (1, 2, 3, 6, 9, 11, 13, 15)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back from a command; `leader` is the number beside the mark."""
+    """The result of a command; `leader` is the number next to the mark."""
 
     status: int
     stdout: bytes
@@ -56,7 +56,7 @@ class Line:
 
     @property
     def posix(self) -> bool:
-        """What the package makes of the login shell."""
+        """How the package classifies the login shell."""
         return Facts(
             host="",
             ssh_config=None,
@@ -266,7 +266,7 @@ def test_group_is_killed(line: Line) -> None:
 
 
 def test_leader(line: Line) -> None:
-    """The number beside the mark is that of the session and process group that the command runs in."""
+    """The number next to the mark is that of the session and process group that the command runs in."""
     reply = line.wrapped("sh -c 'ps -o pgid=,sid= -p $$'")
     assert reply.leader
     assert [int(number) for number in reply.stdout.split()] == [reply.leader, reply.leader]

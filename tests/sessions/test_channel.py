@@ -46,7 +46,7 @@ _bytes = st.lists(st.binary(max_size=20) | _tricky, max_size=12).map(b"".join).f
 
 
 def parted(pieces: list[bytes], mark: str = MARK) -> tuple[bytes, list[Event], bytes]:
-    """What a stream makes of pieces: the bytes, the events, the rest."""
+    """The result of reading pieces of a stream: the bytes, the events, the rest."""
     stream = Stream(mark)
     out, events = b"", []
     for piece in pieces:
@@ -190,7 +190,7 @@ def test_slots_are_counted_over_processes(node: Sandbox, slots: Slots) -> None:
 
 
 def test_sigkill_frees_slots(node: Sandbox, slots: Slots) -> None:
-    """A process that is killed holds nothing, and who waits gets it."""
+    """A killed process holds nothing, and a waiting one gets it."""
     with holder(node, "print([slots.take() for _ in range(4)], flush=True); time.sleep(300)") as child:
         assert line(child) == b"[0, 1, 2, 3]"
         with pytest.raises(SessionRefused, match="all 4 sessions are in use"):
@@ -352,7 +352,7 @@ def test_a_refused_spare_holds_no_slot(keep: Keep) -> None:
 
 
 def test_what_lingers_counts(slots: Slots) -> None:
-    """A session whose ssh was killed counts beside others for a while, if its slot is not in use again."""
+    """A session whose ssh was killed counts for a while, unless its slot is in use again."""
     first, second = slots.take(), slots.take()
     assert first is not None
     assert second is not None
@@ -509,7 +509,7 @@ def test_request_at_once(shell: list[str]) -> None:
 
 
 def test_request_begins_before_its_word(shell: list[str]) -> None:
-    """Where stdin is silent but not at its end, a request that may begins without the word."""
+    """If stdin is silent but not at its end, a request that may do so begins without the word."""
     with far_side(shell, "run none echo ran", "idle") as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -557,7 +557,7 @@ def test_marks_are_made_over_there(shell: list[str]) -> None:
 
 @pytest.mark.parametrize(("begins", "sent"), [("told", b"\nG\nA\n"), ("idle", b"\nG\nA\n"), ("anyhow", b"")])
 def test_a_sender_that_lets_go(shell: list[str], begins: str, sent: bytes) -> None:
-    """After its farewell the end of the sender means nothing, and so it is where no stdin was to be had."""
+    """After its farewell the end of the sender means nothing, nor if there was no stdin."""
     with far_side(shell, 'run none sh -c "sleep 0.3; echo out"', begins) as child:
         got = outcome(child, sent)
     assert got == (b"out\n", [Event("ready"), Event("started"), Event("end", "0")], b"")
@@ -626,7 +626,7 @@ def test_signals(shell: list[str], name: str, status: int) -> None:
 def test_enter(shell: list[str], directory: str, why: str) -> None:
     """A directory that cannot be entered refuses the command with the reason."""
     with far_side(shell) as child:
-        out, events, err = outcome(child, quoted_lines(f"enter {directory}\nrun none echo ran") + b"Q\n")
+        out, events, err = outcome(child, quoted_lines(f"start_in {directory}\nrun none echo ran") + b"Q\n")
     assert (out, err) == (b"", b"")
     assert events == [Event("ready"), Event("refused", why)]
 

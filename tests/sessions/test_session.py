@@ -94,7 +94,7 @@ def test_less_than_was_asked_for(there: Transport, receive: Receive) -> None:
 
 
 def test_a_master_that_dies_before_the_word_to_begin(own_node: Sandbox, keep: Keep, isolated: Path) -> None:
-    """The remote side is ready, and then nobody is there to be told to begin: that is no broken pipe."""
+    """The remote side is ready, and then there is nobody to be told to begin: that is no broken pipe."""
     transport = keep(Transport(own_node.host, ssh_config=own_node.ssh_config))
     assert transport.exists("/")
     channel = transport.connection.beside("echo begun")

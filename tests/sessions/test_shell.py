@@ -50,7 +50,7 @@ def there(user_node: tuple[Sandbox, User], keep: Keep) -> Transport:
 
 @pytest.fixture
 def pipe(user_node: tuple[Sandbox, User]) -> Iterator[Path]:
-    """A named pipe that nobody writes to: who reads it waits forever."""
+    """A named pipe that nobody writes to: reading it blocks forever."""
     path = user_node[1].home / f"pipe{secrets.token_hex(4)}"
     os.mkfifo(path)
     path.chmod(0o644)
@@ -134,7 +134,7 @@ def test_requests_in_each_sh(shell: str, applets: bool, tmp_path: Path) -> None:
 
 
 def test_start_up_file_that_goes_elsewhere(passable: Path, keep: Keep) -> None:
-    """Relative paths are relative to the home directory, wherever a start-up file has gone."""
+    """Relative paths are relative to the home directory, wherever a start-up file is gone."""
     require(missing_for_users())
     startup = Startup(stdout="welcome\n", stderr="hello\n", lines="cd /\n")
     node, user = keep(shell_node(passable, "bash", startup=startup))
@@ -379,7 +379,7 @@ def test_reading_after_the_master_died(there: Transport) -> None:
 def test_lost_within_an_operation(
     user_node: tuple[Sandbox, User], pipe: Path, keep: Keep, fault: str, changes: bool
 ) -> None:
-    """Lost on the way: what reads is asked again after a login; what changes is told as unknown."""
+    """Lost on the way: reading requests are repeated after a login; for changes the outcome is unknown."""
     node, user = user_node
     relay = keep(Relay(node.port))
     there = keep(Transport(node.host, ssh_config=config_through(node, relay)))
@@ -408,7 +408,7 @@ def test_lost_within_an_operation(
 
 
 def answered(pipe: Path, done: Callable[[], bool]) -> bool:
-    """Write to a pipe for anyone who reads it; whether the reply has come."""
+    """Write to a pipe for any reader; returns whether the reply has arrived."""
     with contextlib.suppress(OSError):
         number = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
         os.write(number, b"here")

@@ -56,13 +56,13 @@ def test_from_paramiko() -> None:
     ],
 )
 def test_ways(given: dict[str, Any], options: dict[str, str | None]) -> None:
-    """The way to the host becomes the one of ssh_config, and the other one must not stand there."""
+    """The way to the host goes into ssh_config, and the other one must not be there."""
     found = planned("daint", OLD | given).options
     assert found.items() >= options.items()
 
 
 def test_from_ssh_async() -> None:
-    """All that both know stays as it is; what has nothing to say is told."""
+    """Options that both have stay as they are; meaningless ones are reported."""
     before = {"host": "d2", "backend": "openssh", "use_sftp": False, "data_node_host": "files"}
     more = {"max_io_allowed": 0, "script_before": "/bin/true", "authentication_script": "None"}
     plan = planned("daint", before | more)

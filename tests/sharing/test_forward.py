@@ -64,7 +64,7 @@ def listed(plain: Plain) -> list[str]:
 
 @contextmanager
 def forwarding(plain: Plain, *words: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """`ossh forward`, and the local ports that it tells."""
+    """`ossh forward`, and the local ports that it prints."""
     argv: list[str | Path] = [OSSH, "forward", "-F", plain.config, "daint", *words]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout
@@ -157,11 +157,11 @@ def test_sockets(daint: Plain, isolated: Path) -> None:
 
 
 def test_the_other_way(daint: Plain) -> None:
-    """-R 0 tells the port that the remote side has chosen; -D is a proxy."""
+    """-R 0 prints the port that the host has chosen; -D is a proxy."""
     logged_in(daint)
     target = daint.node.port
     done = ossh("forward", "-F", daint.config, "daint", "-b", "-R", f"0:localhost:{target}")
-    found = re.search(rb"port (\d+) there", done.stdout)
+    found = re.search(rb"port (\d+) on the host", done.stdout)
     assert found, done
     assert greets(int(found[1]))
     proxy = free_port()

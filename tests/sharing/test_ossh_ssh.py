@@ -51,7 +51,7 @@ def test_other_accounts_and_ways(own_node: Sandbox) -> None:
 
 
 def test_refused(own_node: Sandbox) -> None:
-    """What would connect by itself beside the master is refused, with the reason."""
+    """What would connect on its own next to the master is refused, with the reason."""
     for words in (["-M"], ["-oControlMaster=ask"], ["-S", "none"]):
         done = ossh_ssh("-F", own_node.ssh_config, *words, own_node.host, "true")
         assert done.returncode == 255

@@ -156,10 +156,10 @@ def test_login_behind_a_shared_jump_host(daint: Plain, keep: Keep) -> None:
 
 
 REFUSED = (
-    (["-S", "none"], b"ControlPath=none connects by itself"),
-    (["-oControlPath none"], b"ControlPath=none connects by itself"),
-    (["-M"], b"opens a master of its own"),
-    (["-o", "controlmaster=yes"], b"opens a master of its own"),
+    (["-S", "none"], b"ControlPath=none would connect on its own"),
+    (["-oControlPath none"], b"ControlPath=none would connect on its own"),
+    (["-M"], b"would open a master of its own"),
+    (["-o", "controlmaster=yes"], b"would open a master of its own"),
 )
 
 
@@ -170,8 +170,9 @@ def test_refused(daint: Plain) -> None:
         assert done.returncode == 255
         first, second, *_ = done.stderr.splitlines()
         assert told in first
-        # the second from 9.5 on
-        assert second.startswith((b"kex_exchange_identification", b"Connection closed by "))
+        # the second from 9.5 on, the third if ssh writes after its ProxyCommand has ended
+        ssh_says = (b"kex_exchange_identification", b"Connection closed by ", b"banner exchange: ")
+        assert second.startswith(ssh_says)
     assert daint.node.connections() == 0
 
 

@@ -51,7 +51,7 @@ def _texts(node: ast.AST) -> Iterator[str]:
 
 
 def all_advice() -> dict[str, set[str]]:
-    """Each advice, with the modules in which it stands."""
+    """Each advice, with the modules that contain it."""
     found: dict[str, set[str]] = {}
     for path in HOUSE.rglob("*.py"):
         module = ".".join(path.relative_to(HOUSE).with_suffix("").parts)

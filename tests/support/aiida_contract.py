@@ -233,7 +233,7 @@ def answer(scenario: Scenario, transport: Any, places: Places) -> Answer:
     )
 
 
-# What AiiDA, its plugins and its tests look for in errors. Each stands for one meaning.
+# What AiiDA, its plugins and its tests look for in errors. Each has one meaning.
 _WORDS = (
     "already exist|destination exists",
     "does not exist|[Nn]ot found|No such file|not found",
@@ -631,7 +631,7 @@ STALLS: dict[str, Scenario] = {
 _WRONG = Answer(kinds=("OSError", "Exception"))
 # Where ours is not as `core.local`, and why.
 EXPECTED: dict[str, Answer | str] = {
-    # it says that all is well where a file stands in the way
+    # it reports success if a file is in the way
     "makedirs where a file is": _WRONG,
     # it says that it has removed a link that leads nowhere, and has not
     "rmtree 'broken'": _WRONG,

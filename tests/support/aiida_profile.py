@@ -20,7 +20,7 @@ from typing import Any
 
 _HERE = Path(__file__).parent
 _SCRIPTS = str(_HERE / "aiida_scripts.py")
-# A verdi command starts in two seconds on an idle machine; and much may run beside it.
+# A verdi command starts in two seconds on an idle machine; and much may run at the same time.
 _VERDI_WITHIN = 300.0
 
 

@@ -123,6 +123,8 @@ def _told(node: Any, job: dict[str, Any]) -> dict[str, Any]:
         "status": node.process_status,
         "job_id": node.get_job_id(),
         "workdir": node.get_remote_workdir(),
+        # of what has ended nothing changes any more
+        "seconds": [node.ctime.timestamp(), node.mtime.timestamp()],
     }
     if node.is_finished and job["kind"] == "add":
         told["sum"] = node.outputs.sum.value

@@ -70,7 +70,7 @@ class AuthorityNode(Sandbox):
 
     @property
     def script(self) -> str:
-        """The program that asks three things at the terminal, and puts a certificate beside the key."""
+        """The program that asks three things at the terminal, and puts a certificate next to the key."""
         return str(self.directory / "authenticate")
 
     def new_code(self) -> str:

@@ -1,7 +1,7 @@
 """Ssh's own words for each failure, from servers that are really started.
 
-Each function below brings about one failure and returns what ssh said. The tests ask the installed ssh so,
-and read beside it what other versions said. `python -m tests.support.capture_stderr` adds what the installed
+Each function below brings about one failure and returns what ssh said. The tests do this with the installed
+ssh, and also read what other versions said. `python -m tests.support.capture_stderr` adds what the installed
 one says to `tests/support/stderr/CASE.txt`. There, versions that say the same share a text, below a line with
 their names; directories are called `/home/me`, ports are 40000, process ids 4000, and keys have one
 fingerprint.

@@ -369,13 +369,13 @@ class Both:
                         path.write_bytes(content)
 
     def each(self, change: Callable[[Path], object]) -> None:
-        """Do something by hand on both sides."""
+        """Do something directly on both sides."""
         for top in self.tops:
             with acting_as(self.uid):
                 change(top)
 
     def modes(self, files: Mapping[str, int]) -> None:
-        """Set permissions by hand on both sides, in their order."""
+        """Set permissions directly on both sides, in order."""
         for top in self.tops:
             with acting_as(self.uid):
                 for name, mode in files.items():
@@ -584,7 +584,7 @@ class FilesContract:
             assert both("walk", at(place)) == []
 
     def test_08_walk_tells_errors(self, both: Both) -> None:
-        """8: what cannot be read is told to `onerror` with its errno, and passed over."""
+        """8: what cannot be read is passed to `onerror` with its errno, and skipped."""
         both.given({"a/b/c": b"", "a/closed/x": b"", "z/y": b""})
         both.each(lambda top: (top / "a/closed").chmod(0))
         told: list[OSError] = []
@@ -991,7 +991,7 @@ class FilesContract:
         both.modes(dict.fromkeys(modes_of, 0o700))
 
     def test_40_special_files(self, both: Both) -> None:
-        """40: pipes and devices are told, written to in place and never replaced."""
+        """40: pipes and devices are reported, written to in place and never replaced."""
         both.each(lambda top: os.mkfifo(top / "pipe"))
         both("stat", at("pipe"))
         both("stat", "/dev/null")

@@ -16,7 +16,7 @@ __all__ = ["EVIDENCE", "Evidence"]
 
 
 class Evidence(NamedTuple):
-    """A log, and the status that it tells, or else the error and whether the command had started."""
+    """A log, and the status that it shows, or else the error and whether the command had started."""
 
     log: str
     status: int | None = None

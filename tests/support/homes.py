@@ -1,7 +1,7 @@
 """An empty home directory that ssh takes for the person's own (root only).
 
 ssh asks the system's accounts for the home directory, not HOME. So programs are run where `/etc/passwd` is
-another one: in a mount namespace, of which the rest of the machine sees nothing.
+another one: in a mount namespace that the rest of the machine does not see.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Home:
 
     Attributes:
         path: the directory.
-        prefix: what stands before a command line.
+        prefix: what goes before a command line.
         environment: the variables for it.
     """
 

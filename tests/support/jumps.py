@@ -1,6 +1,6 @@
 """Targets behind jump hosts.
 
-As root each hop lives in a network namespace of its own and reaches the next one alone, so a connection that
+As root, each hop is in a network namespace of its own and reaches only the next one, so a connection that
 gets through has gone through all of them. Otherwise the hops share the loopback: the way through is used, but
 not enforced.
 """

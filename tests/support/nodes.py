@@ -44,7 +44,7 @@ class Node(Sandbox):
         user: who logs in; None is the present user.
         pam: given the node's directory, returns the `auth` lines of its PAM service; None is no PAM.
         environment: further variables for sshd.
-        namespace: the network namespace, made before, that sshd lives in.
+        namespace: the network namespace, created before, that sshd runs in.
         server_options: as for `Sandbox`.
         client_options: as for `Sandbox`.
     """

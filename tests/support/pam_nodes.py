@@ -49,7 +49,7 @@ def _methods(*, key: bool) -> dict[str, str]:
 
 
 class OathNode(Node):
-    """Asks for a one-time code (libpam-oath), after a key or a password if wanted; `code` tells the code.
+    """Asks for a one-time code (libpam-oath), after a key or a password if wanted; `code` returns the code.
 
     A wrong password shows only after the code was asked for too, as on most real nodes.
     """

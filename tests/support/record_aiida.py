@@ -3,7 +3,7 @@
     python -m tests.support.record_aiida DIRECTORY
 
 It is run by a user who owns nothing but a new, empty directory, never by root: what these transports remove
-where a path is empty is theirs to say. It writes `aiida_answers.json` there, to be moved beside this file.
+where a path is empty is theirs to say. It writes `aiida_answers.json` there, to be moved next to this file.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Relay:
 
     @property
     def open_connections(self) -> int:
-        """Connections that live now, those held in silence among them."""
+        """Connections that are open now, including those held in silence."""
         return len(self._links) + len(self._waiting)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opensshtransport.prompts.prompt import Prompt, Way
+from opensshtransport.prompts.recognition import Prompt, Way
 from opensshtransport.prompts.screen import Screen
 
 FAILLOCK = (
@@ -31,7 +31,7 @@ HOST_KEY = (
 
 
 def shown(text: str, way: Way | None = None, *, unseen: bool = True) -> Prompt:
-    """The prompt that stands on a fresh screen after `text`; the terminal does not show what is typed."""
+    """The prompt on a fresh screen after `text`; the terminal does not show what is typed."""
     screen = Screen(way)
     screen.feed(text)
     prompt = screen.prompt(unseen=unseen)

@@ -1,4 +1,4 @@
-"""A Slurm cluster of one node on loopback, started by hand: munged, slurmctld and slurmd, for tests alone.
+"""A Slurm cluster of one node on loopback: munged, slurmctld and slurmd, started only for tests.
 
 All of it lies in one directory and ends with its `with` block. The system's own Slurm and munge, and their
 configuration, are not touched.

@@ -1,4 +1,4 @@
-"""The node with a certificate authority: in only with a certificate that lives."""
+"""The node with a certificate authority: it accepts only valid certificates."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ CODE = r"\(o\w+@{}\) One-time password \(OATH\) for `o\w+': "
 @pytest.mark.parametrize("hops", [("key", "key"), ("key", "key", "key")], ids=["one", "two"])
 @pytest.mark.client
 def test_jumps_by_key(make_chain: MakeChain, hops: tuple[Hop, ...], style: Style) -> None:
-    """The target is reached through one and two jump hosts, each of which sees one login."""
+    """The target is reached through one and two jump hosts, and each sees one login."""
     chain = make_chain(*hops)
     assert log_in(chain.target, config=chain.config(style)).worked
     assert [node.authentications() for node in chain.nodes] == [1] * len(hops)

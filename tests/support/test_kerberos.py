@@ -1,4 +1,4 @@
-"""The Kerberos node: in only with a ticket that lives."""
+"""The Kerberos node: it accepts only valid tickets."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class TestConversations:
         "prompt", ["TACC Token Code:", "Password + OTP: ", "PASSCODE", "Enter PIN,push or code (\\\\d): "]
     )
     def test_any_prompt(self, make_conversation_node: MakeConversationNode, prompt: str) -> None:
-        """A prompt arrives byte for byte, also without a space or a colon at its end."""
+        """A prompt arrives byte for byte, even without a space or a colon at the end."""
         node = make_conversation_node(asks((prompt, "s3 cret")))
         shown = prompt.replace("\\\\", "\\")
         login = log_in(node, (r"\) \S.*", "s3 cret"))

@@ -1,4 +1,4 @@
-"""The relay carries bytes intact, delays them by what was asked, and strikes where it was told to."""
+"""The relay passes bytes intact, delays them as requested, and strikes where it was told to."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_server_that_resets_is_passed_on() -> None:
 
 
 def test_silence_keeps_and_forwards_nothing() -> None:
-    """In silence old and new connections live without an answer; after it everything arrives in order."""
+    """During silence connections stay open without an answer; then everything arrives in order."""
     with serving(echo) as server, Relay(server.port) as relay, dial(relay) as old:
         round_trip(old)
         relay.silence()
@@ -336,7 +336,7 @@ def test_fault_counts_both_directions() -> None:
 
 
 def test_runs_as_a_program() -> None:
-    """Started by hand it prints its port, delays, and ends on SIGTERM with status 0."""
+    """Started as a program it prints its port, delays, and ends on SIGTERM with status 0."""
     program = Path(__file__).with_name("relay.py")
     argv = [sys.executable, str(program), "--delay", "0.01", "--target"]
     with (

@@ -59,7 +59,7 @@ def unpacked(
 
 @pytest.fixture
 def walled(tmp_path: Path) -> tuple[Path, Path]:
-    """The directory to unpack into, and one beside it that nothing may reach."""
+    """The directory to unpack into, and one next to it that nothing may reach."""
     top, outside = tmp_path / "top", tmp_path / "outside"
     top.mkdir()
     outside.mkdir()
@@ -116,7 +116,7 @@ HOSTILE: dict[str, Callable[[Path], list[Members]]] = {
 @pytest.mark.parametrize("preserve", [False, True])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_archives_stay_in(name: str, preserve: bool, walled: tuple[Path, Path]) -> None:
-    """Whatever an archive tries, nothing beside its directory is made, changed, or seen by another name."""
+    """Whatever an archive tries, nothing outside its directory is created, changed, or linked to."""
     top, outside = walled
     unpacked(crafted(*HOSTILE[name](outside)), top, preserve=preserve)
     assert [path.name for path in outside.iterdir()] == ["secret"]
@@ -137,7 +137,7 @@ _kinds = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tar
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(_names, _kinds, st.one_of(_names, st.just("/OUTSIDE"))), max_size=6), st.booleans())
 def test_no_archive_leads_out(members: list[tuple[str, bytes, str]], preserve: bool) -> None:
-    """Whatever names, links and kinds an archive has in whatever order, what is beside stays as it was."""
+    """Whatever names, links and kinds an archive has, in any order, what is outside stays unchanged."""
     with tempfile.TemporaryDirectory() as place:
         top, outside = Path(place, "top"), Path(place, "outside")
         top.mkdir()
@@ -178,7 +178,7 @@ def test_hostile_listings_are_refused(name: str) -> None:
 
 
 def test_an_item_is_small() -> None:
-    """Of a listing of any length no more is kept than some 200 bytes beside each name."""
+    """A listing of any length takes no more than some 200 bytes in addition to each name."""
     names = [f"directory-{number // 1000}/file-{number}.dat" for number in range(20_000)]
     tracemalloc.start()
     try:
@@ -258,7 +258,7 @@ def test_a_tree_survives(preserve: bool, tree: Path, tmp_path: Path) -> None:
 
 
 def test_tar_reads_ours(tree: Path, tmp_path: Path) -> None:
-    """GNU tar makes of our stream what we make of it, so the remote side gets the same."""
+    """GNU tar unpacks our stream as we do, so the host gets the same."""
     top = tmp_path / "top"
     top.mkdir()
     items = tar_streams.opened(list_tree(str(tree), failed=lambda _: None))
@@ -419,7 +419,7 @@ def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_excluded(patterns: Exclude, left: list[str], tmp_path: Path) -> None:
-    """Patterns of names hold at any depth, those with a slash from the top; a function tells by the path."""
+    """Patterns of names apply at any depth, those with a slash from the top; a function gets the path."""
     (tmp_path / "b").mkdir()
     for name in ("a.o", "x.c", "b/x.c", "b/y.o"):
         (tmp_path / name).touch()
@@ -443,7 +443,7 @@ def test_a_cut_archive_is_an_error_of_its_own(size: int, tmp_path: Path) -> None
 
 
 def test_a_lost_connection_is_no_failure_of_a_file(tmp_path: Path) -> None:
-    """What the reader raises of the connection ends it all, and is not told of the file on its way."""
+    """What the reader raises of the connection ends it all, and is not reported of the file on its way."""
     raw = crafted(member("a", content=b"x" * (1 << 20)))
 
     class Cut:

@@ -1,4 +1,4 @@
-"""Drafts and destinations where others can write, on both sides; needs root, who is one of them."""
+"""Drafts and destinations where others can write, on both sides; needs root, which plays the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shared:
 
 @pytest.fixture(scope="module")
 def account(passable: Path) -> Iterator[tuple[User, Transport]]:
-    """A user there, who is somebody else here."""
+    """A user on the host, who is another user on this side."""
     require(missing_for_users() or missing_programs("sshd"))
     with ExitStack() as stack:
         user = stack.enter_context(temporary_user(passable))

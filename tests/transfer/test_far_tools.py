@@ -29,7 +29,7 @@ _FAR: list[tuple[str, ShellName]] = [("busybox", "bash"), ("gnu", "tcsh"), ("bus
 
 @pytest.fixture(scope="session", params=_FAR, ids="-".join)
 def tools(request: pytest.FixtureRequest, passable: Path) -> Iterator[Far]:
-    """A remote side of each kind, logged in to before a test's own walls stand."""
+    """A remote side of each kind, logged in before the test's own directories are set up."""
     require(missing_for_users() or missing_programs("sshd", "busybox", "tcsh"))
     system, shell = request.param
     options = {}
@@ -85,7 +85,7 @@ def test_trees(way: Way | None, preserve: bool, direction: Direction, sides: Sid
 def test_a_large_file(
     streams: int, direction: Direction, sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By parts, of which the last one is no whole MiB; with a draft of which half is right."""
+    """In parts, with a last one of less than a MiB; with a draft that is half right."""
     monkeypatch.setattr("opensshtransport.transfer.mover.streams_for", lambda *_: streams)
     source, target = sides.ends(direction)
     content = random.Random(2).randbytes(20 * MIB) + bytes(4 * MIB) + b"end"
@@ -93,7 +93,7 @@ def test_a_large_file(
     sides.give(source)
 
     class Enough(Exception):
-        """Half of it has gone."""
+        """Half of it is gone."""
 
     def until_half(progress: Progress) -> None:
         if progress.bytes > 12 * MIB:

@@ -80,7 +80,7 @@ def is_beginning(arrived: Path, source: Path, least: int) -> bool:
 def test_a_log_that_grows(
     size: int, way: Way | None, verify: bool, direction: Direction, sides: Sides
 ) -> None:
-    """It arrives as it was when it was looked at, five times of five, onto what came before as well."""
+    """It arrives as it was when it was looked at, five times of five, also over earlier content."""
     source, target = sides.ends(direction)
     log = source / "log"
     log.write_bytes(random.Random(1).randbytes(size))

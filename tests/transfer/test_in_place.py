@@ -29,7 +29,7 @@ from tests.transfer.test_transfer import (
 
 __all__ = ["far", "sides", "small_disk"]
 
-# Bytes: within one request, by parts, and of which the end alone would not fit beside it.
+# Bytes: for one request, for parts, and so many that only the end would not fit next to it.
 SIZES = {"inline": 1000, "stream": 3 * MIB + 17}
 OLD = {"empty": 0, "shorter": 500, "longer": 5 * MIB}
 
@@ -196,7 +196,7 @@ def test_a_lock_of_somebody_else_is_not_waited_for_long(
 
 @pytest.mark.parametrize("preserve", [False, True])
 def test_copy_onto_a_file(preserve: bool, sides: Sides) -> None:
-    """copy on the server keeps the file as well; with preserve it gets mode and time."""
+    """copy on the server keeps the file too; with preserve it gets mode and time."""
     _, place = sides.ends("put")
     make(place, {"a": content(100_000), "b": content(50, 2)})
     (place / "a").chmod(0o700)

@@ -46,7 +46,7 @@ def test_threads_count_together() -> None:
 
 
 def test_words_are_few() -> None:
-    """Of ten thousand moves within an instant few are told."""
+    """Of ten thousand moves within an instant, only a few are reported."""
     told: list[Progress] = []
     meter = Meter(told.append, None)
     begin = time.monotonic()
@@ -81,7 +81,7 @@ def test_no_rate(rate: float) -> None:
 
 
 def test_beginning_anew() -> None:
-    """What begins anew counts from where it began, and what was found is told apart."""
+    """What begins anew counts from where it began, and what was found is counted separately."""
     meter = Meter(None, None)
     meter.moved(10, "a")
     meter.again(10)

@@ -42,7 +42,7 @@ def _restricted(passable: Path, options: dict[str, str]) -> Iterator[tuple[User,
     require(missing_for_users() or missing_programs("sshd"))
     with temporary_user(passable) as user, Sandbox("only", user.name, server_options=options) as node:
         with Transport("only", ssh_config=node.ssh_config) as transport:
-            # logged in before a test's own walls stand; scp cannot list
+            # logged in before the test's own directories are set up; scp cannot list
             with contextlib.suppress(OSError):
                 transport.listdir()
             yield user, transport
@@ -222,7 +222,7 @@ def test_sessions_are_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [1, 2_000, 300_000])
 def test_a_cut_is_no_missing_subsystem(sent: int, passable: Path, tmp_path: Path) -> None:
-    """A connection that is cut while sftp works is told as lost; scp, which shows parts, is not tried."""
+    """A connection that is cut while sftp works is reported as lost; scp, which shows parts, is not tried."""
     require(missing_for_users() or missing_programs("sshd"))
     source = tmp_path / "large"
     source.write_bytes(bytes(range(256)) * 4096)

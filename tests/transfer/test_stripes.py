@@ -48,7 +48,7 @@ _sizes = st.integers(0, 80 * MIB)
 
 @given(_sizes, st.lists(st.sampled_from("ab"), max_size=90), st.sets(st.integers(0, 90)))
 def test_parts_are_what_is_missing(size: int, there: list[str], filled: set[int]) -> None:
-    """Each byte is in one part, or its block is known to be there, or a hole of which nothing is there."""
+    """Each byte is in one part, or its block is known to have arrived, or it is in a hole."""
     blocks = -(-size // MIB)
     there = there[:blocks]
     ours = ["a"] * len(there)
@@ -136,7 +136,7 @@ def test_holes_are_found(tmp_path: Path) -> None:
 
 
 def test_the_errno_of_several_lines() -> None:
-    """The last line that tells an errno counts."""
+    """The last line that shows an errno counts."""
     said = "dd: error writing 'x': No space left on device\n1+0 records in\nnothing"
     assert os.strerror(reply_errno(Reply(b"", said, 1))) == "No space left on device"
 

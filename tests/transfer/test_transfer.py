@@ -1,4 +1,4 @@
-"""put and get: numbered scenarios beside `cp -r`, options, names, and faults that are real.
+"""put and get: numbered scenarios compared with `cp -r`, options, names, and real faults.
 
 The host is another user, so that permissions count there; here everything is compared with what a local
 `cp` makes of the same names.
@@ -60,7 +60,7 @@ class Far:
 
 @pytest.fixture(scope="session")
 def far(passable: Path) -> Iterator[Far]:
-    """A remote side that is logged in to, before a test's own walls stand."""
+    """A remote side, logged in before the test's own directories are set up."""
     require(missing_for_users() or missing_programs("sshd"))
     with temporary_user(passable) as user, Sandbox("far", user.name) as node:
         with Transport("far", ssh_config=node.ssh_config) as transport:
@@ -217,7 +217,7 @@ SCENARIOS = [
 
 
 def _cp(sources: Sequence[str], top: Path, destination: str, place: Path) -> bool:
-    """What cp makes of it; whether it succeeds."""
+    """What cp does with it; returns whether it succeeds."""
     names: list[str] = []
     for source in sources:
         whole = f"{top}/{source}"
@@ -329,7 +329,7 @@ def test_rich_trees(preserve: bool, there: bool, way: Way | None, direction: Dir
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_dereference(direction: Direction, sides: Sides) -> None:
-    """Links in a tree become what they lead to; one that leads nowhere is told, and the others arrive."""
+    """Links in a tree become what they lead to; a dangling one is reported, and the others arrive."""
     source, target = sides.ends(direction)
     make(source, {"tree/a": b"a", "tree/l": "a", "tree/d": "../dir", "dir/x": b"x", "tree/lost": "nowhere"})
     sides.give(source)
@@ -342,7 +342,7 @@ def test_dereference(direction: Direction, sides: Sides) -> None:
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("way", _WAYS)
 def test_overwrite_false_touches_nothing(way: Way | None, direction: Direction, sides: Sides) -> None:
-    """What is there keeps content, inode and time; what is not there arrives; each is told."""
+    """Existing files keep content, inode and time; missing ones arrive; each is reported."""
     source, target = sides.ends(direction)
     make(source, {"tree/a": b"new", "tree/b": b"new", "tree/d/c": b"new", "tree/d/e": b"new"})
     make(target, {"tree/a": b"old", "tree/d/c": b"old"})
@@ -479,7 +479,7 @@ def test_holes_stay_holes(in_tree: bool, direction: Direction, sides: Sides) -> 
 
 
 def test_without_splice(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system, or a file system, has no splice(2), a large file goes as well."""
+    """A large file is moved even if the system, or a file system, has no splice(2)."""
 
     def refuse(*_: object) -> int:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -497,7 +497,7 @@ def test_without_splice(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("way", _WAYS)
 def test_the_others_arrive(way: Way | None, sides: Sides) -> None:
-    """In the midst of a tree what cannot be read, and what is no file, is told, and all else arrives."""
+    """Within a tree, whatever cannot be read or is not a file is reported, and everything else arrives."""
     source, target = sides.ends("get")
     make(source, {"tree/a": b"a", "tree/closed": b"", "tree/shut/x": b"", "tree/d/b": b"b"})
     os.mkfifo(source / "tree" / "fifo")
@@ -631,7 +631,7 @@ def test_quota(kind: str, direction: Direction, sides: Sides, limited: Path) -> 
 
 
 class _Changing:
-    """A progress callback that changes the source as soon as a part has gone."""
+    """A progress callback that changes the source as soon as a part is gone."""
 
     def __init__(self, change: Callable[[], object]) -> None:
         self._change: Callable[[], object] | None = change
@@ -736,7 +736,7 @@ def test_two_processes_move_the_same(kind: str, direction: Direction, sides: Sid
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_many_threads_make_the_same_tree(direction: Direction, sides: Sides) -> None:
-    """Anyone who comes second finds a tree that was not there when he looked, and merges with it."""
+    """A second transfer finds a tree that did not exist when it looked, and merges with it."""
     source, target = sides.ends(direction)
     trees = [source / str(number) / "tree" for number in range(6)]
     for number, tree in enumerate(trees):
@@ -1041,7 +1041,7 @@ with Sandbox() as node, Transport(node.host, ssh_config=node.ssh_config) as here
 
 
 def test_read_only_trees_of_a_plain_user(passable: Path) -> None:
-    """Where permissions count, read-only directories arrive with their content, and secrets are told."""
+    """As a plain user, read-only directories arrive with their content, and secret files are reported."""
     require(missing_for_users())
     version = f"import sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
     # the tests' own interpreter may lie where nobody else can go

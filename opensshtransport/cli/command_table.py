@@ -6,8 +6,8 @@
 - `add_options(parser)`: its options and operands;
 - `run(arguments)`: what it does; returns the exit status.
 
-The trap: completion loads a module at each TAB for its parser alone. What only `run` needs and takes long to
-load is imported there.
+The trap: completion loads a module at each TAB for its parser alone. Slow imports that only `run` needs
+belong inside it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from opensshtransport.cli.options import Parser, add_version
 
 SUMMARIES = {
     "login": "log in, and open the master that programs share",
-    "logout": "end masters that we opened, and their sessions",
-    "status": "show the masters, each asked by a round trip",
+    "logout": "end masters that this package opened, and their sessions",
+    "status": "show the masters, each checked by a round trip",
     "run": "run a command through the shared master",
     "cp": "copy files, in scp's notation HOST:PATH",
-    "sync": "make a directory like another, moving only what differs",
+    "sync": "make a directory like another, copying only what differs",
     "share": "let every program that runs ssh use the shared master",
-    "unshare": "let programs that run ssh connect by themselves again",
+    "unshare": "let programs that run ssh connect on their own again",
     "forward": "forward ports through the shared master",
-    "ssh-command": "print the guarded ssh command line",
+    "ssh-command": "print an ssh command line that goes through the master and never logs in",
     "setup": "make a key and write ssh_config for a host, then log in and check it",
     "doctor": "check each link from here to the scheduler",
     "agent": "find or start the agent that all shells, jobs and daemons share",
-    "completion": "print what a shell loads to complete commands, hosts and remote paths",
-    "aiida": "let a computer of AiiDA go over to this transport",
-    "help": "show the manual, a page for each topic",
+    "completion": "print a completion script for a shell: commands, hosts and remote paths",
+    "aiida": "move a computer of AiiDA to this transport",
+    "help": "show the manual: a list of topics, or the page of one",
     "sandbox": "start a throw-away login node on loopback",
 }
 
-# How our own programs call us; not for people.
+# For our own programs, not for users.
 _HIDDEN = {
     "end": "end what ossh-run has started on the remote side",
     "ride": "decide for ossh-hook what a plain ssh may do",
 }
 
-# What a command is called in its own messages, where that is not `ossh NAME`.
+# What a command is called in its own messages, if not `ossh NAME`.
 _PROGRAMS = {"run": "ossh-run", "ride": "ossh-hook"}
 
 
@@ -57,7 +57,7 @@ def program(name: str) -> str:
 
 
 def parser_of(name: str) -> Parser:
-    """The parser of a command; `run` in what it returns is what does the work."""
+    """The parser of a command; the `run` that it sets does the work."""
     module = importlib.import_module(f"opensshtransport.cli.{name.replace('-', '_')}")
     summary = SUMMARIES.get(name) or _HIDDEN[name]
     parser = Parser(
@@ -71,7 +71,7 @@ def parser_of(name: str) -> Parser:
 
 
 def parser_of_all() -> Parser:
-    """The parser of `ossh` itself, which knows the commands by their names alone."""
+    """The parser of `ossh` itself, which knows only the names of the commands."""
     parser = Parser(
         prog="ossh",
         description="One OpenSSH login shared by everything that runs on this machine.",

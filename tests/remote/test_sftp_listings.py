@@ -1,4 +1,4 @@
-"""What sftp prints, read as names; recorded output of eight versions is in `tests/clients`."""
+"""What sftp prints, read as names; recorded output of eight versions is in `tests/support/clients`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensshtransport.remote.listings import decoded, left_out, parse_listing, utf8_locale
+from opensshtransport.remote.sftp_listings import decoded, left_out, parse_listing, utf8_locale
 
 CLIENTS = Path(__file__).parents[1] / "support" / "clients"
 VERSIONS = ("7.4p1", "8.0p1", "8.7p1", "8.9p1", "9.2p1", "9.6p1", "9.9p2", "10.5p1")
@@ -29,7 +29,7 @@ def test_listings_of_all_versions(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_is_left_out_by_all_versions(version: str) -> None:
-    """Each version tells what it leaves out of a tree; those before 8.9 in other words."""
+    """Each version says what it leaves out of a tree; those before 8.9 in other words."""
     left = left_out(_said(version, "sftp-get-tree-with-links"))
     assert sorted(left) == [f"/home/me/tree/{name}" for name in ("dangling", "fifo", "link")]
 

@@ -1,6 +1,6 @@
-"""What the program `sftp` prints: names of files, and what it left out; pure functions of its words.
+"""What the program `sftp` prints: names of files, and what it left out. Pure functions of its output.
 
-The trap: what is dropped from a listing is taken for absent, and is replaced then. So a listing is understood
+The trap: a name dropped from a listing counts as absent, and would be replaced. So a listing is understood
 completely, or is an error.
 """
 
@@ -10,28 +10,28 @@ import os
 import re
 from collections.abc import Mapping
 
-# A comment of a batch, which is echoed. It shows whether a client prints more than ASCII: in the C locale 7.4
-# drops each line that has more.
+# A comment in a batch, which is echoed. It shows whether a client prints more than ASCII: in the C locale,
+# 7.4 drops each line that has more.
 SHOWS = "# \N{LATIN SMALL LETTER E WITH ACUTE}"
 
 # A byte that sftp does not print as it is (vis(3) with VIS_OCTAL, in utf8.c of OpenSSH).
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
-# What is left out of a tree: `download "NAME": …` from 8.9 on, `NAME: …` before.
+# The messages about what is left out of a tree: `download "NAME": …` from 8.9 on, `NAME: …` before.
 _LEFT_OUT = re.compile(r'^(?:download "(.*)"|(.*)): not a regular file\r?$', re.MULTILINE)
 
 
 def parse_listing(text: str, top: str) -> list[str]:
     """The names that `ls -1a` prints, as they are printed: see `decoded`.
 
-    Columns are not asked for: names of groups may have blanks, and 9.2 to 10.3 print names even with `-n`.
+    We ask for no columns: names of groups may contain blanks, and 9.2 to 10.3 print names even with `-n`.
 
     Args:
         text: what it prints.
         top: the directory that was asked for, which is printed before each name.
 
     Raises:
-        ValueError: it is no listing of this directory.
+        ValueError: it is not a listing of this directory.
     """
     before = f"{top.rstrip('/')}/"
     names: list[str] = []
@@ -52,16 +52,16 @@ def decoded(name: str) -> str:
 
 
 def utf8_locale(environ: Mapping[str, str]) -> str:
-    """The locale in which sftp prints all names: one of UTF-8, the person's own if that is one.
+    """A locale in which sftp prints all names: a UTF-8 locale, the user's own if that is one.
 
-    sftp uses it for characters alone (`LC_CTYPE`); its words stay English.
+    sftp uses it only for characters (`LC_CTYPE`); its messages stay English.
     """
     own = next((environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if environ.get(name)), "")
-    # Turkish becomes C (msetlocale in utf8.c)
+    # in a Turkish locale sftp uses C (msetlocale in utf8.c)
     fits = re.search(r"utf-?8", own, re.IGNORECASE) and not own.lower().startswith("tr")
     return own if fits else "C.UTF-8"
 
 
 def left_out(said: str) -> list[str]:
-    """The names that `get -R` tells to have left out of a tree: links, devices and fifos."""
+    """The names that `get -R` reports to have left out of a tree: links, devices and fifos."""
     return [quoted or plain for quoted, plain in _LEFT_OUT.findall(said)]

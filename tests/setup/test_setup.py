@@ -129,7 +129,7 @@ def test_from_an_empty_home_directory(centre: Centre) -> None:
     answer("Jump hosts", f"jump1={one.user}@{one.address} jump2={two.user}@{two.address}")
     answer("[key]: ", "")
     answer("[~/.ssh/id_ed25519]: ", "")
-    answer("Protect it by a passphrase? [Y/n]: ", "")
+    answer("Protect it with a passphrase? [Y/n]: ", "")
     answer("Enter passphrase", PASSPHRASE)
     answer("again: ", PASSPHRASE)
     answer("Enter passphrase for ", PASSPHRASE)
@@ -163,7 +163,7 @@ def test_from_an_empty_home_directory(centre: Centre) -> None:
         "id_ed25519]: ",
     ):
         answer(prompt, "")
-    child.expect_exact("far: ssh_config says so already")
+    child.expect_exact("far: ssh_config already says so")
     answer("(ossh share)? [y/N]: ", "")
     child.expect(pexpect.EOF)
     child.close()
@@ -213,7 +213,7 @@ def test_by_options_alone(node: Sandbox, config: Path) -> None:
     assert ossh("run", "-F", config, "centre", "echo", "there").stdout == b"there\n"
     assert destination.resolve("centre", config).resolved.get("userknownhostsfile").endswith("/known_hosts")
     before = config.stat()
-    assert "centre: ssh_config says so already" in setup(config, *options)[1]
+    assert "centre: ssh_config already says so" in setup(config, *options)[1]
     assert config.stat() == before
     assert len(list(config.parent.glob("ssh_config.before-ossh-*"))) == 1
 
@@ -232,15 +232,15 @@ def test_dry_run(isolated: Path, config: Path) -> None:
 
 
 def test_an_answer_that_cannot_be_used(isolated: Path, config: Path) -> None:
-    """At a terminal what cannot be used is told, and asked again; what was answered before is kept."""
+    """At a terminal an unusable answer is reported and asked again; previous answers are kept."""
     before = config.read_bytes()
     argv = ["setup", "--dry-run", "-F", str(config), "centre"]
     child = pexpect.spawn(str(OSSH), argv, encoding="utf-8", timeout=30)
     for question, answers in (
-        ("login node", {"log in": "no host", "login.example.org": ""}),
-        ("User name", {"-x": "no user name", "alice": ""}),
+        ("login node", {"log in": "not a host", "login.example.org": ""}),
+        ("User name", {"-x": "not a user name", "alice": ""}),
         ("Jump hosts", {"front front": "the same name", "centre": "the same name", "al@front": ""}),
-        ("Log in by", {"magic": "no way to log in", "key": ""}),
+        ("Log in by", {"magic": "not a way to log in", "key": ""}),
         ("Private key", {str(isolated / "key"): ""}),
     ):
         for answer, words in answers.items():
@@ -277,7 +277,7 @@ def test_new_key_without_a_passphrase(node: Sandbox, isolated: Path, config: Pat
     host_key = (node.directory / "host_key.pub").read_text()
     (isolated / "known_hosts").write_text(f"[127.0.0.1]:9 {host_key}")
     status, said, errors = setup(config, *options, "--no-passphrase", "centre")
-    assert "warning: whoever can read the file" in said
+    assert "warning: anyone who can read a key file" in said
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     made = subprocess.run(["ssh-keygen", "-l", "-f", key], capture_output=True, text=True, check=True)
     assert made.stdout.startswith("2048 ")
@@ -298,9 +298,9 @@ def test_only_a_person_confirms_a_host_key(node: Sandbox, config: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "lacking"),
     [
-        ((), "--hostname and --user not given"),
-        (("--hostname", "a.example"), "--user not given"),
-        (("--user", "me"), "--hostname not given"),
+        ((), "nobody to ask for --hostname and --user"),
+        (("--hostname", "a.example"), "nobody to ask for --user"),
+        (("--user", "me"), "nobody to ask for --hostname"),
         (("--hostname", "a.example", "--user", "me"), "a person must type the new key's passphrase"),
         (("--yes",), "a person must type the new key's passphrase"),
         (
@@ -354,7 +354,7 @@ def test_existing_block(node: Sandbox, config: Path) -> None:
     status, said, errors = setup(config, *options)
     assert status == 255
     assert "-  HostName old.example\n+  HostName 127.0.0.1\n" in said
-    assert "has another block for centre; give --yes" in errors
+    assert "has another block for centre (ossh help setup); give --yes" in errors
     assert config.read_text() == before
     assert setup(config, "--yes", *options)[0] in {0, 1}
     after = config.read_text()
@@ -378,7 +378,7 @@ def test_what_precedes_wins(node: Sandbox, config: Path) -> None:
 
 
 def test_block_in_an_included_file(node: Sandbox, config: Path, isolated: Path) -> None:
-    """A block is changed in the file in which it stands; and a link to a file stays one."""
+    """A block is changed in the file that contains it, and a link to a file stays a link."""
     known(node, config)
     real = isolated / "dotfiles"
     real.write_text("Host centre\n    HostName old.example\n")
@@ -412,7 +412,7 @@ def test_script_stands_in_our_settings(node: Sandbox, config: Path, isolated: Pa
     script.chmod(0o700)
     assert setup(config, *options)[0] in {0, 1}
     assert load("centre").authentication_script == script
-    assert "centre: config.toml says so already" in setup(config, *options)[1]
+    assert "centre: config.toml already says so" in setup(config, *options)[1]
 
 
 def test_kerberos(kerberos_node: KerberosNode, config: Path) -> None:
@@ -439,7 +439,7 @@ def by_password(make_user: MakeUser, config: Path, keep: Keep) -> PasswordNode:
 
 
 def unattended(node: PasswordNode, config: Path, password: str) -> tuple[int, str, str]:
-    """Set up without a person; a rule answers with this password."""
+    """Set up unattended; a rule answers with this password."""
     stored = config.parent / "password"
     stored.write_text(f"{password}\n")
     answer = f'answer = {{ command = ["cat", "{stored}"] }}'
@@ -466,12 +466,12 @@ def test_wrong_password_is_counted(by_password: PasswordNode, config: Path) -> N
     assert "centre: 127.0.0.1 refused the password (" in errors
     assert by_password.log.read_text().count("Failed password for") == 1
     status, _, errors = unattended(by_password, config, "wrong")
-    assert "no login without a person for" in errors
+    assert "no unattended login for" in errors
     assert by_password.log.read_text().count("Failed password for") == 1
 
 
 def test_apple_s_keychain() -> None:
-    """On macOS a key's passphrase is kept in the keychain, and other programs are told to look away."""
+    """On macOS a key's passphrase is kept in the keychain, and other programs ignore the option."""
     options = list(plan.method_options("key", "darwin").items())
     assert options[-2:] == [("IgnoreUnknown", "UseKeychain"), ("UseKeychain", "yes")]
     assert "UseKeychain" not in plan.method_options("key", "linux")
@@ -505,7 +505,7 @@ def test_password_in_the_keyring(
     assert (isolated / "store" / "entries" / entry).read_text() == "hunter2"
     assert load("centre").password is not None
     done = ossh(*argv)
-    assert b"in the keyring already" in done.stdout
+    assert b"already in the keyring" in done.stdout
     assert b"\nfine    secrets           1 resolvable\n" in done.stdout
 
 
@@ -553,7 +553,7 @@ _NEW = {"HostName": "new", "User": None}
         # options above the first block belong to no block, and a comment to what follows it
         ("Include x\n\n# all\nHost *\n", "Include x\n\nHost a\n    HostName new\n\n# all\nHost *\n"),
         ("Compression yes\n", "Compression yes\n\nHost a\n    HostName new\n"),
-        # ours: values change, what must not stand there goes, the rest stays
+        # ours: values change, what must not be there is removed, the rest stays
         ("Host a\n\tUser x\n\tPort 3\n\n# b\nHost b\n", "Host a\n\tPort 3\n\tHostName new\n\n# b\nHost b\n"),
         ("Host=a\n  hostname = old\n", "Host=a\n  HostName new\n"),
         ("Host a\n  HostName new # why\n", "Host a\n  HostName new # why\n"),
@@ -562,7 +562,7 @@ _NEW = {"HostName": "new", "User": None}
     ],
 )
 def test_blocks(before: str, after: str) -> None:
-    """A block is added above all others, or changed where it stands."""
+    """A block is added above all others, or changed in its place."""
     assert with_block(before, "a", _NEW) == after
     assert with_block(after, "a", _NEW) == after
 
@@ -578,7 +578,7 @@ def test_names_of_included_files(isolated: Path) -> None:
 def test_values_that_cannot_be_written() -> None:
     """A quote or a newline has no place in ssh_config; blanks are put in quotes."""
     assert ssh_config.quoted("/a b") == '"/a b"'
-    with pytest.raises(SettingsError, match="cannot stand in ssh_config"):
+    with pytest.raises(SettingsError, match="cannot be written in ssh_config"):
         ssh_config.quoted('a"b')
 
 

@@ -76,16 +76,16 @@ class TestCheckDestination:
             ("-", "begins with '-'"),
             ("-oProxyCommand=touch /tmp/x", "begins with '-'"),
             ("--", "begins with '-'"),
-            ("daint\n", "holds a control character"),
-            ("da\0int", "holds a control character"),
-            ("da\rint", "holds a control character"),
-            ("da\x1b[31mint", "holds a control character"),
-            ("da\x7fint", "holds a control character"),
-            ("a b", "it holds ' '"),
-            ("a;b", "it holds ';'"),
-            ("$(touch x)", "it holds '$'"),
-            ("`touch x`@daint", "it holds '`'"),
-            ("me@a\\b", "it holds"),
+            ("daint\n", "contains a control character"),
+            ("da\0int", "contains a control character"),
+            ("da\rint", "contains a control character"),
+            ("da\x1b[31mint", "contains a control character"),
+            ("da\x7fint", "contains a control character"),
+            ("a b", "it contains ' '"),
+            ("a;b", "it contains ';'"),
+            ("$(touch x)", "it contains '$'"),
+            ("`touch x`@daint", "it contains '`'"),
+            ("me@a\\b", "it contains"),
         ],
     )
     def test_refused(self, host: str, what: str) -> None:
@@ -425,7 +425,7 @@ def destination(
 
 
 def without(argv: list[str], *words: str) -> list[str]:
-    """A command line without some of its words, each of which must be in it once."""
+    """A command line without some of its words; each must occur in it once."""
     for word in words:
         argv = [*argv]
         argv.remove(word)
@@ -458,7 +458,7 @@ class TestMasterCommand:
         return master_command(where, socket=Path(path), log=Path("/log"), batch=batch)
 
     def test_plain(self) -> None:
-        """Without any settings it is exactly this; the destination stands last, after `--`."""
+        """Without any settings it is exactly this; the destination comes last, after `--`."""
         assert self.command(destination()) == self.PLAIN
 
     def test_own_configuration(self) -> None:
@@ -518,7 +518,7 @@ class TestMasterCommand:
         assert "-oExitOnForwardFailure=no" in argv
 
     def test_remote_command(self) -> None:
-        """A RemoteCommand of ssh_config is switched off, as ssh refuses -N beside it."""
+        """A RemoteCommand of ssh_config is switched off, because ssh refuses -N together with it."""
         assert "-oRemoteCommand=none" in self.command(destination(remotecommand="tmux"))
         assert "-oRemoteCommand=none" not in self.command(destination(remotecommand="none"))
 
@@ -531,7 +531,7 @@ class TestMasterCommand:
                 self.command(destination(), path)
 
     def test_path_with_percent(self) -> None:
-        """A percent sign in the path is one for ssh as well."""
+        """A percent sign in the path is one for ssh too."""
         assert "/a%%C" in self.command(destination(), "/a%C")
 
 
@@ -556,14 +556,14 @@ class TestGuardedCommands:
         )
 
     def test_options(self) -> None:
-        """Before it stand ssh, the configuration and the path, after it what keeps ssh_config out."""
+        """Before it come ssh, the configuration and the path, after it what overrides ssh_config."""
         begin = ["/usr/bin/ssh", "-F", "/c", "-S", "/s", *self.GUARD, "-oClearAllForwardings=yes"]
         assert guarded_options(destination(), "/s") == guarded_options(destination(), Path("/s")) == begin
         assert guarded_options(destination(ssh_config=None), "/s") == without(begin, "-F", "/c")
         assert guarded_options(destination(remotecommand="tmux"), "/s") == [*begin, "-oRemoteCommand=none"]
 
     def test_ssh(self) -> None:
-        """A session's options stand before `--`, the destination and the command after it."""
+        """A session's options come before `--`, the destination and the command after it."""
         begin = guarded_options(destination(), "/s", mark=True)
         # LogLevel QUIET in ssh_config would hide why there is no session
         said = "-oLogLevel=INFO"
@@ -739,7 +739,7 @@ def asking(place: Place, isolated: Path) -> Destination:
 
 @pytest.mark.client
 class TestGuard:
-    """The guard on a real server: with a live master it changes nothing, without one nothing is dialled."""
+    """The guard on a real server: with a live master it changes nothing, without one nothing connects."""
 
     def test_live(self, place: Place, isolated: Path) -> None:
         """Over a live master ssh, scp and sftp do their work through the one connection there is."""
@@ -748,7 +748,7 @@ class TestGuard:
             works(where, str(path), isolated, place)
 
     def test_link(self, place: Place, isolated: Path) -> None:
-        """A link to the socket serves as well as the socket."""
+        """A link to the socket works like the socket itself."""
         where = place.resolve(isolated)
         (isolated / "link").symlink_to(isolated / "s")
         with live_master(where, isolated / "s"):
@@ -804,7 +804,7 @@ class TestGuard:
     def test_mark(
         self, asking: Destination, isolated: Path, monkeypatch: pytest.MonkeyPatch, shell: str
     ) -> None:
-        """By whatever shell of the person ssh starts a ProxyCommand, the mark comes and tells the case."""
+        """Whatever shell ssh uses to start a ProxyCommand, the mark is printed and identifies the case."""
         require(missing_programs(shell))
         monkeypatch.setenv("SHELL", locate(shell))
         monkeypatch.chdir(isolated)
@@ -833,7 +833,7 @@ class TestGuard:
         ],
     )
     def test_odd_directory(self, place: Place, isolated: Path, name: str) -> None:
-        """A socket in a directory with an odd name is reached as it stands."""
+        """A socket in a directory with an odd name can be reached."""
         where = place.resolve(isolated)
         if '"' in name and version(where.ssh) < (8, 7):
             pytest.skip("before 8.7 scp and sftp cannot be told of a path with a quote and a blank")

@@ -1,9 +1,9 @@
-"""What ssh asks, and who asks with it, as far as the words tell. Pure: nothing here does I/O.
+"""What ssh asks, and who is asking, as far as the words show. Pure: nothing here does I/O.
 
 The trap: the server writes the words of a keyboard-interactive prompt and of its banner, so it can write
 another host's prompt, or ssh's own. What counts is what ssh itself writes in front of them: since 8.5
-`(user@host) `, and before that nothing. Where two seem to ask, or a character moves the cursor, the prompt is
-`UNCLEAR`, and no rule answers it.
+`(user@host) `, and before that nothing. If two hosts seem to ask, or a character moves the cursor, the prompt
+is `UNCLEAR`, and no rule answers it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ENDS_LIKE_PROMPT = re.compile(r"(?:[:?]|(?<![-=])>)\s*$")
 
 
 class PromptKind(enum.Enum):
-    """Who asks, as far as the words tell."""
+    """Who asks, as far as the words show."""
 
     HOST_KEY = enum.auto()  # only a person may accept one
-    PASSPHRASE = enum.auto()  # of a key; asked and judged on this machine
+    PASSPHRASE = enum.auto()  # of a key; asked and checked on this machine
     PIN = enum.auto()  # of a security key or smart card, which counts wrong ones
     PASSWORD = enum.auto()  # ssh's own words for the password method
     KEYBOARD_INTERACTIVE = enum.auto()  # the server's words after ssh's prefix
-    UNCLEAR = enum.auto()  # perhaps from elsewhere than it seems; never answered by a rule
+    UNCLEAR = enum.auto()  # perhaps not from where it seems; never answered by a rule
     OTHER = enum.auto()  # no prefix: ssh before 8.5, a ProxyCommand, a script
 
 
@@ -39,7 +39,7 @@ class Prompt:
         kind: who asks.
         user, hop: of `(user@host) `.
         key: the file of a key, for its passphrase or PIN.
-        whole: the line has ended, and nothing but its looks tells that it asks.
+        whole: the line has ended, and only its looks suggest that it asks.
         echoes: the terminal shows what is typed.
         doubt: why it is `UNCLEAR`.
     """
@@ -56,7 +56,7 @@ class Prompt:
 
     @property
     def certain(self) -> bool:
-        """Whether it is a prompt by its looks or by who asks; else perhaps the beginning of a message."""
+        """Whether its looks or its asker make it a prompt; otherwise it may be the beginning of a message."""
         if self.whole:
             return False
         if self.kind is not PromptKind.OTHER:
@@ -65,19 +65,20 @@ class Prompt:
 
     @property
     def asker(self) -> str:
-        """`user@host`, or the key's file, or "" where nothing is known."""
+        """`user@host`, or the key's file, or "" if nothing is known."""
         return f"{self.user}@{self.hop}" if self.hop else self.key or ""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Who may ask, and how far ssh tells.
+    """Who may ask, and how far ssh says who does.
 
     Attributes:
-        askers: `user@host` of each hop, the target last, as ssh shows them; () where they are not known.
-        named: all that has no `(user@host) ` in front is in ssh's own words. Not so before 8.5.
-        hidden: others than these hops may ask (a ProxyCommand).
-        strict: what asks is ssh, and what it passes on is a stranger's; else a program of this machine.
+        askers: `user@host` of each hop, the target last, as ssh shows them; () if not known.
+        named: whatever has no `(user@host) ` in front is in ssh's own words. Not so before 8.5.
+        hidden: hosts other than these hops may ask (a ProxyCommand).
+        strict: ssh asks, and what it passes on comes from strangers; otherwise a program of this machine
+            asks.
     """
 
     askers: tuple[str, ...] = ()
@@ -111,31 +112,31 @@ _OWN: tuple[tuple[PromptKind, re.Pattern[str]], ...] = (
     ),
     (PromptKind.PIN, re.compile(r"Enter PIN (?:and confirm user presence )?for (?P<key>.+?):\s*")),
     (PromptKind.PASSWORD, re.compile(r"(?P<user>\S{1,255})@(?P<hop>[^\s@]{1,255})'s password:\s*")),
-    # to change a password is for a person
+    # only a person changes a password
     (PromptKind.UNCLEAR, re.compile(r"(?:Enter|Retype) (?P<key>\S{1,512})'s (?:old|new) password:\s*")),
 )
 
-# Cheap, and in all of these.
+# A cheap test that all of these pass.
 _SUSPECT = re.compile(r"@|passphrase|PIN|yes")
 
-# Longer than any prompt; the patterns take long on long lines.
+# Longer than any prompt; the patterns are slow on long lines.
 _LONGEST_PROMPT = 8000
 
 TOO_LONG = "it is too long"
 
-CONTROL = "it holds a control character"
+CONTROL = "it contains a control character"
 
 _SEVERAL = "it is not clear who asks"
 
 _UNNAMED = "ssh does not say which host asks, as OpenSSH 8.5 and later do"
 
-_ALIKE = "two hosts on the way are called that; give one a HostKeyAlias in ssh_config"
+_ALIKE = "two hosts on the way have this name; give one a HostKeyAlias in ssh_config"
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 
 
 def is_odd(line: str) -> bool:
-    """Whether a character moves the cursor, or nobody sees it: controls, marks of format, separators."""
+    """Whether a character moves the cursor or is invisible: controls, format characters, separators."""
     if line.isascii():
         return not line.isprintable()
     return any(unicodedata.category(letter) in _INVISIBLE for letter in line)
@@ -146,12 +147,12 @@ def _named(match: re.Match[str], kind: PromptKind) -> Prompt:
     return Prompt("", kind, user=names.get("user"), hop=names.get("hop"), key=names.get("key"))
 
 
-# All that seem to ask by some lines, by name.
+# All hosts that seem to ask in some lines, by name.
 Askers = dict[tuple[str, str], Prompt]
 
 
 def add_askers(line: str, before: Askers) -> Askers:
-    """Add those that seem to ask by a line: by ssh's prefix, or in ssh's own words."""
+    """Add those that seem to ask in a line: by ssh's prefix, or in ssh's own words."""
     if not _SUSPECT.search(line):
         return before
     _, text = split_prefix(line)
@@ -174,10 +175,10 @@ def add_askers(line: str, before: Askers) -> Askers:
 
 
 def read_prompt(words: str, way: Way) -> Prompt:
-    """Tell who asks with a whole prompt, which nothing else has got into and which is not echoed.
+    """Find out who asks in a whole prompt, which contains nothing else and is not echoed.
 
     Args:
-        words: as ssh hands them to the program that SSH_ASKPASS names.
+        words: as ssh passes them to the program of SSH_ASKPASS.
         way: who may ask.
     """
     if len(words) > _LONGEST_PROMPT:
@@ -201,7 +202,7 @@ def judged(line: str, before: Askers, way: Way, *, doubt: str = "", echoes: bool
 
     Args:
         line: the last one.
-        before: who seems to ask by the lines before.
+        before: who seems to ask in the lines before.
         way: who may ask.
         doubt: a reason against it that was seen before.
         echoes: the terminal shows what is typed.
@@ -217,14 +218,14 @@ def judged(line: str, before: Askers, way: Way, *, doubt: str = "", echoes: bool
     if not way.named:
         user, _, hop = way.askers[0].rpartition("@")
         return Prompt(text, PromptKind.OTHER, user=user, hop=hop, echoes=echoes)
-    # ssh asks for passwords and passphrases without echo; what stands there with it is a banner
+    # ssh asks for passwords and passphrases without echo; with echo it is a banner
     if asker is None or (echoes and asker.kind is not PromptKind.KEYBOARD_INTERACTIVE):
         return Prompt(text, PromptKind.OTHER, echoes=echoes)
     return Prompt(text, asker.kind, user=asker.user, hop=asker.hop, key=asker.key, echoes=echoes)
 
 
 def _doubt(line: str, askers: Askers, before: Askers, way: Way) -> str:
-    """Why it is not clear who asks by some lines, or ""."""
+    """Why some lines do not make clear who asks, or ""."""
     asker = next(iter(askers.values()), None)
     own = asker is not None and asker.kind is not PromptKind.KEYBOARD_INTERACTIVE
     if len(askers) > 1 or (asker and (asker.kind is PromptKind.UNCLEAR or (own and before))):
@@ -235,7 +236,7 @@ def _doubt(line: str, askers: Askers, before: Askers, way: Way) -> str:
         return CONTROL
     if way.named:
         alike = asker is not None and [one.lower() for one in way.askers].count(asker.asker.lower()) > 1
-        # a name that the prefix cannot be told from
+        # a name that cannot be distinguished from the prefix
         return _ALIKE if alike else _SEVERAL if asker is None and re.match(r"\(\S.*@", line) else ""
     if len(way.askers) != 1 or way.hidden:
         return _UNNAMED
