@@ -2,27 +2,25 @@
 # Sessions that `ossh-run` opens ahead for its next command, in sh alone. `ossh-run` reads this file to take one
 # (take_spare, by_spare) and to have one opened (open_behind). Started as a program, it opens one and keeps it.
 #
-# A spare is a directory with three FIFOs, `in`, `out` and `err`. They are those of an ssh whose remote side waits for
-# one request (wrapper.py). The holder, a sleep(1), has them open: when it ends, that ssh finds the end of its input,
-# and the session ends. So nothing has to be done for a spare to end, and whoever ends the holder has to have opened
-# the FIFOs before.
+# A spare is a directory with three FIFOs, `in`, `out` and `err`: stdin, stdout and stderr of an ssh whose remote side
+# waits for one request (wrapper.py). The holder, a sleep(1), has them open. When it ends, ssh finds the end of its
+# input, and the session ends: so a spare ends by itself. To take one is to open the FIFOs and then to end the holder
+# by KILL, which ends a stopped process too; nobody is waited for.
 #
-# The directory is draft.MARK until the remote side is ready, then MARK. It belongs to who renames it to taken.MARK: a
-# command that is to run there, or who gives it back, by an empty line as the request. The keeper, the shell that has
-# started ssh, removes it when ssh has ended. shell_spares.py knows the same rules.
+# The directory is draft.MARK until the remote side is ready, then MARK. A process owns it by renaming it to taken.MARK:
+# `ossh-run` to run a command there, or a process that gives it back by an empty line as the request. The keeper, the
+# shell that started ssh, removes it after ssh has ended. shell_spares.py knows the same rules.
 #
 # The traps: an end of a FIFO that is left open anywhere is an end of file that never comes; opening one end waits
-# for the other, unless both are opened first; and `<>` makes a file where the FIFO has gone.
+# for the other, unless both are opened first; and `<>` makes a file if the FIFO is gone.
 
 # shellcheck disable=SC2154 # the alias's file sets what begins with ossh_, `ossh-run` the rest
 
 LF='
 '
 
-# Another call within so many hundredths of a second shows that spares are wanted.
-ossh_soon=5000
 
-# For so long none is opened where the server has refused one: where it has given three before, it is busy.
+# None is opened for so long after the server refused one: it is busy if it gave three before, else it gives few.
 ossh_busy_for=6000 ossh_few_for=60000
 
 # Sets `now` to hundredths of a second of some clock.
@@ -93,7 +91,7 @@ open_taken() {
 		6<>"$taken/log" 7<"$taken/log"
 } 2>/dev/null
 
-# Where nothing was asked of it, the remote side is told to end.
+# Tells the remote side to end: nothing was asked of it.
 leave_spare() {
 	trap '' PIPE
 	{ echo >&8; } 2>/dev/null
@@ -163,9 +161,9 @@ by_spare() {
 	trap - HUP INT TERM
 	# shellcheck disable=SC2086 # numbers
 	set -- $copied
-	# whoever did not come to the end, or to a pipe that nobody reads, has lost something; ksh counts signals from 256
+	# else something is lost; 141 is by a pipe that nobody reads, and ksh counts signals from 256
 	case $1 in 0 | 141 | 269) ;; *) lost=yes ;; esac
-	# nobody may want our stderr, or the rest of our stdin
+	# that nobody takes our stderr or the rest of our stdin is no failure, nor that we have ended the copy of stdin
 	case $2 in 0 | 1 | 141 | 269) ;; *) return 1 ;; esac
 	case $3 in 0 | 1 | 141 | 269 | 143 | 271) ;; *) return 1 ;; esac
 	read_status <&7
@@ -208,8 +206,8 @@ end_copies() {
 	kill $out $err
 } 2>/dev/null
 
-# Notes this call, and opens behind our back what is missing: nothing before the second call. A call that has found no
-# spare wants one more. What the caller waits for to end must not be held by it.
+# Notes this call, and opens what is missing in the background: nothing before the second call in the time for which a
+# spare waits. A call that found no spare wants one more. No descriptor of the caller's may be held open.
 open_behind() {
 	umask 077
 	find_now
@@ -218,7 +216,7 @@ open_behind() {
 	case $last in '' | *[!0-9]*) last=0 ;; esac
 	case $wanted in '' | *[!0-9]*) last=0 ;; esac
 	# a clock that was set back counts as long ago
-	if [ "$last" -gt 0 ] && [ "$last" -le "$now" ] && [ $((now - last)) -le $ossh_soon ]; then
+	if [ "$last" -gt 0 ] && [ "$last" -le "$now" ] && [ $((now - last)) -le $((ossh_kept_for * 100)) ]; then
 		[ -n "$taken" ] || wanted=$((wanted + 1))
 	else
 		wanted=0

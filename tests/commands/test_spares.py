@@ -207,7 +207,7 @@ def test_none_is_kept_where_sessions_are_few(keep: Keep, sessions: int) -> None:
     until((spares / "narrow").exists, "the refusal to be noted")
     until(lambda: not directories(spares), "the spares to go")
     assert ossh_run("-F", config, host, "echo x").stdout == b"x\n"
-    # whoever opens one now has looked by then
+    # a keeper that would open one has looked by then
     until(lambda: not keepers(), "the last keeper to look")
     assert not directories(spares)
     master = Master(resolve(host, config))
@@ -371,10 +371,9 @@ def test_a_request_that_is_not_read_is_given_back(own_node: Sandbox) -> None:
 def test_stopped_keepers(own_node: Sandbox) -> None:
     """Nobody waits for a keeper or a holder that is stopped: the command runs there, to its end."""
     warm = Warm(own_node)
-    stopped = [*keepers()]
-    for spare in warm.ready():
-        # not ssh: of one that is stopped nobody learns the status
-        stopped.append(int((spare / "held").read_text().split()[0]))
+    # not ssh: of one that is stopped nobody learns the status
+    holders = [int((spare / "held").read_text().split()[0]) for spare in warm.ready()]
+    stopped = [*keepers(), *holders]
     for pid in stopped:
         # those that have found enough there end
         with contextlib.suppress(ProcessLookupError):
@@ -398,7 +397,7 @@ def test_stopped_keepers(own_node: Sandbox) -> None:
 
 def test_not_for_long(own_node: Sandbox) -> None:
     """One that nobody takes goes after its time, with its session, processes and directory."""
-    warm = Warm(own_node, kept_for="2")
+    warm = Warm(own_node, kept_for="3")
     before = warm.ready()
     marks = [one.name for one in before]
     until(lambda: not any(one.exists() for one in before), "them to go")
@@ -406,7 +405,7 @@ def test_not_for_long(own_node: Sandbox) -> None:
     assert warm.run("echo x").stdout == b"x\n"
 
 
-@pytest.mark.parametrize("victim", ["master", "far side"])
+@pytest.mark.parametrize("victim", ["master", "remote side"])
 def test_a_command_that_is_lost(own_node: Sandbox, victim: str) -> None:
     """Where the master or the session is killed while it runs, it is not run again, and one line says so."""
     warm = Warm(own_node)

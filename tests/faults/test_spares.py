@@ -115,7 +115,7 @@ def _three_commands(warm: Warm, fault: Callable[[], object]) -> None:
 
 def test_the_directory_goes(own_node: Sandbox) -> None:
     """The runtime directory is removed: what waits there goes with it, what runs goes on."""
-    _three_commands(Warm(own_node, kept_for="2"), lambda: shutil.rmtree(runtime(), ignore_errors=True))
+    _three_commands(Warm(own_node, kept_for="3"), lambda: shutil.rmtree(runtime(), ignore_errors=True))
 
 
 def test_no_room(own_node: Sandbox, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +132,6 @@ def test_no_room(own_node: Sandbox, isolated: Path, monkeypatch: pytest.MonkeyPa
                 while True:
                     file.write(bytes(4096))
 
-        _three_commands(Warm(own_node, kept_for="2"), fill)
+        _three_commands(Warm(own_node, kept_for="3"), fill)
     finally:
         subprocess.run(["umount", "-l", place], check=True)
