@@ -56,7 +56,7 @@ def give_back(spares: Path, most: int | None = None) -> None:
             spare.rename(taken)
             # an empty request: the remote side ends
             _write(taken, b"\n")
-        shutil.rmtree(taken, ignore_errors=True)
+            shutil.rmtree(taken, ignore_errors=True)
 
 
 def make_way(spares: Path) -> None:

@@ -19,7 +19,6 @@
 LF='
 '
 
-
 # None is opened for so long after the server refused one: it is busy if it gave three before, else it gives few.
 ossh_busy_for=6000 ossh_few_for=60000
 
@@ -88,7 +87,7 @@ take_spare() {
 # shellcheck disable=SC2094 # both ends of a pipe
 open_taken() {
 	command exec 9<>"$taken/in" 8>"$taken/in" 9<>"$taken/out" 3<"$taken/out" 9<>"$taken/err" 4<"$taken/err" 9<&- \
-		6<>"$taken/log" 7<"$taken/log"
+		6<>"$taken/log" 7<"$taken/log" && [ -p "$taken/in" ] && [ -p "$taken/out" ] && [ -p "$taken/err" ]
 } 2>/dev/null
 
 # Tells the remote side to end: nothing was asked of it.
