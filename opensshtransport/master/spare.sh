@@ -69,6 +69,8 @@ take_spare() {
 	# shellcheck disable=SC3067 # -O is in every sh that is in use
 	[ -O "$ossh_spares" ] && [ ! -L "$ossh_spares" ] && [ -e "$ossh_spares/wide" ] || return
 	find_around
+	# our caller's: nothing may be written there by mistake
+	exec 3<&- 4<&- 8<&-
 	for spare in "$ossh_spares/$ossh_mark".*; do
 		same_around || continue
 		# that has descriptors of its own
