@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -274,6 +275,7 @@ def test_at_a_terminal(own_node: Sandbox) -> None:
     child = pexpect.spawn(str(OSSH_RUN), [*map(str, warm.words), f"echo $$; {script}"], timeout=20)
     child.setecho(False)
     child.expect(r"(\d+)\r\nspare\r\n")
+    assert isinstance(child.match, re.Match)
     group = os.getpgid(int(child.match[1]))
     child.sendline("first")
     child.expect_exact("got first")
