@@ -394,8 +394,15 @@ class TestFile:
 
     def test_marks_differ(self, config: Path) -> None:
         """Each file has a mark of its own, so no output can know it beforehand."""
-        marks = {publish_name("t", config).values()["ossh_mark"] for _ in range(3)}
-        assert len(marks) == 3
+        marks = []
+        for shell in ("/bin/bash", "/bin/tcsh", "/bin/bash"):
+            published = publish_name("t", config, shell)
+            marks.append(published.values()["ossh_mark"])
+            # the same text stays
+            assert publish_name("t", config, shell).values()["ossh_mark"] == marks[-1]
+        withdraw_name(published.master)
+        marks.append(publish_name("t", config).values()["ossh_mark"])
+        assert len(set(marks)) == 4
 
     def test_odd_paths(self, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Blanks, quotes, dollar and percent signs in paths change nothing."""
