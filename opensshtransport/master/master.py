@@ -126,9 +126,12 @@ class Master:
         Returns:
             Whether there was one. Running sessions end with it.
         """
-        # what is removed now, nobody removes behind our back
-        shell_spares.give_back(shell_spares.directory(self.own_socket))
-        return end_at(self.own_socket, self.destination.ssh)
+        spares = shell_spares.directory(self.own_socket)
+        shell_spares.give_back(spares)
+        ended = end_at(self.own_socket, self.destination.ssh)
+        # its sessions have ended with it
+        shell_spares.sweep(spares, older=0)
+        return ended
 
     def write_facts(self, facts: Facts) -> None:
         """Keep what is known of the master, complete or not at all."""

@@ -71,12 +71,12 @@ def make_way(spares: Path) -> None:
     give_back(spares)
 
 
-def sweep(spares: Path) -> None:
-    """Remove what killed keepers have left."""
+def sweep(spares: Path, older: float = _NEEDED_FOR) -> None:
+    """Remove what killed keepers have left: directories that are so many seconds old."""
     for spare in _all(spares):
         with contextlib.suppress(OSError):
             # where the clock was set back, it counts as old what seems to come
-            if abs(time.time() - spare.lstat().st_mtime) > _NEEDED_FOR:
+            if abs(time.time() - spare.lstat().st_mtime) >= older:
                 shutil.rmtree(spare, ignore_errors=True)
 
 

@@ -75,13 +75,10 @@ def _victims(warm: Warm, pid: int) -> list[int]:
 
 
 def check_nothing_left(warm: Warm, marks: set[str]) -> None:
-    """Nothing that holds a session, and no process of ours; a killed keeper's directory goes by a sweep."""
+    """No directory, nothing that holds a session, and no process of ours."""
     # a timer whose shell was killed sleeps out its minute, without a session
     until(lambda: not any(_holds_session(pid) for mark in marks for pid in naming(mark)), "sessions to end")
     until(lambda: not naming(runtime()), "our processes to end")
-    for one in directories(warm.spares):
-        os.utime(one, (0, 0))
-    sweep(runtime())
     assert not directories(warm.spares)
 
 
@@ -135,3 +132,14 @@ def test_no_room(own_node: Sandbox, isolated: Path, monkeypatch: pytest.MonkeyPa
         _three_commands(Warm(own_node, kept_for="3"), fill)
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_what_killed_keepers_have_left(isolated: Path) -> None:
+    """A sweep, as each login makes it, removes what nobody can be using any more, and nothing else."""
+    spares = runtime() / "x.spares"
+    for name, age in (("draft.m.1", 200), ("m.2", 200), ("taken.m.3", 200), ("m.4", 100), ("called", 200)):
+        place = spares / name
+        place.mkdir(mode=0o700, parents=True) if "." in name else place.touch()
+        os.utime(place, (time.time() - age,) * 2)
+    sweep(runtime())
+    assert {one.name for one in spares.iterdir()} == {"m.4", "called"}
