@@ -245,7 +245,7 @@ def slow_starts(
         times = _loop(ours, _plain(node.host, config, socket), pace)
     finally:
         startup.write_text(before, encoding="utf-8")
-    return {"ossh-run in a loop, start-up files of 0.5 s": times}
+    return {"ossh-run, slow start-up": times}
 
 
 def memory(host: str, config: Path, stage: Stage) -> dict[str, dict[str, float]]:

@@ -54,7 +54,7 @@ TARGETS = (
     Target("ossh-run in a loop", 1.35),
     # there no session is opened ahead
     Target("ossh-run in a loop", 1.5, "ssh, scp", 0),
-    Target("ossh-run in a loop, start-up files of 0.5 s", 0.1, "ssh, scp", 0),
+    Target("ossh-run, slow start-up", 0.1, "ssh, scp", 0),
     Target("put 512 MB", 1.15, "cat, tar", 0),
     Target("get 512 MB", 1.15, "cat, tar", 0),
 )

@@ -39,6 +39,7 @@ SAMPLED: Mapping[str, int] = {
     "cli/test_names.py": 2,
     "commands/test_ossh_run.py": 5,
     "commands/test_process.py": 5,
+    "commands/test_spares.py": 3,
     "commands/test_terminals.py": 2,
     "commands/test_transport.py": 14,
     "commands/test_twice.py": 4,

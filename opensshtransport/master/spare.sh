@@ -212,18 +212,26 @@ end_copies() {
 open_behind() {
 	umask 077
 	find_now
-	last='' wanted=''
-	{ read -r last wanted <"$ossh_spares/called"; } 2>/dev/null
-	case $last in '' | *[!0-9]*) last=0 ;; esac
-	case $wanted in '' | *[!0-9]*) last=0 ;; esac
+	last='' wanted='' peak=''
+	{ read -r last wanted peak <"$ossh_spares/called"; } 2>/dev/null
+	for one in "$last" "$wanted" "$peak"; do
+		case $one in '' | *[!0-9]*) last=0 ;; esac
+	done
+	# how many run side by side; what there was before counts less with each call
+	count "$run"/run.*.* "$ossh_spares"/taken.*
 	# a clock that was set back counts as long ago
 	if [ "$last" -gt 0 ] && [ "$last" -le "$now" ] && [ $((now - last)) -le $((ossh_kept_for * 100)) ]; then
 		[ -n "$taken" ] || wanted=$((wanted + 1))
 	else
-		wanted=0
+		wanted=0 peak=0
 	fi
+	peak=$((peak - 1))
+	[ "$peak" -ge "$used" ] || peak=$used
 	[ "$wanted" -le "$ossh_most" ] || wanted=$ossh_most
-	{ echo "$now $wanted" >"$ossh_spares/called"; } 2>/dev/null
+	{ echo "$now $wanted $peak" >"$ossh_spares/called"; } 2>/dev/null
+	# all that ran side by side may do so again, and the last session is for somebody else
+	room=$((ossh_sessions - peak - 1))
+	[ "$wanted" -le "$room" ] || wanted=$room
 	[ "$wanted" -gt 0 ] || return 0
 	find_around
 	{

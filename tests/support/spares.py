@@ -95,7 +95,7 @@ class Warm:
         """Run a command in a spare: else one more is wanted then."""
         self.wait()
         clock = Path("/proc/uptime").read_text().split()[0].replace(".", "")
-        (self.spares / "called").write_text(f"{clock} 1\n")
+        (self.spares / "called").write_text(f"{clock} 1 1\n")
         done = self.run(command, stdin=stdin)
         assert (self.spares / "called").read_text().split()[1] == "1", "it took another way"
         return done
