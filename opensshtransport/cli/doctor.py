@@ -18,6 +18,7 @@ from opensshtransport.errors import Remedy, printable
 if TYPE_CHECKING:
     from opensshtransport.doctor.finding import Finding
     from opensshtransport.login.person import Person
+    from opensshtransport.login.window import Window
 
 EXAMPLE = "ossh doctor daint"
 
@@ -33,17 +34,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print each finding as soon as it is there."""
     from opensshtransport.doctor import doctor
-    from opensshtransport.login.person import person_at_terminal
+    from opensshtransport.login.window import somebody
     from opensshtransport.openssh.destination import check_destination
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    person = person_at_terminal() if arguments.login else contextlib.nullcontext()
+    asked = somebody() if arguments.login else contextlib.nullcontext()
     check_destination(arguments.host)
     findings = []
 
-    def walk(somebody: Person | None) -> Iterator[Finding]:
+    def walk(person: Person | Window | None) -> Iterator[Finding]:
         ssh_config = config_path(arguments.ssh_config)
-        for found in doctor.examine(arguments.host, ssh_config, log_in=arguments.login, person=somebody):
+        for found in doctor.examine(arguments.host, ssh_config, log_in=arguments.login, person=person):
             findings.append(
                 dataclasses.replace(
                     found,
@@ -53,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
             )
             yield findings[-1]
 
-    with person as somebody:
-        for line in doctor.lines(walk(somebody), colour=coloured(), width=width):
+    with asked as person:
+        for line in doctor.lines(walk(person), colour=coloured(), width=width):
             if not arguments.json:
                 print(line, flush=True)
     if arguments.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from opensshtransport.cli.options import add_ssh_config
 from opensshtransport.login.window import somebody
@@ -23,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_ssh_config(parser)
     for option in ("--user", "--port", "--path", "--forwards"):
         parser.add_argument(option, default="")
+    parser.add_argument("--alias", type=Path, help="the file where the block looks for the way to a master")
     parser.add_argument("--question", action="store_true", help="ssh only asks: no login")
     parser.add_argument("--running", action="store_true", help="not ours where no master is running")
     parser.add_argument("--leaves", action="store_true", help="ssh goes into the background")
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         path=arguments.path,
         forwards=tuple(map(forwards.parse, arguments.forwards.splitlines())),
         owner=0 if arguments.leaves else os.getppid(),
+        alias=arguments.alias,
     )
     destination = resolve(call.host, call.ssh_config)
     if not is_ours(call, destination):

@@ -126,7 +126,7 @@ class RemoteProcess(Generic[T]):
 
     def _read(self, name: str, stream: Stream, pipe: BinaryIO, sink: Sink) -> None:
         try:
-            reader = Reader(self._channel.ssh, pipe)
+            reader = Reader(self._channel.ssh.poll, pipe)
             while not self._stopping.is_set():
                 ready = reader.ready()
                 if name == "out" and not self._state.asked and self._channel.ssh.poll() is None:

@@ -17,6 +17,7 @@ from opensshtransport.doctor.finding import NOT_USED, Finding, broken, fine, ski
 from opensshtransport.errors import OpenSshTransportError, Remedy
 from opensshtransport.login import login
 from opensshtransport.login.person import Person
+from opensshtransport.login.window import Window
 from opensshtransport.master.facts import Facts
 from opensshtransport.master.master import Master
 from opensshtransport.openssh.destination import Destination
@@ -36,7 +37,7 @@ _NEEDS = {
 
 
 def examine(
-    host: str, ssh_config: Path | None = None, *, log_in: bool = False, person: Person | None = None
+    host: str, ssh_config: Path | None = None, *, log_in: bool = False, person: Person | Window | None = None
 ) -> Iterator[Finding]:
     """Check the chain; each link gives one finding.
 
@@ -87,7 +88,9 @@ def _with(destination: Destination | None, ask: Callable[[Destination], Finding]
     return skipped("needs the link ssh_config") if destination is None else ask(destination)
 
 
-def _master(destination: Destination, facts: list[Facts], *, log_in: bool, person: Person | None) -> Finding:
+def _master(
+    destination: Destination, facts: list[Facts], *, log_in: bool, person: Person | Window | None
+) -> Finding:
     """The master, checked by a round trip; what is known of it is added to `facts`."""
     master = Master(destination)
     listening, live = master.listening(), master.check()

@@ -33,6 +33,22 @@ def end_family(root: int) -> None:
             time.sleep(_POLL)
 
 
+def began(pid: int) -> str | None:
+    """When a process began; None if there is none, "" if the system does not say."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+        return None if words[0] in "ZX" else words[19]
+    except (OSError, IndexError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return None if Path("/proc/self/stat").exists() else ""
+
+
 def _processes() -> dict[int, tuple[int, str]]:
     """Every process: its parent, and when it began, as a number alone may mean another process."""
     if not Path("/proc/self/stat").exists():

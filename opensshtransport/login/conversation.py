@@ -38,6 +38,7 @@ from opensshtransport.errors import (
     ToolMissing,
     UnexpectedPrompt,
 )
+from opensshtransport.login import leader
 from opensshtransport.login.asking import Desk, Question, desk
 from opensshtransport.login.budget import MOST_FAILURES
 from opensshtransport.login.person import Person, terminal_size
@@ -253,6 +254,7 @@ class Conversation:
                 list(argv[1:]),
                 timeout=None,
                 ignore_sighup=True,
+                preexec_fn=leader.follow,
                 dimensions=terminal_size(self.person),
                 env={**os.environ, **(env or {})},
             )

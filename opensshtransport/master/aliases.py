@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opensshtransport.errors import ConfigurationError, SettingsError
+from opensshtransport.local import processes
 from opensshtransport.local.locks import locked, replace_file
 from opensshtransport.local.settings import config_file, private_directory
 from opensshtransport.local.trust import read_ours
@@ -158,6 +159,7 @@ def _publish(master: Master, facts: Facts, directory: Path, file: Path) -> None:
         "ossh_port": str(destination.resolved.port),
         "ossh_socket": facts.socket,
         "ossh_pid": str(facts.pid),
+        "ossh_began": processes.began(facts.pid) or "",
         "ossh_path": path,
         "ossh_options": " ".join(options),
         "ossh_mark": wrap.mark,

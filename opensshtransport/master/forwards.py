@@ -28,6 +28,7 @@ from pathlib import Path
 
 from opensshtransport.errors import ConnectionFailed, SettingsError
 from opensshtransport.local.locks import locked, replace_file
+from opensshtransport.local.processes import began
 from opensshtransport.local.settings import private_directory, runtime_directory
 from opensshtransport.local.trust import read_ours
 from opensshtransport.master.control_socket import LOCAL_DEADLINE, listens
@@ -131,26 +132,10 @@ class Entry:
         """Whether its owner is running, or the entry is kept."""
         if self.pid == 0:
             return True
-        began = _began(self.pid)
-        if began is None:
+        found = began(self.pid)
+        if found is None:
             return False
-        return began == self.began or not (began and self.began)
-
-
-def _began(pid: int) -> str | None:
-    """When a process began; None if there is none, "" if the system does not say."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
-        return None if words[0] in "ZX" else words[19]
-    except (OSError, IndexError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return None if Path("/proc/self/stat").exists() else ""
+        return found == self.began or not (found and self.began)
 
 
 def directory() -> Path:
@@ -171,9 +156,9 @@ def entries() -> list[Entry]:
 
 def note(socket: Path, forwards: Iterable[Forward], *, pid: int, identity: str = "") -> Path:
     """Note who wants forwards, before they are requested; `pid` 0 keeps them."""
-    began = (_began(pid) or "") if pid else ""
+    since = (began(pid) or "") if pid else ""
     file = directory() / f"{pid}.{secrets.token_hex(4)}"
-    replace_file(file, "\n".join([str(socket), str(pid), began, identity, *map(str, forwards)]) + "\n")
+    replace_file(file, "\n".join([str(socket), str(pid), since, identity, *map(str, forwards)]) + "\n")
     return file
 
 

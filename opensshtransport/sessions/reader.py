@@ -7,7 +7,7 @@ has ended by itself, something that it wrote before may still be in them.
 from __future__ import annotations
 
 import select
-import subprocess
+from collections.abc import Callable
 from typing import IO
 
 # Seconds between checks whether ssh is still running.
@@ -17,14 +17,14 @@ _LOOK = 0.25
 class Reader:
     """Waits for several pipes at once, of one ssh."""
 
-    def __init__(self, ssh: subprocess.Popen[bytes], *pipes: IO[bytes] | int) -> None:
+    def __init__(self, status: Callable[[], int | None], *pipes: IO[bytes] | int) -> None:
         """Nothing is waited for yet.
 
         Args:
-            ssh: what writes to the pipes.
+            status: the exit status of the ssh that writes to them, None while it runs (`Popen.poll`).
             pipes: its outputs; or descriptors of others to wait for.
         """
-        self._ssh = ssh
+        self._status = status
         self._poll = select.poll()
         for pipe in pipes:
             self._poll.register(pipe, select.POLLIN)
@@ -41,7 +41,7 @@ class Reader:
             arrive any more, as ssh has ended.
         """
         found = self._poll.poll(seconds * 1000)
-        if not found and self._ssh.poll() is not None:
+        if not found and self._status() is not None:
             found = self._poll.poll(0)
             if not found:
                 return None

@@ -239,7 +239,7 @@ class RemoteShell:
             raise AssertionError("a channel has pipes")
         try:
             number = ssh.stdout.fileno()
-            reader = Reader(ssh, woken, ssh.stdout, ssh.stderr)
+            reader = Reader(ssh.poll, woken, ssh.stdout, ssh.stderr)
             while not self._closed:
                 ready = reader.ready(_LOOK)
                 # start-up files may print endlessly

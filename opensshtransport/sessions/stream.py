@@ -92,7 +92,7 @@ class Session:
         if ssh.stdout is None or ssh.stdin is None or ssh.stderr is None:
             raise AssertionError("a channel has pipes")
         self._out, self._in = ssh.stdout, ssh.stdin
-        self._reader = Reader(ssh, ssh.stdout, ssh.stderr)
+        self._reader = Reader(ssh.poll, ssh.stdout, ssh.stderr)
         _enlarged(self._out)
         self._gather = _enlarged(self._in) / _FASTEST
         try:

@@ -70,11 +70,8 @@ def block(shared: Shared) -> str:
     Raises:
         SettingsError: a path contains a character that cannot be quoted.
     """
-    places = [shared.hook, shared.alias, shared.config]
-    if wrong := [path for path in places if _UNQUOTABLE.search(str(path))]:
-        raise SettingsError(
-            f"{wrong[0]} cannot be written in ssh_config", advice="use a path without such characters"
-        )
+    for path in (shared.hook, shared.alias, shared.config):
+        _check_quotable(path)
     words = [str(shared.hook), shared.name, str(shared.alias), str(shared.config)]
     hook = shlex.join([*words, *([] if shared.own else ["-F"])]).replace("%", "%%")
     options = {
@@ -88,6 +85,13 @@ def block(shared: Shared) -> str:
     return "".join(
         f"{line}\n" for line in [*lines, *(f"    {key} {value}" for key, value in options.items())]
     )
+
+
+def _check_quotable(path: Path) -> None:
+    if _UNQUOTABLE.search(str(path)):
+        raise SettingsError(
+            f"{path} cannot be written in ssh_config", advice="use a path without such characters"
+        )
 
 
 def blocks(text: str) -> dict[str, str]:
@@ -107,10 +111,7 @@ def include(file: Path) -> str:
     Raises:
         SettingsError: its path cannot be quoted.
     """
-    if _UNQUOTABLE.search(str(file)):
-        raise SettingsError(
-            f"{file} cannot be written in ssh_config", advice="use a path without such characters"
-        )
+    _check_quotable(file)
     return f"Include {ssh_config.quoted(str(file))}"
 
 

@@ -108,6 +108,10 @@ def start(
     socket, ssh = Path(facts.socket), destination.ssh
     forwards.sweep(ssh)
     pid = 0 if keep else os.getpid()
+    if keep and (kept := _kept(destination, wanted)):
+        # it may have been refused after the last login
+        chosen = forwards.request(ssh, socket, kept)
+        return kept, chosen or kept.port or 0
     if wanted.forward is None:
         forward, port = forwards.local_port(ssh, socket, wanted.first, wanted.target)
         forwards.note(socket, [forward], pid=pid, identity=destination.identity)
@@ -121,6 +125,17 @@ def start(
         entry.unlink(missing_ok=True)
         raise
     return forward, chosen or forward.port or 0
+
+
+def _kept(destination: Destination, wanted: Wanted) -> Forward | None:
+    """The forward that does what is wanted, where one is kept already."""
+    for entry in forwards.entries():
+        for forward in entry.forwards if (entry.pid, entry.identity) == (0, destination.identity) else ():
+            # a target alone takes any local port
+            found = Forward("-L", f"127.0.0.1:{forward.port}:{wanted.target}")
+            if forward == (forwards.local(wanted.forward) if wanted.forward else found):
+                return forward
+    return None
 
 
 def _check_free(forward: Forward, socket: Path) -> None:

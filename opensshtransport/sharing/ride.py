@@ -6,12 +6,14 @@ or port than the name has; anything that goes wrong is an error, and ends ssh.
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from opensshtransport.errors import SettingsError
+from opensshtransport.errors import Remedy, SettingsError
 from opensshtransport.login import login
 from opensshtransport.login.person import Person
 from opensshtransport.login.window import Window
@@ -35,6 +37,7 @@ class Call:
         path: a ControlPath of the caller's own, or "".
         forwards: what ssh will ask the master for.
         owner: ssh's process id; 0 if it will be another one, because ssh goes into the background.
+        alias: the file where the block looks for the way to a master; None without a block.
     """
 
     host: str
@@ -44,6 +47,7 @@ class Call:
     path: str = ""
     forwards: tuple[Forward, ...] = ()
     owner: int = 0
+    alias: Path | None = None
 
 
 def is_ours(call: Call, destination: Destination) -> bool:
@@ -58,9 +62,17 @@ def prepare(call: Call, destination: Destination, person: Person | Window | None
     """Make sure that ssh finds a running master.
 
     Raises:
-        OpenSshTransportError: of a login; or the caller's own ControlPath cannot lead there.
+        OpenSshTransportError: of a login; or the caller's own ControlPath cannot lead there, or the block's.
     """
     master = Master(destination)
+    if call.alias not in {None, aliases.file_of(master.directory, call.host, destination.ssh_config)}:
+        # else a login would be spent on a master that ssh does not find
+        raise SettingsError(
+            f"the block that shares it names {call.alias}, where no master can be found now",
+            host=call.host,
+            topic="other-programs",
+            advice=Remedy("run: ", "ossh share"),
+        )
     facts = login.open_master(destination, person)
     socket = Path(facts.socket)
     # written with the alias, unless ssh_config was edited meanwhile
@@ -92,17 +104,15 @@ def _lead(call: Call, destination: Destination, socket: Path) -> None:
     if listens(path):
         # a master of the caller's, or already ours: ssh will not connect on its own
         return
-    try:
-        if path.is_symlink() or stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
-    except FileNotFoundError:
-        pass
-    try:
-        path.symlink_to(socket)
-    except FileExistsError:
-        if not listens(path):
+    with contextlib.suppress(FileNotFoundError):
+        kind = stat.S_IFMT(path.lstat().st_mode)
+        if kind not in {stat.S_IFLNK, stat.S_IFSOCK}:
             raise SettingsError(
                 f"the ControlPath {path} is in the way",
                 topic="other-programs",
                 advice="let the program use another one",
-            ) from None
+            )
+    # in one step: others that start at the same time may be using it
+    draft = path.with_name(f".{secrets.token_hex(4)}")
+    draft.symlink_to(socket)
+    draft.replace(path)

@@ -12,7 +12,7 @@ from opensshtransport.login.window import Window, shown, window
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import MakeConversationNode, MakeOathNode
 from tests.support.pam_nodes import asks
-from tests.support.programs import ossh
+from tests.support.programs import ossh, ossh_run
 
 pytestmark = pytest.mark.client
 
@@ -105,6 +105,19 @@ def test_nobody_is_asked(make_oath_node: MakeOathNode, askpass: Askpass) -> None
         done = ossh("login", *words, "-F", node.ssh_config, node.host, env={**told, **environment})
         assert done.returncode == 255
     assert askpass.asked == []
+
+
+def test_other_commands(make_oath_node: MakeOathNode, askpass: Askpass) -> None:
+    """`ossh doctor --login` and `ossh-run` ask by the window too."""
+    node = make_oath_node(key=True)
+    told = askpass.answers(f"echo {node.code()}")
+    done = ossh("doctor", "--login", "-F", node.ssh_config, node.host, env=told)
+    assert b"live since" in done.stdout, done
+    assert ossh("logout", "-F", node.ssh_config, node.host).returncode == 0
+    # a code is taken once
+    told = askpass.answers(f"echo {node.code(ahead=1)}")
+    assert ossh_run("-F", node.ssh_config, node.host, "echo words", env=told).stdout == b"words\n"
+    assert len(askpass.asked) == 2
 
 
 _HERE = Window("/bin/ask")

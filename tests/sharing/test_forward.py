@@ -123,6 +123,20 @@ def test_kept_over_logins(daint: Plain) -> None:
     assert (done.returncode, b"no forward" in done.stderr) == (255, True)
 
 
+def test_kept_once(daint: Plain) -> None:
+    """What is kept already is not kept twice, however it is asked for."""
+    logged_in(daint)
+    target, port = daint.node.port, free_port()
+    far = str(target)
+    for words in ([far], [far], [f"localhost:{far}"], ["-D", str(port)], ["-D", f"localhost:{port}"]):
+        assert ossh("forward", "-F", daint.config, "daint", "-b", *words).returncode == 0
+    short_form, proxy = sorted(listed(daint), key=len, reverse=True)
+    found = re.fullmatch(rf"-L 127\.0\.0\.1:(\d+):localhost:{far}\tkept", short_form)
+    assert found, short_form
+    assert greets(int(found[1]))
+    assert proxy == f"-D 127.0.0.1:{port}\tkept"
+
+
 def test_taken_port(daint: Plain) -> None:
     """A port that another program has for IPv4 alone is refused: the master would listen at ::1, silently."""
     logged_in(daint)

@@ -139,20 +139,33 @@ def test_through_a_shared_jump_host(daint: Plain, keep: Keep) -> None:
 
 
 def test_login_behind_a_shared_jump_host(daint: Plain, keep: Keep) -> None:
-    """Our own login passes through the jump host's master, unless it has a terminal, which would hang up."""
+    """Our own login passes through the jump host's master, however it is made; what it opens stays."""
     inner = keep(Sandbox("inner"))
     with daint.config.open("a") as file:
         file.write(f"\n{inner.ssh_config.read_text()}ProxyJump daint\n")
     assert daint.ssh("daint", "true").returncode == 0
     # nobody may be asked: by a terminal of its own
     assert ossh("login", "-F", daint.config, "inner").returncode == 0
-    assert daint.logins() == 2
-    assert ossh("logout", "-F", daint.config, "inner").returncode == 0
+    _check_stays(daint, inner)
     # a rule may: by a program
     write_settings(rule("nothing", '{ command = ["true"] }', host="inner"))
     assert ossh("login", "-F", daint.config, "inner").returncode == 0
-    assert (daint.logins(), inner.authentications()) == (2, 2)
-    assert ossh_run("-F", daint.config, "inner", "echo words").stdout == b"words\n"
+    _check_stays(daint, inner)
+    # a person may: by the terminal
+    login = pexpect.spawn(str(OSSH), ["login", "-F", str(daint.config), "inner"], timeout=30)
+    login.expect(pexpect.EOF)
+    login.close()
+    assert login.exitstatus == 0
+    _check_stays(daint, inner)
+    assert (daint.logins(), inner.authentications()) == (1, 3)
+
+
+def _check_stays(plain: Plain, inner: Sandbox) -> None:
+    """The master of a host behind another one works after the login has ended; it is logged out then."""
+    for _ in range(3):
+        done = ossh_run("--no-login", "-F", plain.config, inner.host, "echo words")
+        assert done.stdout == b"words\n", done
+    assert ossh("logout", "-F", plain.config, inner.host).returncode == 0
 
 
 REFUSED = (
@@ -197,6 +210,22 @@ def test_hook_that_is_gone(daint: Plain) -> None:
     included.write_text(included.read_text().replace("ossh-hook ", "ossh-gone "))
     assert daint.ssh("daint", "true").returncode == 255
     assert daint.node.connections() == 0
+
+
+def test_another_runtime_directory(daint: Plain, isolated: Path) -> None:
+    """The block's counts, whatever cron says; without it no login is spent on a master that ssh misses."""
+    (isolated / "other").mkdir(mode=0o700)
+    for other in (str(isolated / "other"), "", "/nonexistent"):
+        assert daint.ssh("daint", "echo words", XDG_RUNTIME_DIR=other).stdout == b"words\n"
+        assert daint.ssh("daint", "echo words").stdout == b"words\n"
+        kill_master(daint)
+    assert daint.logins() == 3
+    included = shared_file(daint.config)
+    names = f"{runtime()}/names/daint"
+    included.write_text(included.read_text().replace(f" {names}", f" /nonexistent{names}"))
+    done = daint.ssh("daint", "true")
+    assert (done.returncode, b"run: ossh share -F" in done.stderr) == (255, True)
+    assert daint.logins() == daint.node.connections() == 3
 
 
 def test_user_names_run_nothing(daint: Plain, tmp_path: Path) -> None:
