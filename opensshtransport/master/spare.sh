@@ -165,8 +165,8 @@ by_spare() {
 	# else something is lost; 141 is by a pipe that nobody reads, and ksh counts signals from 256
 	case $1 in 0 | 141 | 269) ;; *) lost=yes ;; esac
 	# that nobody takes our stderr or the rest of our stdin is no failure, nor that we have ended the copy of stdin
-	case $2 in 0 | 1 | 141 | 269) ;; *) return 1 ;; esac
-	case $3 in 0 | 1 | 141 | 269 | 143 | 271) ;; *) return 1 ;; esac
+	case $2 in 0 | 1 | 64 | 141 | 269) ;; *) return 1 ;; esac
+	case $3 in 0 | 1 | 141 | 269) ;; *) return 1 ;; esac
 	read_status <&7
 }
 
@@ -176,11 +176,14 @@ wait_for_copies() {
 	copied=$?
 	wait "$err"
 	copied="$copied $?"
-	if [ -n "$feeder" ]; then
-		end_feeder
+	copied_stdin=0
+	if [ -n "$feeder" ] && ! end_feeder; then
 		wait "$feeder"
+		copied_stdin=$?
 	fi
-	copied="$copied $?"
+	# that it was ended then says the other copy
+	case $copied in *" 64") copied_stdin=0 ;; esac
+	copied="$copied $copied_stdin"
 }
 
 # Its end is that of ssh: nobody is to read our stdin then, even where we were killed.
@@ -190,13 +193,13 @@ copy_stderr() {
 	cat <&4 >&2 4<&- 5<&-
 	copied=$?
 	exec 4<&-
-	[ "$copied" != 0 ] || end_feeder
+	[ "$copied" != 0 ] || ! end_feeder || copied=64
 	exit "$copied"
 }
 
-# It may have ended long ago.
+# Whether it was still there. By KILL: a shell loses another signal between fork and exec.
 end_feeder() {
-	[ -z "$feeder" ] || ! still "$feeder" 5 /dev/fd/5 $$ || { kill "$feeder" && kill -s CONT "$feeder"; }
+	[ -n "$feeder" ] && still "$feeder" 5 /dev/fd/5 $$ && kill -s KILL "$feeder"
 } 2>/dev/null
 
 # Ends what copies for a command that we are told to end.
@@ -204,7 +207,7 @@ end_copies() {
 	end_feeder
 	end_reader
 	# shellcheck disable=SC2086 # numbers
-	kill $out $err
+	kill -s KILL $out $err
 } 2>/dev/null
 
 # Notes this call, and opens what is missing in the background: nothing before the second call in the time for which a
