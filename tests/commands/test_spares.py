@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import re
@@ -343,20 +344,20 @@ def test_a_dead_spare_is_no_lost_command(own_node: Sandbox, victims: str) -> Non
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         # of the remote side's end we are told a round trip later, and what is killed does not end at once
-        until(
-            lambda ready=ready, killed=victims: not any(_lives(one, killed) for one in ready), "them to end"
-        )  # type: ignore[misc]  # bound names
+        until(functools.partial(_ended, ready, victims), "them to end")
         done = warm.run(f"echo {number}")
         assert (done.returncode, done.stdout, done.stderr) == (0, b"%d\n" % number, b"")
     warm.check_nothing_left()
 
 
-def _lives(spare: Path, killed: str) -> bool:
-    """Whether the keeper, or else the system, still knows of the killed process of a spare."""
-    with contextlib.suppress(OSError):
-        ssh = (spare / "held").read_text().split()[1]
-        return killed == "remote side" or any(Path(f"/proc/{ssh}/fd").iterdir())
-    return False
+def _ended(spares: list[Path], killed: str) -> bool:
+    """Whether the keepers have noticed that the remote sides were killed, or the system that ssh was."""
+    for spare in spares:
+        with contextlib.suppress(OSError):
+            ssh = (spare / "held").read_text().split()[1]
+            if killed == "remote side" or any(Path(f"/proc/{ssh}/fd").iterdir()):
+                return False
+    return True
 
 
 def test_a_request_that_is_not_read_is_given_back(own_node: Sandbox) -> None:
