@@ -80,8 +80,8 @@ class Typist:
         job = os.tcgetpgrp(self.child.child_fd)
         self.child.send("\x1a")
         until(self.has_the_terminal, "the command to stop")
-        # A process that waits for input still gets a line that comes before it is told to stop (n_tty_read), and
-        # the shell waits for its own child alone. No person types that fast.
+        # A process that waits for input still gets a line that comes before it is told to stop (n_tty_read).
+        # The shell waits for its own child alone. No person types that fast.
         until(lambda: set(states(job)) <= {"T", "Z"}, "all of the command to stop")
         self.child.expect_exact("ready> ")
 
