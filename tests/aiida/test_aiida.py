@@ -139,7 +139,12 @@ def test_contract(name: str, way: str, open_transport: Any, isolated: Path) -> N
     """
     theirs = ANSWERS[name]
     wanted = expected(name, theirs)
+    from aiida.plugins import TransportFactory
+
     awaited = way == "async" and name not in NOT_AWAITED
+    between_two = name == "copy_from_remote_to_remote"
+    if between_two and awaited and not hasattr(TransportFactory("core.local"), "put_async"):
+        pytest.skip("core.local of this AiiDA has nothing to await")
     transport = Awaiting(open_transport) if awaited else open_transport
     given = answer(SCENARIOS[name], transport, Places.make(isolated / "1"))
     assert given.result == wanted.result, given.text
