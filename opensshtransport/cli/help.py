@@ -7,7 +7,6 @@ understood here: headings, tables, fenced blocks, emphasis and links.
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.resources
 import os
 import re
@@ -18,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from opensshtransport.cli.output import nearest
 from opensshtransport.errors import SettingsError
 
 EXAMPLE = "ossh help logging-in"
@@ -74,11 +74,10 @@ def page(topic: str) -> Page:
         SettingsError: there is no such topic.
     """
     name = PAGES_OF_COMMANDS.get(topic, topic)
-    if not any(name in names for names in TOPICS.values()):
-        near = difflib.get_close_matches(
-            topic, [*PAGES_OF_COMMANDS, *(one for names in TOPICS.values() for one in names)], 1
-        )
-        advice = f"did you mean: ossh help {near[0]}" if near else "run: ossh help"
+    topics = [one for names in TOPICS.values() for one in names]
+    if name not in topics:
+        near = nearest(topic, [*PAGES_OF_COMMANDS, *topics])
+        advice = f"did you mean: ossh help {near}" if near else "run: ossh help"
         raise SettingsError(f"there is no topic {topic!r}", advice=advice)
     text = (importlib.resources.files("opensshtransport") / "manual" / f"{name}.md").read_text("utf-8")
     return Page(name, text.partition("\n")[0].removeprefix("# "), text)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from opensshtransport.cli import command_table
 from opensshtransport.cli.options import FAILED, TIMED_OUT
-from opensshtransport.cli.output import complain, sentence, tell_steps
+from opensshtransport.cli.output import complain, nearest, sentence, tell_steps
 from opensshtransport.errors import CommandTimeout, ConnectionFailed, OpenSshTransportError, Remedy, printable
 from opensshtransport.local import descriptors
 
@@ -40,10 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refuse(name: str) -> NoReturn:
     """Say that there is no such command, and which one may be meant; then end."""
-    import difflib
-
-    near = difflib.get_close_matches(name, command_table.SUMMARIES, 1)
-    advice = f"did you mean: ossh {near[0]}" if near else "see: ossh --help"
+    near = nearest(name, command_table.SUMMARIES)
+    advice = f"did you mean: ossh {near}" if near else "see: ossh --help"
     print(printable(f"ossh: there is no command {name!r}; {advice}"), file=sys.stderr)
     raise SystemExit(FAILED)
 

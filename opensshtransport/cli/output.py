@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 
 from opensshtransport.cli.command_table import program
 from opensshtransport.errors import LoginNeeded, OpenSshTransportError, Remedy, printable
@@ -26,6 +27,13 @@ def say(line: str) -> None:
 def complain(command: str, text: str) -> None:
     """Print what went wrong in a command on stderr."""
     print(f"{program(command)}: {printable(text)}", file=sys.stderr)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Which of the known words may be meant by one that is not known; None if none is near."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
 
 
 def tell_steps(command: str, verbose: int) -> None:

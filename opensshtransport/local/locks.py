@@ -1,4 +1,4 @@
-"""Locks between processes, and files that are replaced as a whole."""
+"""Locks between processes, and files and links that are replaced as a whole."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def replace_link(path: Path, target: Path) -> None:
+    """Make a link, in place of whatever has its name; others may use it at any time."""
+    draft = path.with_name(f".{secrets.token_hex(4)}")
+    draft.symlink_to(target)
+    draft.replace(path)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from opensshtransport.errors import ConfigurationError
 from opensshtransport.local import processes
-from opensshtransport.local.locks import locked, replace_file
+from opensshtransport.local.locks import locked, replace_file, replace_link
 from opensshtransport.local.settings import config_file, private_directory
 from opensshtransport.master import forwards
 from opensshtransport.master.facts import Facts
@@ -78,9 +78,7 @@ def _linked(master: Master, socket: Path) -> tuple[str, Path]:
     )
     link = Path(resolved.get("controlpath"))
     if link.parent == directory and (not link.is_symlink() or link.readlink() != socket):
-        draft = directory / f".{secrets.token_hex(4)}"
-        draft.symlink_to(socket)
-        draft.replace(link)
+        replace_link(link, socket)
     return template_of, link
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 # The texts of strerror(3) in the C locale: glibc's, then those of musl, dash and busybox.
@@ -61,11 +62,21 @@ _WITHIN = (
 )
 
 
+# How our own scripts name an errno (`fail` in shell.sh).
+_OURS = re.compile(r"ossh: (E[A-Z0-9]+)")
+
+
+def in_words(number: int, said: str) -> str:
+    """An errno with what the remote side said, unless that is only the name of the errno."""
+    text = os.strerror(number)
+    return text if _OURS.fullmatch(said) else f"{text} ({said})"
+
+
 def errno_of(said: str) -> int | None:
     """The errno of a failed operation, or None if its message does not say."""
     lines = said.strip().splitlines()
     last = lines[-1] if lines else ""
-    if own := re.fullmatch(r"ossh: (E[A-Z0-9]+)", last):
+    if own := _OURS.fullmatch(last):
         return getattr(errno, own.group(1), None)
     lowered = last.lower()
     if found := next((number for words, number in _STRERROR if lowered.endswith(words.lower())), None):

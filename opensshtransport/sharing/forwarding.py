@@ -129,11 +129,13 @@ def start(
 
 def _kept(destination: Destination, wanted: Wanted) -> Forward | None:
     """The forward that does what is wanted, where one is kept already."""
+    exactly = forwards.local(wanted.forward) if wanted.forward else None
     for entry in forwards.entries():
-        for forward in entry.forwards if (entry.pid, entry.identity) == (0, destination.identity) else ():
+        if (entry.pid, entry.identity) != (0, destination.identity):
+            continue
+        for forward in entry.forwards:
             # a target alone takes any local port
-            found = Forward("-L", f"127.0.0.1:{forward.port}:{wanted.target}")
-            if forward == (forwards.local(wanted.forward) if wanted.forward else found):
+            if forward == (exactly or Forward("-L", f"127.0.0.1:{forward.port}:{wanted.target}")):
                 return forward
     return None
 

@@ -7,13 +7,13 @@ or port than the name has; anything that goes wrong is an error, and ends ssh.
 from __future__ import annotations
 
 import contextlib
-import secrets
 import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from opensshtransport.errors import Remedy, SettingsError
+from opensshtransport.local.locks import replace_link
 from opensshtransport.login import login
 from opensshtransport.login.person import Person
 from opensshtransport.login.window import Window
@@ -112,7 +112,5 @@ def _lead(call: Call, destination: Destination, socket: Path) -> None:
                 topic="other-programs",
                 advice="let the program use another one",
             )
-    # in one step: others that start at the same time may be using it
-    draft = path.with_name(f".{secrets.token_hex(4)}")
-    draft.symlink_to(socket)
-    draft.replace(path)
+    # others that start at the same time may be using it
+    replace_link(path, socket)

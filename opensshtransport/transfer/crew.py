@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import os
-import re
 import threading
 import time
 from collections import deque
@@ -41,12 +39,6 @@ def reply_errno(reply: Reply) -> int:
     """The errno of a failed script of several lines."""
     lines = reversed(reply.errors.splitlines())
     return next(filter(None, map(errno_of, lines)), errno.EIO)
-
-
-def in_words(number: int, said: str) -> str:
-    """An errno with what the remote side said, unless that is its own name for it."""
-    text = os.strerror(number)
-    return text if re.fullmatch(r"ossh: E[A-Z0-9]+", said) else f"{text} ({said})"
 
 
 class _Crew(Generic[_T]):

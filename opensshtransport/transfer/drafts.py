@@ -185,7 +185,7 @@ def _group(target: Path) -> int | None:
 
 
 def _made(place: Path) -> bool:
-    """Create a directory if it does not exist; one behind a link, whoever has made that, does not count."""
+    """Create a directory unless there is one; a link to a directory is not one."""
     try:
         place.mkdir(mode=0o700)
     except FileExistsError:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 
 from opensshtransport.errors import ConnectionFailed
 from opensshtransport.remote.paths import PathLike, path_text, quoted
+from opensshtransport.remote.strerror import in_words
 from opensshtransport.sessions.requests import Reply
 from opensshtransport.transfer import archive, drafts, tar_streams
 from opensshtransport.transfer.archive import CHANGED
 from opensshtransport.transfer.blocks import holes
-from opensshtransport.transfer.crew import in_words, reply_errno
+from opensshtransport.transfer.crew import reply_errno
 from opensshtransport.transfer.drafts import claimed
 from opensshtransport.transfer.items import Item, list_tree
 from opensshtransport.transfer.job import Job

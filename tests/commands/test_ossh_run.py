@@ -25,6 +25,7 @@ import opensshtransport
 from opensshtransport.cli.options import seconds
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import MakeShellNode
+from tests.support import proc
 from tests.support.nodes import config_through
 from tests.support.programs import OSSH, OSSH_RUN, ossh, ossh_run, runtime, status, until, write_settings
 from tests.support.relay import Relay
@@ -252,7 +253,8 @@ def test_output_whose_copier_is_killed(node: Sandbox) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        os.kill(child_named(process.pid, "cat"), signal.SIGKILL)
+        (copier,) = (pid for pid in proc.children(process.pid) if proc.name(pid) == "cat")
+        os.kill(copier, signal.SIGKILL)
         process.stdin.write(b"x\n")
         process.stdin.close()
         process.stdin = None
@@ -260,13 +262,6 @@ def test_output_whose_copier_is_killed(node: Sandbox) -> None:
     assert process.returncode == 255
     why = "the output was lost, as the program that copies it was killed; the command has run"
     assert errors.decode() == f"ossh-run: {node.host}: {why}\n"
-
-
-def child_named(parent: int, name: str) -> int:
-    """The number of a child of a process, by its program's name."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    (found,) = (int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n")
-    return found
 
 
 def test_a_terminal_is_given(node: Sandbox) -> None:
@@ -389,18 +384,13 @@ def test_master_frozen(own_node: Sandbox) -> None:
         assert done.returncode == 0, done.stderr
         assert int(status(config, host)[0]["pid"]) != pid
         assert ossh_run("-F", config, host, "echo x").stdout == b"x\n"
-        until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in state_of(pid), "the frozen master to end")
+        until(
+            lambda: proc.state(pid) in {"", "Z"},
+            "the frozen master to end",
+        )
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def state_of(pid: int) -> str:
-    """A process's state letter, "Z" where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "Z"
 
 
 def test_network_silenced(own_node: Sandbox) -> None:

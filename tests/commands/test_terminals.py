@@ -22,6 +22,7 @@ import pytest
 
 from opensshtransport.sandbox import Sandbox
 from tests.conftest import require
+from tests.support import proc
 from tests.support.nodes import missing_programs
 from tests.support.programs import OSSH, OSSH_RUN, ossh, ossh_run, until
 
@@ -82,24 +83,16 @@ class Typist:
         until(self.has_the_terminal, "the command to stop")
         # A process that waits for input still gets a line that comes before it is told to stop (n_tty_read).
         # The shell waits for its own child alone. No person types that fast.
-        until(lambda: set(states(job)) <= {"T", "Z"}, "all of the command to stop")
+        until(
+            lambda: set(map(proc.state, proc.of_group(job))) <= {"T", "Z", ""},
+            "all of the command to stop",
+        )
         self.child.expect_exact("ready> ")
 
     def continues(self) -> None:
         """Bring the command to the foreground."""
         self.child.sendline("fg")
         until(lambda: not self.has_the_terminal(), "the command to have the terminal")
-
-
-def states(group: int) -> list[str]:
-    """The states of the processes in a group, as proc(5) has them."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, number = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(number) == group:
-                found.append(state)
-    return found
 
 
 @pytest.fixture

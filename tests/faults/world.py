@@ -28,11 +28,12 @@ from opensshtransport.master.master import Master
 from opensshtransport.master.slots import Slots
 from opensshtransport.openssh.run_log import sweep_logs
 from opensshtransport.sandbox import Sandbox
+from tests.support import proc
 from tests.support.nodes import config_through
 from tests.support.programs import write_settings
 from tests.support.relay import Relay, _Armed
 
-__all__ = ["SETTINGS", "Outcome", "StrikingRelay", "World", "children", "within"]
+__all__ = ["SETTINGS", "Outcome", "StrikingRelay", "World", "within"]
 
 SETTINGS = """
 [host."*"]
@@ -132,42 +133,19 @@ def within(work: Callable[[], object], seconds: float = _OUTCOME_WITHIN) -> Outc
     return outcome[0]
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started, zombies too."""
-    found: list[int] = []
-    # it may end meanwhile
-    with contextlib.suppress(OSError):
-        for task in list(Path(f"/proc/{pid}/task").iterdir()):
-            with contextlib.suppress(OSError):
-                found += map(int, (task / "children").read_text().split())
-    return found
-
-
 def _descendants(pid: int) -> list[int]:
     found = []
     above = [pid]
     while above:
-        below = children(above.pop())
+        below = proc.children(above.pop())
         found += below
         above += below
     return found
 
 
-def _name(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    return ""
-
-
 def _words(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:300]
-    return ""
-
-
-def _state(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return ""
 
 
@@ -186,7 +164,7 @@ class World:
     settings: str = SETTINGS
 
     def __enter__(self) -> World:
-        self._others = set(children(os.getpid()))
+        self._others = set(proc.children(os.getpid()))
         self.sign = f"OSSH_FAULTS={secrets.token_hex(8)}"
         write_settings(self.settings)
         self._stack = contextlib.ExitStack()
@@ -256,7 +234,7 @@ class World:
         for entry in Path("/proc").glob("[0-9]*"):
             pid = int(entry.name)
             words = _words(pid)
-            if " -N -f " in words and str(self.isolated) in words and _state(pid) not in {"Z", ""}:
+            if " -N -f " in words and str(self.isolated) in words and proc.state(pid) not in {"Z", ""}:
                 with contextlib.suppress(OSError):
                     fields = (entry / "stat").read_text().rpartition(")")[2].split()
                     # proc(5): state, parent, group, session, terminal
@@ -265,13 +243,13 @@ class World:
         return found
 
     def _kill_sshd(self) -> None:
-        for pid in children(self.node.server_pid):
+        for pid in proc.children(self.node.server_pid):
             for one in [*_descendants(pid), pid]:
-                if _name(one).startswith("sshd"):
+                if proc.name(one).startswith("sshd"):
                     _kill(one)
 
     def _kill_shell(self) -> None:
-        found = [pid for pid in _descendants(self.node.server_pid) if not _name(pid).startswith("sshd")]
+        found = [pid for pid in _descendants(self.node.server_pid) if not proc.name(pid).startswith("sshd")]
         leaders = []
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
@@ -281,7 +259,7 @@ class World:
             _kill(self.chance.choice(leaders))
 
     def _kill_client(self) -> None:
-        found = [pid for pid in _descendants(os.getpid()) if _name(pid) in {"ssh", "sftp", "scp"}]
+        found = [pid for pid in _descendants(os.getpid()) if proc.name(pid) in {"ssh", "sftp", "scp"}]
         if found:
             _kill(self.chance.choice(found))
 
@@ -290,7 +268,9 @@ class World:
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             pid = int(entry.name)
-            if _state(pid) != "Z" and (str(self.isolated) in (words := _words(pid)) or self.names_us(words)):
+            if proc.state(pid) != "Z" and (
+                str(self.isolated) in (words := _words(pid)) or self.names_us(words)
+            ):
                 found.append(pid)
         return found
 
@@ -305,7 +285,7 @@ class World:
     # -- what must be so afterwards --------------------------------------------------------------------------
 
     def _started(self) -> list[int]:
-        return [pid for pid in children(os.getpid()) if pid not in {*self._others, self.node.server_pid}]
+        return [pid for pid in proc.children(os.getpid()) if pid not in {*self._others, self.node.server_pid}]
 
     def far_processes(self) -> list[int]:
         """All that runs on the remote side, wherever it is gone."""
@@ -313,7 +293,7 @@ class World:
         sign = self.sign.encode()
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if sign in (entry / "environ").read_bytes() and _state(int(entry.name)) != "Z":
+                if sign in (entry / "environ").read_bytes() and proc.state(int(entry.name)) != "Z":
                     found.append(int(entry.name))
         return found
 
@@ -373,7 +353,7 @@ class World:
     def go_on(self) -> None:
         """Let stopped processes go on."""
         for pid in self.named_after():
-            if _state(pid) == "T":
+            if proc.state(pid) == "T":
                 _kill(pid, signal.SIGCONT)
 
     def check_nothing_left(self) -> None:
@@ -385,12 +365,12 @@ class World:
         self.wait_until(
             lambda: not self._started(),
             "our children to end",
-            found=lambda: [(pid, _state(pid), _words(pid)) for pid in self._started()],
+            found=lambda: [(pid, proc.state(pid), _words(pid)) for pid in self._started()],
         )
         self.wait_until(
             lambda: not self.far_processes(),
             "the far side's processes to end",
-            found=lambda: [(pid, _state(pid), _words(pid)) for pid in self.far_processes()],
+            found=lambda: [(pid, proc.state(pid), _words(pid)) for pid in self.far_processes()],
         )
         self.wait_until(
             lambda: not set(threading.enumerate()) - self._threads,

@@ -18,6 +18,7 @@ import pexpect
 import pytest
 
 from opensshtransport.sandbox import Sandbox
+from tests.support import proc
 from tests.support.programs import OSSH, OSSH_RUN, ossh, ossh_run, runtime, until, write_settings
 
 
@@ -25,15 +26,7 @@ def agents() -> list[int]:
     """The process ids of the shared agents of the present test."""
     argv = ["pgrep", "-f", f"^[^ ]*ssh-agent -a {runtime()}/"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    return [int(pid) for pid in done.stdout.split() if state(int(pid)) not in "ZX"]
-
-
-def state(pid: int) -> str:
-    """A process's state letter, "X" where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "X"
+    return [int(pid) for pid in done.stdout.split() if proc.state(int(pid)) not in "ZX"]
 
 
 @pytest.fixture(autouse=True)

@@ -203,10 +203,15 @@ def place(node: Sandbox) -> tuple[str, ...]:
     return "--hostname", f"127.0.0.1:{node.port}", "--user", node.user
 
 
+def by_key(node: Sandbox) -> Options:
+    """The options for a node whose key is there, and is known to the server."""
+    return (*place(node), "--key", node.directory / "id_ed25519", "--no-copy")
+
+
 def test_by_options_alone(node: Sandbox, config: Path) -> None:
     """With options for everything nothing is asked; the second time nothing is changed."""
     known(node, config)
-    options: Options = (*place(node), "--key", node.directory / "id_ed25519", "--no-copy", "centre")
+    options: Options = (*by_key(node), "centre")
     status, said, errors = setup(config, *options)
     assert status in {0, 1, 2}, errors
     assert "\nfine    master " in said
@@ -343,14 +348,7 @@ def test_existing_block(node: Sandbox, config: Path) -> None:
     theirs = "Host centre\n  # my own\n  HostName old.example\n  ForwardAgent yes\n\n"
     config.write_text(theirs + config.read_text())
     before = config.read_text()
-    options: Options = (
-        *place(node),
-        "--key",
-        node.directory / "id_ed25519",
-        "--no-copy",
-        "--no-login",
-        "centre",
-    )
+    options: Options = (*by_key(node), "--no-login", "centre")
     status, said, errors = setup(config, *options)
     assert status == 255
     assert "-  HostName old.example\n+  HostName 127.0.0.1\n" in said
@@ -370,7 +368,7 @@ def test_what_precedes_wins(node: Sandbox, config: Path) -> None:
     known(node, config)
     config.write_text(f"User somebody\n{config.read_text()}")
     before = config.read_text()
-    options: Options = (*place(node), "--key", node.directory / "id_ed25519", "--no-copy", "centre")
+    options: Options = (*by_key(node), "centre")
     status, _, errors = setup(config, *options)
     assert status == 255
     assert "something in it gives User somebody for centre" in errors
@@ -385,14 +383,7 @@ def test_block_in_an_included_file(node: Sandbox, config: Path, isolated: Path) 
     (isolated / "more").symlink_to(real)
     config.write_text(f"Include {isolated}/more\n{config.read_text()}")
     before = config.read_text()
-    options: Options = (
-        *place(node),
-        "--key",
-        node.directory / "id_ed25519",
-        "--no-copy",
-        "--no-login",
-        "--yes",
-    )
+    options: Options = (*by_key(node), "--no-login", "--yes")
     assert setup(config, *options, "centre")[0] in {0, 1}
     assert config.read_text() == before
     assert (isolated / "more").is_symlink()

@@ -51,7 +51,7 @@ def hidden(daint: Plain, tmp_path: Path) -> Without:
 def test_hook(hidden: Without) -> None:
     """It rides a running master, tells another account, and refuses what it cannot be sure of."""
     plain = hidden.plain
-    # what logs in is Python, of which a package needs /proc on Linux
+    # the login is in Python, and the package sh needs /proc on Linux
     assert plain.ssh("daint", "true").returncode == 0
     kept = plain.master()
     assert hidden.ssh("daint", "[ -e /proc/self/stat ] && echo far").stdout == b"far\n"
